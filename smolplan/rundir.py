@@ -1,0 +1,230 @@
+"""The run directory: names of its files, who writes them, and how they are read.
+
+It is the only thing that trainer, launcher and monitor share (docs/run-directory.md). Three
+rules keep it whole whenever anything is killed: a small file is replaced by rename; a log grows
+by whole lines; a folder counts once its manifest, written last, is there.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Phase = Literal["starting", "training", "checkpointing", "evaluating", "finished"]
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What one rank says of itself; replaced at every step and at every change of phase."""
+
+    attempt: int
+    rank: int
+    host: str
+    pid: int
+    step: int
+    """Optimiser steps completed."""
+    phase: Phase
+    wall_time: float
+    """Seconds since the epoch, by the rank's clock."""
+    monotonic_s: float
+    """The host's monotonic clock, in seconds: comparable only on the same host and boot."""
+    last_step_s: float | None
+    """Seconds that the last step took; None before the first."""
+
+
+class RunDir:
+    """The paths of one run, and the only code that knows their names."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def spec(self) -> Path:
+        """The frozen spec. Written once by the launcher."""
+        return self.path / "spec.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """The plan that the run was launched with. Written once by the launcher."""
+        return self.path / "plan.json"
+
+    @property
+    def dataset(self) -> Path:
+        """Which tokenised dataset the run reads: folder and fingerprint. Written by the launcher."""
+        return self.path / "dataset.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A line a logged step. Appended by rank 0."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """What happened, who saw it, what was decided and why. Appended by all."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """Shards and manifest.json, the latter written last. Written by the ranks."""
+        return self.checkpoints / f"step-{step}"
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts"
+
+    def attempt(self, number: int) -> Path:
+        """hosts, ranks, exit codes and logs of one attempt."""
+        return self.attempts / str(number)
+
+    def attempt_exit(self, number: int) -> Path:
+        """exit.json: how the attempt ended. Written once, last, by its supervisor."""
+        return self.attempt(number) / "exit.json"
+
+    def rank_log(self, number: int, rank: int) -> Path:
+        return self.attempt(number) / "logs" / f"rank-{rank}.log"
+
+    def heartbeat(self, rank: int) -> Path:
+        return self.path / "heartbeat" / f"rank-{rank}"
+
+    @property
+    def stop_request(self) -> Path:
+        """Present: the ranks save a checkpoint after the step at hand and end."""
+        return self.path / "stop-requested"
+
+    def latest_attempt(self) -> int:
+        """The highest attempt number that has a folder; 0 before the first."""
+        try:
+            numbers = [int(p.name) for p in self.attempts.iterdir() if p.name.isdigit()]
+        except FileNotFoundError:
+            return 0
+        return max(numbers, default=0)
+
+    def read_heartbeats(self) -> dict[int, Heartbeat]:
+        """The last heartbeat of every rank that has one; one that cannot be read is left out."""
+        beats = {}
+        folder = self.path / "heartbeat"
+        for file in folder.glob("rank-*") if folder.is_dir() else ():
+            content = read_json(file)
+            if content is None:
+                continue
+            try:
+                beat = Heartbeat(**content)
+            except TypeError:
+                continue
+            beats[beat.rank] = beat
+        return beats
+
+    def write_heartbeat(self, beat: Heartbeat) -> None:
+        write_json(self.heartbeat(beat.rank), asdict(beat), durable=False)
+
+    def record(self, kind: str, source: str, **details: Any) -> None:
+        """Append an event: `kind` says what, `source` who (trainer, launcher, monitor, user)."""
+        append_line(
+            self.events,
+            {"time": time.time(), "kind": kind, "source": source, **details},
+            durable=True,
+        )
+
+    def read_events(self) -> list[dict[str, Any]]:
+        return list(read_lines(self.events))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Metrics by step, ascending. A step that was done again after a restart appears once,
+        as the latest attempt did it; steps that a later attempt went back behind are superseded
+        only when that attempt reaches them."""
+        by_step = {line["step"]: line for line in read_lines(self.metrics) if "step" in line}
+        return [by_step[step] for step in sorted(by_step)]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if it is missing, unreadable or not an object."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
+    """Replace a file by rename, so that a reader sees the old content or the new, never half.
+
+    `durable` waits until the disk has it: without, a power cut may bring the old one back.
+    Raises OSError.
+    """
+    write_text(path, json.dumps(content, indent=1) + "\n", durable=durable)
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """As write_json, for text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes (an old attempt and a new one) may write the same name at the same time.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def append_line(path: Path, content: dict[str, Any], *, durable: bool = False) -> None:
+    """Append one JSON line in a single write. Raises OSError.
+
+    A writer that was killed in the middle of a line leaves its half behind; the next line then
+    starts on a fresh one, so that only the half is lost.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        line = ("\n" if torn else "") + json.dumps(content) + "\n"
+        os.write(descriptor, line.encode())
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole JSON lines of a file, in order; torn ones are left out. Empty if missing."""
+    try:
+        file = path.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            try:
+                content = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(content, dict):
+                yield content

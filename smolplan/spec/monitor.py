@@ -1,0 +1,29 @@
+"""When the monitor acts."""
+
+from pydantic import Field
+
+from smolplan.spec.fields import Seconds, SpecPart
+
+
+class MonitorSpec(SpecPart):
+    poll_s: Seconds = Field(default=1.0, description="Time between two looks at the run.")
+    hang_step_multiple: float = Field(
+        default=10.0, gt=1, description="No step for this many recent step times is a hang …"
+    )
+    hang_min_s: Seconds = Field(default=60.0, description="… but never sooner than this.")
+    startup_timeout_s: Seconds = Field(
+        default=900.0, description="From start to the first step (import, load, compile)."
+    )
+    checkpoint_timeout_s: Seconds = Field(
+        default=1800.0, description="Longest that a checkpoint or an evaluation may take."
+    )
+    backoff_initial_s: Seconds = Field(
+        default=1.0, description="Pause before the first restart; doubles at each without progress."
+    )
+    backoff_max_s: Seconds = Field(default=300.0, description="Longest pause before a restart.")
+    crash_loop_limit: int = Field(
+        default=5, gt=0, description="Attempts in a row without a new step: stop, call a person."
+    )
+    stop_grace_s: Seconds = Field(
+        default=120.0, description="Time that a graceful stop has to save its checkpoint."
+    )

@@ -1,0 +1,115 @@
+"""The run spec: one file that planner, preflight, launcher, trainer and monitor all read."""
+
+import hashlib
+import json
+import math
+import re
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from smolplan.spec.checkpoint import CheckpointSpec
+from smolplan.spec.cluster import ClusterSpec
+from smolplan.spec.data import DataSpec
+from smolplan.spec.eval import EvalSpec
+from smolplan.spec.fields import SpecPart
+from smolplan.spec.launch import LaunchSpec
+from smolplan.spec.model import ModelSpec
+from smolplan.spec.monitor import MonitorSpec
+from smolplan.spec.optim import OptimSpec
+from smolplan.spec.parallel import ParallelSpec
+
+
+class RunSpec(SpecPart):
+    """A training run, whole. `steps`, `tokens` and the like are derived, never stored twice."""
+
+    name: str = Field(description="Names the run directory: letters, digits, dot, dash, underscore.")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    model: ModelSpec
+    data: DataSpec
+    optim: OptimSpec
+    parallel: ParallelSpec = ParallelSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    launch: LaunchSpec = LaunchSpec()
+    monitor: MonitorSpec = MonitorSpec()
+    eval: EvalSpec = EvalSpec()
+
+    @property
+    def global_batch_tokens(self) -> int:
+        return self.optim.global_batch_size * self.data.seq_len
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run; the last one is whole, so tokens may be exceeded."""
+        if self.optim.steps is not None:
+            return self.optim.steps
+        assert self.optim.tokens is not None
+        return math.ceil(self.optim.tokens / self.global_batch_tokens)
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.global_batch_tokens
+
+    @property
+    def gradient_accumulation(self) -> int:
+        """Micro-batches that one rank runs in one optimiser step."""
+        return self.optim.global_batch_size // (
+            self.parallel.data_parallel * self.parallel.micro_batch_size
+        )
+
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of the spec's canonical JSON: names the run's configuration."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @field_validator("name")
+    @classmethod
+    def _file_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError(
+                f"{name!r} cannot name a folder; use letters, digits, dot, dash and underscore, "
+                f"starting with a letter or digit, 100 at most"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        batch, parallel = self.optim.global_batch_size, self.parallel
+        share = parallel.data_parallel * parallel.micro_batch_size
+        if batch % share:
+            raise ValueError(
+                f"optim.global_batch_size {batch} does not divide by parallel.data_parallel "
+                f"{parallel.data_parallel} × parallel.micro_batch_size "
+                f"{parallel.micro_batch_size}; use {max(1, batch // share) * share} or "
+                f"{(batch // share + 1) * share}"
+            )
+        if parallel.ranks != self.cluster.gpus:
+            raise ValueError(
+                f"parallel asks for {parallel.ranks} ranks (data {parallel.data_parallel} × "
+                f"tensor {parallel.tensor_parallel} × pipeline {parallel.pipeline_parallel} × "
+                f"context {parallel.context_parallel}), cluster has {self.cluster.gpus} "
+                f"({self.cluster.nodes} nodes × {self.cluster.gpus_per_node}); make them equal"
+            )
+        scheduled = self.optim.warmup_steps + self.optim.decay_steps
+        if scheduled > self.steps:
+            raise ValueError(
+                f"optim.warmup_steps {self.optim.warmup_steps} + optim.decay_steps "
+                f"{self.optim.decay_steps} exceed the run's {self.steps} steps; shorten one"
+            )
+        for part, degree in [
+            ("model.heads", parallel.tensor_parallel),
+            ("model.kv_heads", parallel.tensor_parallel),
+            ("model.ffn_hidden", parallel.tensor_parallel),
+            ("model.vocab_size", parallel.tensor_parallel),
+            ("model.layers", parallel.pipeline_parallel),
+        ]:
+            size = getattr(self.model, part.removeprefix("model."))
+            if size % degree:
+                raise ValueError(f"{part} {size} does not divide by its parallel degree {degree}")
+        if self.data.seq_len % parallel.context_parallel:
+            raise ValueError(
+                f"data.seq_len {self.data.seq_len} does not divide by "
+                f"parallel.context_parallel {parallel.context_parallel}"
+            )
+        return self

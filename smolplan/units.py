@@ -1,0 +1,113 @@
+"""Quantities as people write them ("11T", "4w", "990TFLOPS", "3.35TB/s") to numbers, and back.
+
+Every parser takes a number or a text, returns a finite float in the base unit that its name
+ends in, and raises ValueError with a sentence that says what would be right.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+
+_NUMBER = re.compile(r"^\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
+
+COUNT_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12, "q": 1e15}
+DURATION_SUFFIXES_S = {
+    "": 1.0,
+    "ms": 1e-3,
+    "s": 1.0,
+    "min": 60.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": 86_400.0,
+    "w": 604_800.0,
+    "y": 365.25 * 86_400.0,
+}
+_METRIC = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21}
+_BINARY = {"ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40, "pi": 2.0**50}
+BYTE_SUFFIXES = {
+    "": 1.0,
+    "b": 1.0,
+    **{f"{k}b": v for k, v in _METRIC.items() if k},
+    **{f"{k}b": v for k, v in _BINARY.items()},
+}
+
+
+def _parse(value: float | str, suffixes: Mapping[str, float], what: str, examples: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is not {what}; write it like {examples}")
+    if isinstance(value, str):
+        match = _NUMBER.match(value)
+        scale = suffixes.get(match.group(2).lower()) if match else None
+        if match is None or scale is None:
+            raise ValueError(f"{value!r} is not {what}; write it like {examples}")
+        number = float(match.group(1).replace(",", "").replace("_", "")) * scale
+    else:
+        number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a finite number; write {what} like {examples}")
+    return number
+
+
+def parse_count(value: float | str) -> float:
+    """Parameters, tokens, GPUs: "3B" → 3e9, "11T" → 1.1e13, "384" → 384."""
+    return _parse(value, COUNT_SUFFIXES, "a count", "3B, 11T, 500M or 384")
+
+
+def parse_duration_s(value: float | str) -> float:
+    """A span of time in seconds: "4w" → 2,419,200; a bare number is seconds."""
+    return _parse(value, DURATION_SUFFIXES_S, "a duration", "4w, 30d, 12h, 90min or 45s")
+
+
+def parse_bytes(value: float | str) -> float:
+    """A size in bytes: "80GB" → 8e10 (decimal), "80GiB" → 85,899,345,920 (binary)."""
+    return _parse(value, BYTE_SUFFIXES, "a size", "80GB, 24TB or 512MiB")
+
+
+def parse_flops(value: float | str) -> float:
+    """FLOPs, or FLOP/s where the name says so: "990TFLOPS" or "990TFLOP/s" → 9.9e14."""
+    if isinstance(value, str):
+        value = re.sub(r"(?i)flop(?:/s|s)?\s*$", "", value)
+    return _parse(value, _METRIC, "a number of FLOPs", "990TFLOPS or 1.98e23")
+
+
+def parse_bytes_per_s(value: float | str) -> float:
+    """A bandwidth in bytes per second: "3.35TB/s" → 3.35e12; "400Gb/s" (bits) → 5e10."""
+    what, examples = "a bandwidth", "3.35TB/s, 450GB/s or 400Gb/s (bits)"
+    if isinstance(value, str):
+        bits = re.fullmatch(r"\s*([\d.eE+_,]+)\s*([kKMGT]?)(?:b/s|bps|bit/s)\s*", value)
+        if bits:
+            return _parse(bits.group(1), {"": 1.0}, what, examples) * _METRIC[bits[2].lower()] / 8
+        value = re.sub(r"/s\s*$", "", value)
+    return _parse(value, BYTE_SUFFIXES, what, examples)
+
+
+def _with_suffix(value: float, steps: list[tuple[float, str]], digits: int) -> str:
+    for scale, suffix in steps:
+        if abs(value) >= scale:
+            return f"{value / scale:.{digits}g}{suffix}"
+    return f"{value:.{digits}g}{steps[-1][1] if steps[-1][0] == 1 else ''}"
+
+
+def format_count(value: float) -> str:
+    """3075098624 → "3.08B"."""
+    return _with_suffix(value, [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")], 3)
+
+
+def format_duration(seconds: float) -> str:
+    """2_388_000 → "27.6 d"; the largest unit that leaves a number above one."""
+    for scale, suffix in [(86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s")]:
+        if abs(seconds) >= scale:
+            return f"{seconds / scale:.3g} {suffix}"
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def format_bytes(value: float) -> str:
+    """85_899_345_920 → "85.9 GB" (decimal, as storage and datasheets count)."""
+    return _with_suffix(value, [(1e12, " TB"), (1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B")], 3)
+
+
+def format_flops(value: float) -> str:
+    """1.98e23 stays scientific, as the field writes it; 7.2e14 → "720 TFLOP"."""
+    if value >= 1e18:
+        return f"{value:.3g} FLOP"
+    return _with_suffix(value, [(1e15, " PFLOP"), (1e12, " TFLOP"), (1e9, " GFLOP"), (1e6, " MFLOP"), (1, " FLOP")], 3)
