@@ -39,7 +39,7 @@ class UserError(SmolplanError):
 
     def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
         self.what, self.where, self.remedy = what, where, remedy
-        sentence = what.rstrip(".") + "."
+        sentence = what if what.endswith((".", "?", "!")) else what + "."
         super().__init__(
             (f"{where}: " if where else "") + sentence + (f" {remedy}" if remedy else "")
         )

@@ -56,7 +56,7 @@ def validate(
         print(
             f"{spec} is valid: {loaded.steps:,} steps of {loaded.global_batch_tokens:,} tokens "
             f"= {format_count(loaded.tokens)} tokens on {loaded.parallel.ranks} ranks "
-            f"(hash {summary['hash'][:12]})"
+            f"(hash {loaded.content_hash()[:12]})"
         )
 
 

@@ -19,7 +19,7 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the field {key!r} is given twice", problem_mark=key_node.start_mark
@@ -31,7 +31,9 @@ class _StrictLoader(yaml.SafeLoader):
 def preset_names() -> list[str]:
     """Names of the bundled specs, sorted."""
     folder = resources.files("smolplan") / "presets"
-    return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(
+        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
+    )
 
 
 def suggestion(name: str, known: list[str]) -> str:
@@ -46,7 +48,9 @@ def load_preset(name: str) -> RunSpec:
     """The bundled spec of that name. Raises UserError on an unknown one, with near names."""
     if name not in preset_names():
         raise UserError(
-            f"there is no preset {name!r}", where="--preset", remedy=suggestion(name, preset_names())
+            f"there is no preset {name!r}",
+            where="--preset",
+            remedy=suggestion(name, preset_names()),
         )
     text = (resources.files("smolplan") / "presets" / f"{name}.yaml").read_text("utf-8")
     return parse_spec(text, where=f"preset {name}")
@@ -76,7 +80,7 @@ def parse_spec(text: str, *, where: str) -> RunSpec:
     """YAML text → RunSpec. `where` names its origin in errors. Raises UserError."""
     try:
         root = yaml.compose(text, Loader=_StrictLoader)
-        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(text, Loader=_StrictLoader)  # a SafeLoader, so no code can run
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -101,7 +105,7 @@ def dump_spec(spec: RunSpec) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _explain(error: ValidationError, root: yaml.Node, where: str) -> UserError:
+def _explain(error: ValidationError, root: yaml.Node | None, where: str) -> UserError:
     sentences = []
     for problem in error.errors():
         loc = tuple(part for part in problem["loc"] if part != "[key]")
@@ -122,8 +126,10 @@ def _explain(error: ValidationError, root: yaml.Node, where: str) -> UserError:
     return UserError("\n".join(sentences))
 
 
-def _line_of(node: yaml.Node, loc: tuple[int | str, ...]) -> int:
+def _line_of(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
     """Line (from 1) of the innermost node on the way to `loc` that the file really has."""
+    if node is None:
+        return 1
     line = node.start_mark.line + 1
     for part in loc:
         children: dict[Any, tuple[yaml.Node, yaml.Node]] = {}

@@ -23,7 +23,9 @@ from smolplan.spec.parallel import ParallelSpec
 class RunSpec(SpecPart):
     """A training run, whole. `steps`, `tokens` and the like are derived, never stored twice."""
 
-    name: str = Field(description="Names the run directory: letters, digits, dot, dash, underscore.")
+    name: str = Field(
+        description="Names the run directory: letters, digits, dot, dash, underscore."
+    )
     seed: int = Field(default=0, ge=0, lt=2**63)
     model: ModelSpec
     data: DataSpec
