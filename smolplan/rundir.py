@@ -56,7 +56,7 @@ class RunDir:
 
     @property
     def dataset(self) -> Path:
-        """Which tokenised dataset the run reads: folder and fingerprint. Written by the launcher."""
+        """Which tokenised dataset the run reads. Written by trainer.data.prepare."""
         return self.path / "dataset.json"
 
     @property

@@ -17,7 +17,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's ends in a sentence and an exit code, never a traceback."""
+    """Run the command; a mistake of the user ends in a sentence, not in a traceback."""
     try:
         app()
     except SmolplanError as error:
