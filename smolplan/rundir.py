@@ -228,3 +228,32 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(content, dict):
                 yield content
+
+
+def read_tail(path: Path, count: int) -> list[dict[str, Any]]:
+    """The last `count` whole JSON lines of a file, oldest first, however long the file; fewer
+    where they are very long. Empty if it is missing."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            # A line of metrics or events is a few hundred bytes.
+            file.seek(max(0, file.tell() - max(65_536, 1024 * count)))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    found: list[dict[str, Any]] = []
+    for line in reversed(lines):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(content, dict):
+            found.append(content)
+        if len(found) == count:
+            break
+    return found[::-1]
+
+
+def read_last_line(path: Path) -> dict[str, Any] | None:
+    """The last whole JSON line of a file; None if there is none."""
+    return next(iter(read_tail(path, 1)), None)

@@ -32,8 +32,9 @@ def main() -> None:
 
 
 def _register() -> None:
-    from smolplan.cli import spec
+    from smolplan.cli import run, spec
 
+    run.register(app)
     app.add_typer(spec.app, name="spec")
 
 

@@ -1,0 +1,108 @@
+"""A run directory from a spec: whole, or not there at all."""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from planner.plan import make_plan
+
+from launcher.store import Attempt, Run, Store
+from smolplan.errors import SmolplanError, UserError
+from smolplan.rundir import RunDir, write_text
+from smolplan.spec import RunSpec, dump_spec
+
+
+def runs_folder(spec: RunSpec, given: Path | None = None) -> Path:
+    """Where run directories go: as asked on the command line, by the spec, or ./runs."""
+    return (given or spec.launch.runs_dir or Path("runs")).expanduser().resolve()
+
+
+def create_run(
+    spec: RunSpec,
+    store: Store,
+    folder: Path,
+    *,
+    monitored: bool,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> tuple[Run, Attempt]:
+    """Write spec, plan and dataset, and put the run on record with its first attempt planned.
+
+    It is built beside its final name and renamed: killed at any moment, this leaves no run
+    behind that looks like one. Raises UserError for whatever the user can mend.
+    """
+    check_port(spec)
+    run_id = f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    final, staging = folder / run_id, folder / f".{run_id}.partial"
+    try:
+        try:
+            staging.mkdir(parents=True)
+            run = RunDir(staging)
+            write_text(run.spec, dump_spec(spec))
+            write_text(run.plan, make_plan(spec).model_dump_json(indent=1) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write a run directory: {error.strerror}",
+                where=str(folder),
+                remedy="Name a writable folder by --runs-dir or launch.runs_dir.",
+            ) from None
+        prepare_data(run, on_progress)
+        staging.rename(final)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return store.add_run(run_id, final, spec.content_hash(), monitored=monitored)
+
+
+def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: None) -> None:
+    """Tokenise the run's text if no earlier run did. Raises UserError with the tool's words."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainer.data.prepare", str(run.path), "--progress"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    assert process.stderr is not None
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line.rstrip())
+            on_progress(line.rstrip())
+        code = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if code == 2:
+        raise UserError(said[-1].removeprefix("smolplan: ") if said else "the data is not usable")
+    if code:
+        missing = any("ModuleNotFoundError" in line for line in said)
+        raise UserError(
+            said[-1] if said else f"preparing the data ended with exit code {code}",
+            where="data",
+            remedy="Install the trainer: pip install 'smolplan[train]'" if missing else "",
+        )
+
+
+def check_port(spec: RunSpec) -> None:
+    """Raises UserError if the rendezvous port that the spec fixes is in use."""
+    port = spec.launch.rendezvous_port
+    if port == 0:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"port {port} cannot be used: {error.strerror}",
+                where="launch.rendezvous_port",
+                remedy="Give another port, or 0 for a free one.",
+            ) from None

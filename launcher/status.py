@@ -1,0 +1,72 @@
+"""How a run stands, from the store and the run directory."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from launcher.processes import is_alive
+from launcher.store import Attempt, Run, Store
+from smolplan.rundir import RunDir, read_json, read_last_line, read_tail
+from smolplan.spec import load_spec
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    run: Run
+    attempts: tuple[Attempt, ...]
+    step: int
+    steps: int
+    phase: str
+    last: dict[str, Any]
+    """The last line of metrics.jsonl."""
+    eta_s: float | None
+    """Steps to go × median of the recent step times; None unless steps are being made."""
+    events: tuple[dict[str, Any], ...]
+    watched: bool
+    """Whether a monitor looks after the run."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.run.id,
+            "path": str(self.run.path),
+            "state": self.run.state,
+            "reason": self.run.reason,
+            "attempt": self.attempts[-1].number,
+            "attempt_state": self.attempts[-1].state,
+            "attempts": [
+                {"number": a.number, "cause": a.cause, "exit_code": a.exit_code}
+                for a in self.attempts
+            ],
+            "step": self.step,
+            "steps": self.steps,
+            "phase": self.phase,
+            "last_metrics": self.last,
+            "eta_s": self.eta_s,
+            "watched": self.watched,
+        }
+
+
+def run_status(store: Store, run: Run) -> RunStatus:
+    """The status of a run; works while it runs, between attempts, and long after."""
+    directory = RunDir(run.path)
+    attempts = tuple(store.attempts(run.id))
+    current = attempts[-1].number
+    beats = [b for b in directory.read_heartbeats().values() if b.attempt == current]
+    last = read_last_line(directory.metrics) or {}
+    step = max([b.step for b in beats], default=0) or int(last.get("step", 0))
+    steps = load_spec(directory.spec).steps if directory.spec.exists() else 0
+    phase = min(beats, key=lambda b: b.step).phase if beats else "starting"
+    recent = [line["step_s"] for line in read_tail(directory.metrics, 50) if "step_s" in line]
+    running = run.state == "active" and attempts[-1].state == "running" and recent
+    ended = read_json(directory.attempt_exit(current)) is not None
+    return RunStatus(
+        run=run,
+        attempts=attempts,
+        step=step,
+        steps=steps,
+        phase="between attempts" if ended and run.state == "active" else phase,
+        last=last,
+        eta_s=(steps - step) * statistics.median(recent) if running else None,
+        events=tuple(read_tail(directory.events, 5)),
+        watched=run.monitored and bool(store.live_daemons(is_alive)),
+    )

@@ -1,0 +1,433 @@
+"""The record of runs and attempts: one SQLite file (WAL) in the user's state folder.
+
+It decides who may act. A daemon holds a run by a lease with a fencing number; each change of an
+attempt's state is one transaction that checks the number, so that of two daemons, one of them
+paused and woken late, only one ever acts. An attempt goes
+
+    planned → running → condemned → ended
+
+and never back: condemning is decided once, under the lease; carrying it out (killing its
+processes) may then be done by anyone, again and again, without harm.
+"""
+
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from smolplan.errors import SmolplanError, UserError
+
+RunState = Literal["active", "finished", "stopped", "failed"]
+AttemptState = Literal["planned", "running", "condemned", "ended"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,
+    spec_hash TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'active',
+    reason TEXT NOT NULL DEFAULT '',
+    stop_requested_at REAL,
+    monitored INTEGER NOT NULL,
+    created_at REAL NOT NULL,
+    lease_holder TEXT NOT NULL DEFAULT '',
+    lease_fence INTEGER NOT NULL DEFAULT 0,
+    lease_until_s REAL NOT NULL DEFAULT 0,
+    lease_boot TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE IF NOT EXISTS attempts (
+    run_id TEXT NOT NULL REFERENCES runs(id),
+    number INTEGER NOT NULL,
+    token TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'planned',
+    reason TEXT NOT NULL DEFAULT '',
+    cause TEXT NOT NULL DEFAULT '',
+    exit_code INTEGER,
+    not_before REAL NOT NULL,
+    created_at REAL NOT NULL,
+    ended_at REAL,
+    step_at_start INTEGER NOT NULL DEFAULT 0,
+    step_at_end INTEGER,
+    PRIMARY KEY (run_id, number)
+);
+CREATE TABLE IF NOT EXISTS daemons (
+    holder TEXT PRIMARY KEY,
+    boot TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    metrics_url TEXT NOT NULL,
+    seen_at_s REAL NOT NULL
+);
+"""
+
+
+class LostLease(SmolplanError):
+    """Another daemon holds the run now; whatever was decided here must not be carried out."""
+
+
+@dataclass(frozen=True)
+class Run:
+    id: str
+    path: Path
+    spec_hash: str
+    state: RunState
+    reason: str
+    stop_requested_at: float | None
+    monitored: bool
+    """Whether a daemon may act on it."""
+    created_at: float
+    lease_holder: str
+    lease_fence: int
+
+
+@dataclass(frozen=True)
+class Attempt:
+    run_id: str
+    number: int
+    token: str
+    """Stands in the environment of every process of the attempt, and so finds them all."""
+    state: AttemptState
+    reason: str
+    """Why it was started."""
+    cause: str
+    """Why it ended, or is to end."""
+    exit_code: int | None
+    not_before: float
+    """Wall-clock time before which it must not start (back-off)."""
+    created_at: float
+    ended_at: float | None
+    step_at_start: int
+    """Highest step that the run had ever completed when the attempt was planned."""
+    step_at_end: int | None
+
+    @property
+    def made_progress(self) -> bool:
+        return self.step_at_end is not None and self.step_at_end > self.step_at_start
+
+
+@dataclass(frozen=True)
+class Daemon:
+    holder: str
+    pid: int
+    metrics_url: str
+
+
+def state_folder() -> Path:
+    """$SMOLPLAN_STATE, else the XDG state folder."""
+    if given := os.environ.get("SMOLPLAN_STATE"):
+        return Path(given).expanduser()
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "smolplan"
+
+
+def boot_id() -> str:
+    """Names this boot of this machine: a monotonic clock means nothing in another one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+class Store:
+    """Open for one process; every method is one transaction. Not shared between threads."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Raises UserError if the state folder cannot be written."""
+        self.folder = folder or state_folder()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(
+                self.folder / "runs.sqlite", timeout=30.0, isolation_level=None
+            )
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise UserError(
+                f"cannot keep the record of runs: {error}",
+                where=str(self.folder),
+                remedy="Make this folder writable, or set SMOLPLAN_STATE to one that is.",
+            ) from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        # IMMEDIATE takes the write lock before the first read, so that what is checked inside
+        # still holds when it is acted upon.
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # Runs
+
+    def add_run(
+        self, run_id: str, path: Path, spec_hash: str, *, monitored: bool
+    ) -> tuple[Run, Attempt]:
+        """A new active run with its first attempt planned."""
+        now = time.time()
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO runs (id, path, spec_hash, monitored, created_at) VALUES (?,?,?,?,?)",
+                (run_id, str(path.resolve()), spec_hash, monitored, now),
+            )
+            self._plan(db, run_id, 1, "first start", not_before=now, step=0)
+        return self.run(run_id), self.attempts(run_id)[-1]
+
+    def runs(self, *, to_watch: bool = False) -> list[Run]:
+        """All runs, oldest first; with `to_watch`, those that a daemon is to look after."""
+        where = "WHERE state = 'active' AND monitored" if to_watch else ""
+        rows = self._db.execute(f"SELECT * FROM runs {where} ORDER BY created_at, rowid")
+        return [_run(row) for row in rows]
+
+    def run(self, run_id: str) -> Run:
+        row = self._db.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise UserError(f"there is no run {run_id!r}", remedy="See them by: smolplan runs")
+        return _run(row)
+
+    def find(self, name: str) -> Run:
+        """A run by id, unique beginning of an id, path, or `latest`. Raises UserError."""
+        runs = self.runs()
+        if name == "latest" and runs:
+            return runs[-1]
+        exact = [r for r in runs if name == r.id or Path(name).resolve() == r.path]
+        near = exact or [r for r in runs if r.id.startswith(name)]
+        if len(near) == 1:
+            return near[0]
+        if near:
+            raise UserError(
+                f"{name!r} begins more than one run: " + ", ".join(r.id for r in near[-5:]),
+                remedy="Give more of its name.",
+            )
+        known = ", ".join(r.id for r in runs[-5:])
+        raise UserError(
+            f"there is no run {name!r}",
+            where="RUN",
+            remedy=f"The newest are: {known}." if known else "None was launched yet.",
+        )
+
+    def request_stop(self, run_id: str) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE runs SET stop_requested_at = coalesce(stop_requested_at, ?) "
+                "WHERE id = ? AND state = 'active'",
+                (time.time(), run_id),
+            )
+
+    def reopen(self, run_id: str, step: int, *, monitored: bool) -> Attempt:
+        """Make a run that ended active again, with a next attempt planned. Raises UserError."""
+        with self._transaction() as db:
+            row = db.execute("SELECT state FROM runs WHERE id = ?", (run_id,)).fetchone()
+            if row is None or row["state"] in ("active", "finished"):
+                state = "unknown" if row is None else row["state"]
+                raise UserError(f"run {run_id} is {state}: there is nothing to resume")
+            db.execute(
+                "UPDATE runs SET state = 'active', reason = '', stop_requested_at = NULL, "
+                "monitored = ? WHERE id = ?",
+                (monitored, run_id),
+            )
+            number = 1 + int(
+                db.execute(
+                    "SELECT max(number) FROM attempts WHERE run_id = ?", (run_id,)
+                ).fetchone()[0]
+            )
+            self._plan(db, run_id, number, "resumed by hand", not_before=time.time(), step=step)
+        return self.attempts(run_id)[-1]
+
+    def end_run(self, run_id: str, state: RunState, reason: str, *, fence: int | None) -> None:
+        """The run is over. `fence` is the holder's; None for a command of the user's."""
+        with self._transaction() as db:
+            self._check_fence(db, run_id, fence)
+            db.execute(
+                "UPDATE runs SET state = ?, reason = ? WHERE id = ? AND state = 'active'",
+                (state, reason, run_id),
+            )
+
+    # Leases
+
+    def acquire(self, run_id: str, holder: str, seconds: float, holder_alive: Any) -> int | None:
+        """Take or renew the lease; the fencing number, or None if another holds it.
+
+        `holder_alive(name)` tells of the present holder whether it may still live: a lease of a
+        process that is certainly dead need not be waited for.
+        """
+        now, boot = time.monotonic(), boot_id()
+        with self._transaction() as db:
+            row = db.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
+            if row is None:
+                return None
+            fence = int(row["lease_fence"])
+            if row["lease_holder"] != holder:
+                free = (
+                    not row["lease_holder"]
+                    or row["lease_boot"] != boot
+                    or row["lease_until_s"] <= now
+                    or not holder_alive(row["lease_holder"])
+                )
+                if not free:
+                    return None
+                fence += 1
+            elif row["lease_boot"] != boot or row["lease_until_s"] <= now:
+                # It lapsed while we were away; nobody took it, but what we saw before is old.
+                fence += 1
+            db.execute(
+                "UPDATE runs SET lease_holder = ?, lease_fence = ?, lease_until_s = ?, "
+                "lease_boot = ? WHERE id = ?",
+                (holder, fence, now + seconds, boot, run_id),
+            )
+        return fence
+
+    def _check_fence(self, db: sqlite3.Connection, run_id: str, fence: int | None) -> None:
+        if fence is None:
+            return
+        row = db.execute("SELECT lease_fence FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is None or row["lease_fence"] != fence:
+            raise LostLease(f"the lease of run {run_id} has moved on from fence {fence}")
+
+    def check_fence(self, run_id: str, fence: int) -> None:
+        """Raises LostLease unless `fence` is still the run's."""
+        with self._transaction() as db:
+            self._check_fence(db, run_id, fence)
+
+    # Attempts
+
+    def attempts(self, run_id: str) -> list[Attempt]:
+        rows = self._db.execute(
+            "SELECT * FROM attempts WHERE run_id = ? ORDER BY number", (run_id,)
+        )
+        return [_attempt(row) for row in rows]
+
+    def _plan(
+        self,
+        db: sqlite3.Connection,
+        run_id: str,
+        number: int,
+        reason: str,
+        *,
+        not_before: float,
+        step: int,
+    ) -> None:
+        db.execute(
+            "INSERT INTO attempts (run_id, number, token, reason, not_before, created_at, "
+            "step_at_start) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (run_id, number, uuid.uuid4().hex, reason, not_before, time.time(), step),
+        )
+
+    def plan_attempt(
+        self, run_id: str, number: int, reason: str, *, not_before: float, step: int, fence: int
+    ) -> bool:
+        """Plan attempt `number`, once the one before has ended. False if it is planned already.
+
+        Raises LostLease.
+        """
+        with self._transaction() as db:
+            self._check_fence(db, run_id, fence)
+            newest = db.execute(
+                "SELECT number, state FROM attempts WHERE run_id = ? ORDER BY number DESC LIMIT 1",
+                (run_id,),
+            ).fetchone()
+            if newest["number"] != number - 1 or newest["state"] != "ended":
+                return False
+            self._plan(db, run_id, number, reason, not_before=not_before, step=step)
+        return True
+
+    def move_attempt(
+        self,
+        attempt: Attempt,
+        to: AttemptState,
+        *,
+        fence: int | None,
+        cause: str = "",
+        exit_code: int | None = None,
+        step: int | None = None,
+    ) -> bool:
+        """Move an attempt on; False if it was there, or further, already. Raises LostLease."""
+        order = ["planned", "running", "condemned", "ended"]
+        before = order[: order.index(to)]
+        with self._transaction() as db:
+            self._check_fence(db, attempt.run_id, fence)
+            changed = db.execute(
+                f"UPDATE attempts SET state = ?, cause = CASE WHEN cause = '' THEN ? ELSE cause "
+                f"END, exit_code = coalesce(?, exit_code), "
+                f"ended_at = CASE WHEN ? = 'ended' THEN ? ELSE ended_at END, "
+                f"step_at_end = coalesce(?, step_at_end) "
+                f"WHERE run_id = ? AND number = ? AND state IN ({','.join('?' * len(before))})",
+                (
+                    to,
+                    cause,
+                    exit_code,
+                    to,
+                    time.time(),
+                    step,
+                    attempt.run_id,
+                    attempt.number,
+                    *before,
+                ),
+            ).rowcount
+        return changed == 1
+
+    # Daemons
+
+    def register_daemon(self, holder: str, pid: int, metrics_url: str) -> None:
+        """Say that this daemon lives; to be repeated while it does."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO daemons VALUES (?, ?, ?, ?, ?)",
+                (holder, boot_id(), pid, metrics_url, time.monotonic()),
+            )
+
+    def unregister_daemon(self, holder: str, *, only_if_idle: bool) -> bool:
+        """Take the daemon off the record; with `only_if_idle`, not while any run is active."""
+        with self._transaction() as db:
+            if only_if_idle and db.execute(
+                "SELECT 1 FROM runs WHERE state = 'active' AND monitored"
+            ).fetchone():
+                return False
+            db.execute("DELETE FROM daemons WHERE holder = ?", (holder,))
+            db.execute(
+                "UPDATE runs SET lease_until_s = 0, lease_holder = '' WHERE lease_holder = ?",
+                (holder,),
+            )
+        return True
+
+    def live_daemons(self, holder_alive: Any, *, seen_within_s: float = 10.0) -> list[Daemon]:
+        """Daemons that said so lately and whose process exists."""
+        rows = self._db.execute(
+            "SELECT * FROM daemons WHERE boot = ? AND seen_at_s >= ?",
+            (boot_id(), time.monotonic() - seen_within_s),
+        )
+        return [
+            Daemon(r["holder"], r["pid"], r["metrics_url"])
+            for r in rows
+            if holder_alive(r["holder"])
+        ]
+
+
+def _run(row: sqlite3.Row) -> Run:
+    return Run(
+        id=row["id"],
+        path=Path(row["path"]),
+        spec_hash=row["spec_hash"],
+        state=row["state"],
+        reason=row["reason"],
+        stop_requested_at=row["stop_requested_at"],
+        monitored=bool(row["monitored"]),
+        created_at=row["created_at"],
+        lease_holder=row["lease_holder"],
+        lease_fence=row["lease_fence"],
+    )
+
+
+def _attempt(row: sqlite3.Row) -> Attempt:
+    return Attempt(**{key: row[key] for key in row.keys()})  # noqa: SIM118 - a Row, not a dict

@@ -1,0 +1,227 @@
+"""The loop: for each active run, look, detect, decide, record, act.
+
+All that a decision rests on is in the store and the run directory, so the daemon may die at any
+moment: the training goes on, and the next daemon takes the run up where the record stands.
+"""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from launcher.backends import local
+from launcher.processes import is_alive, process_name
+from launcher.store import Attempt, LostLease, Run, Store
+from monitor.collect.progress import ProgressTracker
+from monitor.detect import detect
+from monitor.policy import Decision, decide
+from monitor.view import RunView
+from smolplan.errors import SmolplanError
+from smolplan.rundir import RunDir, read_json
+from smolplan.spec import RunSpec, load_spec
+
+log = logging.getLogger("monitor")
+
+LEASE_S = 10.0
+"""A lease of a process that is certainly dead is taken over at once; this long only bounds the
+wait for one that is paused."""
+
+
+class Watch:
+    """What the daemon remembers of one run between two looks."""
+
+    def __init__(self, run: Run) -> None:
+        self.dir = RunDir(run.path)
+        self.spec: RunSpec = load_spec(self.dir.spec)
+        self.fence: int | None = None
+        self.renew_at_s = 0.0
+        self.tracker: ProgressTracker | None = None
+        self.view: RunView | None = None
+        self.was_blind = False
+
+
+class Daemon:
+    """Watches every active run of a store, until stopped or, if asked, until none is active."""
+
+    def __init__(self, store: Store, *, until_idle: bool = False) -> None:
+        self.holder = process_name()
+        self.watches: dict[str, Watch] = {}
+        self.stopping = threading.Event()
+        self._store = store
+        self.metrics_url = ""
+        self._until_idle = until_idle
+        self._registered_at_s = float("-inf")
+
+    def run(self) -> None:
+        """Loop until `stopping` is set; then give the leases back."""
+        pid = int(self.holder.partition(":")[0])
+        try:
+            while not self.stopping.is_set():
+                now_s = time.monotonic()
+                if now_s - self._registered_at_s > 2.0:
+                    self._store.register_daemon(self.holder, pid, self.metrics_url)
+                    self._registered_at_s = now_s
+                runs = self._store.runs(to_watch=True)
+                for run in runs:
+                    self._look_after(run)
+                for gone in self.watches.keys() - {run.id for run in runs}:
+                    del self.watches[gone]
+                if (
+                    self._until_idle
+                    and not runs
+                    and self._store.unregister_daemon(self.holder, only_if_idle=True)
+                ):
+                    return
+                polls = [w.spec.monitor.poll_s for w in self.watches.values()]
+                self.stopping.wait(min(polls, default=1.0))
+        finally:
+            self._store.unregister_daemon(self.holder, only_if_idle=False)
+
+    def _look_after(self, run: Run) -> None:
+        """One look at one run. Trouble with one run must not leave the others unwatched."""
+        try:
+            if run.id not in self.watches:
+                self.watches[run.id] = Watch(run)
+            watch = self.watches[run.id]
+            if not self._hold(run, watch):
+                return
+            # The store is read again: the lease may have come with changes by its last holder.
+            self.step(self._store.run(run.id), watch)
+        except LostLease as lost:
+            log.warning("%s", lost)
+            self.watches[run.id].fence = None
+        except (SmolplanError, OSError) as error:
+            log.error("run %s could not be looked after: %s", run.id, error)
+
+    def _hold(self, run: Run, watch: Watch) -> bool:
+        now_s = time.monotonic()
+        if watch.fence is not None and now_s < watch.renew_at_s:
+            return True
+        fence = self._store.acquire(run.id, self.holder, LEASE_S, is_alive)
+        if fence is None:
+            watch.fence = None
+            return False
+        if fence != watch.fence:
+            log.info("run %s is held under fence %d", run.id, fence)
+            watch.tracker = None
+        watch.fence, watch.renew_at_s = fence, now_s + LEASE_S / 3
+        return True
+
+    def step(self, run: Run, watch: Watch) -> None:
+        """Look, detect, decide, record and act, once."""
+        view = self.look(run, watch)
+        watch.view = view
+        if view.blind and not watch.was_blind:
+            log.error("run %s cannot be seen: %s", run.id, view.blind)
+        watch.was_blind = bool(view.blind)
+        decision = decide(view, detect(view))
+        if decision.action != "wait":
+            self._carry_out(view, watch, decision)
+
+    def look(self, run: Run, watch: Watch) -> RunView:
+        attempts = tuple(self._store.attempts(run.id))
+        attempt = attempts[-1]
+        now_s = time.monotonic()
+        settings = watch.spec.monitor
+        if watch.tracker is None or watch.tracker.attempt != attempt.number:
+            gap_s = max(5.0, 5 * settings.poll_s)
+            watch.tracker = ProgressTracker(attempt.number, now_s, blind_gap_s=gap_s)
+        blind = _why_blind(run.path)
+        if not blind:
+            watch.tracker.look(watch.dir.read_heartbeats(), now_s)
+        # Liveness before exit.json: the supervisor writes that file and then goes, so looked at
+        # in the other order a normal end could be mistaken for a vanished supervisor.
+        alive = None if blind else local.supervisor_alive(watch.dir, attempt.number)
+        return RunView(
+            run=run,
+            settings=settings,
+            attempts=attempts,
+            now=time.time(),
+            ranks=watch.tracker.ranks,
+            ranks_expected=watch.spec.parallel.ranks,
+            supervisor_alive=alive,
+            attempt_idle_s=watch.tracker.idle_s,
+            step_s=watch.tracker.step_s,
+            exit=read_json(watch.dir.attempt_exit(attempt.number)),
+            best_step=max([a.step_at_end or 0 for a in attempts] + [watch.tracker.best_step]),
+            blind=blind,
+        )
+
+    def _carry_out(self, view: RunView, watch: Watch, decision: Decision) -> None:
+        """Record the decision, then do it. Each part may be done again by another daemon that
+        finds it half done, and each change of state is refused under a fence that has passed."""
+        run, attempt, fence = view.run, view.attempt, watch.fence
+        assert fence is not None
+        self._store.check_fence(run.id, fence)
+        watch.dir.record(
+            "decision",
+            "monitor",
+            action=decision.action,
+            attempt=attempt.number,
+            reason=decision.reason or decision.cause,
+            evidence=decision.evidence,
+            fence=fence,
+        )
+        log.info(
+            "run %s, attempt %d: %s (%s)",
+            run.id,
+            attempt.number,
+            decision.action,
+            decision.reason or decision.cause,
+        )
+        match decision.action:
+            case "start":
+                self._store.move_attempt(attempt, "running", fence=fence)
+                local.submit(watch.spec, watch.dir, attempt)
+            case "condemn":
+                self._store.move_attempt(attempt, "condemned", fence=fence, cause=decision.cause)
+            case "end_attempt":
+                self._end_attempt(view, watch, decision, fence)
+            case "restart":
+                self._store.plan_attempt(
+                    run.id,
+                    attempt.number + 1,
+                    decision.reason,
+                    not_before=view.now + decision.delay_s,
+                    step=view.best_step,
+                    fence=fence,
+                )
+            case "end_run":
+                self._store.end_run(run.id, decision.end_state, decision.reason, fence=fence)
+                watch.dir.record(
+                    "run_ended", "monitor", state=decision.end_state, reason=decision.reason
+                )
+
+    def _end_attempt(self, view: RunView, watch: Watch, decision: Decision, fence: int) -> None:
+        attempt: Attempt = view.attempt
+        # Nothing of an attempt may be left when the next one starts. Its processes carry its own
+        # token, so no other attempt can be hit, whoever does this and however late.
+        if not local.kill(attempt):
+            log.error("processes of attempt %d resist SIGKILL; waiting", attempt.number)
+            return
+        step = max((r.step for r in view.ranks.values()), default=0)
+        if self._store.move_attempt(
+            attempt,
+            "ended",
+            fence=fence,
+            cause=decision.cause,
+            exit_code=decision.exit_code,
+            step=step,
+        ):
+            watch.dir.record(
+                "attempt_ended",
+                "monitor",
+                attempt=attempt.number,
+                cause=decision.cause,
+                exit_code=decision.exit_code,
+                step=step,
+            )
+
+
+def _why_blind(path: Path) -> str:
+    """Why a run directory cannot be looked at; empty if it can."""
+    try:
+        next(path.iterdir(), None)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return ""

@@ -1,0 +1,49 @@
+"""No progress for longer than the phase at hand can explain."""
+
+from monitor.view import Finding, RankView, RunView
+
+
+def hang_limit_s(view: RunView, rank: RankView) -> float:
+    """How long a rank may show no change, by its phase; training follows the run's own pace."""
+    settings = view.settings
+    if rank.phase == "starting":
+        return settings.startup_timeout_s
+    if rank.phase in ("checkpointing", "evaluating", "finished"):
+        return settings.checkpoint_timeout_s
+    if view.step_s is None:
+        return settings.startup_timeout_s
+    return max(settings.hang_min_s, settings.hang_step_multiple * view.step_s)
+
+
+def hung(view: RunView) -> Finding | None:
+    """Collectives keep ranks in lock-step, so the rank that is furthest behind is the suspect."""
+    if view.exit is not None:
+        return None
+    if len(view.ranks) < view.ranks_expected:
+        limit = view.settings.startup_timeout_s
+        if view.attempt_idle_s > limit:
+            missing = sorted(set(range(view.ranks_expected)) - set(view.ranks))
+            return Finding(
+                "hang",
+                f"ranks {missing} gave no sign of life within {limit:g} s of the start",
+                {"ranks": missing, "limit_s": limit},
+            )
+        return None
+    late = [r for r in view.ranks.values() if r.idle_s > hang_limit_s(view, r)]
+    if not late:
+        return None
+    suspect = min(late, key=lambda r: (r.step, -r.idle_s))
+    limit = hang_limit_s(view, suspect)
+    return Finding(
+        "hang",
+        f"rank {suspect.rank} has shown no progress for {suspect.idle_s:.1f} s while "
+        f"{suspect.phase} at step {suspect.step} (limit {limit:.1f} s)",
+        {
+            "rank": suspect.rank,
+            "step": suspect.step,
+            "phase": suspect.phase,
+            "idle_s": round(suspect.idle_s, 3),
+            "limit_s": limit,
+            "step_s": view.step_s,
+        },
+    )

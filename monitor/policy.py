@@ -1,0 +1,137 @@
+"""From what is known of a run to what is to be done: a pure function, and the only one.
+
+docs/monitor.md holds the same as a table.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from launcher.outcome import describe_exit
+from launcher.store import Attempt, RunState
+from monitor.view import Finding, RunView
+from smolplan.errors import ExitCode
+
+Action = Literal["wait", "start", "condemn", "end_attempt", "restart", "end_run"]
+
+NO_CURE = {ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
+"""Causes that would come again at every start."""
+
+RESUBMIT_AFTER_S = 5.0
+"""A supervisor that has not reported by then is started again; starting twice starts one."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and why, in words that a person can check."""
+
+    action: Action
+    reason: str = ""
+    cause: str = ""
+    exit_code: int | None = None
+    delay_s: float = 0.0
+    """restart: time to wait before it."""
+    end_state: RunState = "failed"
+    """end_run: the run's state from then on."""
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+WAIT = Decision("wait")
+
+
+def decide(view: RunView, findings: tuple[Finding, ...]) -> Decision:
+    """The one thing to do next. Blind means wait: an unseen run is not a broken one."""
+    if view.blind:
+        return WAIT
+    match view.attempt.state:
+        case "planned":
+            return _planned(view)
+        case "running":
+            return _running(view, findings)
+        case "condemned":
+            return Decision("end_attempt", cause=view.attempt.cause, exit_code=_exit_code(view))
+        case "ended":
+            return _ended(view)
+
+
+def _planned(view: RunView) -> Decision:
+    if view.run.stop_requested_at is not None:
+        return Decision("end_attempt", cause="stopped before it started", exit_code=0)
+    if view.now < view.attempt.not_before:
+        return WAIT
+    return Decision("start", reason=view.attempt.reason)
+
+
+def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
+    if view.exit is not None:
+        return Decision("end_attempt", cause=describe_exit(view.exit), exit_code=_exit_code(view))
+    if findings:
+        first = findings[0]
+        return Decision("condemn", first.summary, cause=first.summary, evidence=first.evidence)
+    stop = view.run.stop_requested_at
+    if stop is not None and view.now - stop > view.settings.stop_grace_s:
+        return Decision(
+            "condemn",
+            f"asked to stop {view.now - stop:.0f} s ago, it has not "
+            f"(monitor.stop_grace_s {view.settings.stop_grace_s:g})",
+            cause="did not stop in time",
+        )
+    if view.supervisor_alive is None and view.attempt_idle_s > RESUBMIT_AFTER_S:
+        return Decision("start", reason="its supervisor has not reported")
+    return WAIT
+
+
+def _ended(view: RunView) -> Decision:
+    attempt = view.attempt
+    code = attempt.exit_code
+    if code == ExitCode.OK and attempt.cause == "finished":
+        return Decision("end_run", "all steps are done", end_state="finished")
+    if view.run.stop_requested_at is not None:
+        return Decision("end_run", "stopped by request", end_state="stopped")
+    if code in NO_CURE:
+        return Decision("end_run", f"{attempt.cause}: a restart would end in the same way")
+    if code == ExitCode.NON_FINITE_LOSS and _same_fault_before(view):
+        return Decision(
+            "end_run",
+            f"the loss became non-finite again after step {attempt.step_at_end}, from the same "
+            f"checkpoint: not a passing fault. Lower the learning rate or look at that data",
+        )
+    fruitless = attempts_without_progress(view.attempts)
+    limit = view.settings.crash_loop_limit
+    if fruitless >= limit:
+        return Decision(
+            "end_run",
+            f"{fruitless} attempts in a row ended without a new step "
+            f"(monitor.crash_loop_limit {limit}); the last: {attempt.cause}",
+        )
+    settings = view.settings
+    delay_s = min(settings.backoff_max_s, settings.backoff_initial_s * 2 ** max(0, fruitless - 1))
+    return Decision(
+        "restart",
+        f"attempt {attempt.number} ended: {attempt.cause}; going on from the newest whole "
+        f"checkpoint in {delay_s:g} s",
+        delay_s=delay_s,
+        evidence={"attempts_without_progress": fruitless},
+    )
+
+
+def attempts_without_progress(attempts: tuple[Attempt, ...]) -> int:
+    """How many attempts, counted from the newest back, ended without a new step."""
+    count = 0
+    for attempt in reversed(attempts):
+        if attempt.made_progress:
+            break
+        count += 1
+    return count
+
+
+def _same_fault_before(view: RunView) -> bool:
+    earlier = view.attempts[:-1]
+    return (
+        bool(earlier)
+        and earlier[-1].exit_code == ExitCode.NON_FINITE_LOSS
+        and earlier[-1].step_at_end == view.attempt.step_at_end
+    )
+
+
+def _exit_code(view: RunView) -> int | None:
+    return None if view.exit is None else int(view.exit.get("exit_code", 1))

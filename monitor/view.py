@@ -1,0 +1,59 @@
+"""What the monitor knows of a run at one moment: everything that a decision may depend on."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from launcher.store import Attempt, Run
+from smolplan.rundir import Phase
+from smolplan.spec.monitor import MonitorSpec
+
+
+@dataclass(frozen=True)
+class RankView:
+    """One rank of the attempt at hand, by its last heartbeat."""
+
+    rank: int
+    step: int
+    phase: Phase
+    idle_s: float
+    """Seconds, by the monitor's own clock, that the monitor has watched without a change."""
+    last_step_s: float | None
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run, as seen at `now`."""
+
+    run: Run
+    settings: MonitorSpec
+    attempts: tuple[Attempt, ...]
+    now: float
+    """Wall clock, seconds since the epoch."""
+    ranks: dict[int, RankView]
+    ranks_expected: int
+    supervisor_alive: bool | None
+    """None: none has reported yet."""
+    attempt_idle_s: float
+    """Seconds that the monitor has watched the attempt without any rank's change."""
+    step_s: float | None
+    """Median of the recent step times."""
+    exit: dict[str, Any] | None = None
+    """The attempt's exit.json, once it has ended."""
+    best_step: int = 0
+    """The highest step that the run was seen to complete."""
+    blind: str = ""
+    """Why the run directory could not be looked at; empty if it could."""
+    last_metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.attempts[-1]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong, with the evidence for it."""
+
+    kind: str
+    summary: str
+    evidence: dict[str, Any]

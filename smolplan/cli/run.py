@@ -1,0 +1,249 @@
+"""smolplan launch, status, logs, stop, runs: a run's life as its user drives it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunArgument = Annotated[
+    str, typer.Argument(help="A run's name, the start of it, its folder, or latest.")
+]
+Json = Annotated[bool, typer.Option("--json", help="The answer as JSON.")]
+
+
+def launch(
+    spec: Annotated[
+        str, typer.Argument(help="A YAML file or the name of a preset; with --resume, a run.")
+    ],
+    runs_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run directories (default: ./runs).")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was stopped or gave up.")
+    ] = False,
+    monitor: Annotated[
+        bool, typer.Option(help="Have the monitor watch it and restart it.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be started; start nothing.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show the run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a training run on this machine, detached; it outlives the terminal.
+
+    Example: `smolplan launch tiny-cpu --watch`
+    """
+    import json
+
+    from launcher import control, create
+    from launcher.backends import local
+    from launcher.store import Store
+    from smolplan.cli.style import progress_line
+    from smolplan.rundir import RunDir
+    from smolplan.spec import load_spec
+
+    if resume:
+        store = Store()
+        run = store.find(spec)
+        attempt = control.resume(store, run, monitored=monitor)
+    else:
+        loaded = load_spec(spec)
+        folder = create.runs_folder(loaded, runs_dir)
+        if dry_run:
+            planned = RunDir(folder / f"{loaded.name}-…")
+            print(local.render(loaded, planned, 1))
+            return
+        store = Store()
+        with progress_line("Preparing the data") as say:
+            run, attempt = create.create_run(
+                loaded, store, folder, monitored=monitor, on_progress=say
+            )
+        control.start(store, run, attempt, loaded)
+    if as_json:
+        print(json.dumps({"run": run.id, "path": str(run.path), "attempt": attempt.number}))
+    else:
+        print(f"{run.id} is running (attempt {attempt.number}) in {run.path}")
+        print(f"See it by: smolplan status {run.id} --watch")
+    if watch:
+        _watch(store, run.id)
+
+
+def status(
+    run: RunArgument = "latest",
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, live.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how a run stands: steps, loss, speed, time to go, attempts, last events.
+
+    Example: `smolplan status latest --watch`
+    """
+    import json
+
+    from launcher import control
+    from launcher.status import run_status
+    from launcher.store import Store
+    from smolplan.cli.style import console
+    from smolplan.cli.views import status_panel
+
+    store = Store()
+    found = store.find(run)
+    if watch and not as_json:
+        _watch(store, found.id)
+        return
+    answer = run_status(store, control.settle(store, found))
+    if as_json:
+        print(json.dumps(answer.to_json(), indent=1))
+    else:
+        console().print(status_panel(answer))
+
+
+def _watch(store: object, run_id: str) -> None:
+    import time
+
+    from rich.live import Live
+
+    from launcher import control
+    from launcher.status import run_status
+    from launcher.store import Store
+    from smolplan.cli.style import console
+    from smolplan.cli.views import status_panel
+
+    assert isinstance(store, Store)
+    out = console()
+    answer = run_status(store, store.run(run_id))
+    with Live(console=out, auto_refresh=False, transient=False) as live:
+        while True:
+            answer = run_status(store, control.settle(store, store.run(run_id)))
+            if out.is_terminal:
+                live.update(status_panel(answer), refresh=True)
+            if answer.run.state != "active":
+                break
+            time.sleep(0.5)
+    if not out.is_terminal:
+        out.print(status_panel(answer))
+
+
+def logs(
+    run: RunArgument = "latest",
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Keep printing.")] = False,
+    rank: Annotated[int | None, typer.Option(min=0, help="Only this rank.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Only this attempt (default: the newest).")
+    ] = None,
+) -> None:
+    """Print what the ranks of a run wrote, each line with its rank before it.
+
+    Example: `smolplan logs latest -f --rank 0`
+    """
+    from launcher.logs import follow_logs, read_logs
+    from launcher.store import Store
+
+    store = Store()
+    found = store.find(run)
+    if follow:
+        lines = follow_logs(
+            found.path,
+            rank=rank,
+            attempt=attempt,
+            until=lambda: store.run(found.id).state != "active",
+        )
+    else:
+        lines = read_logs(found.path, rank=rank, attempt=attempt)
+    for line in lines:
+        print(line, flush=follow)
+
+
+def stop(
+    run: RunArgument = "latest",
+    now: Annotated[
+        bool, typer.Option("--now", help="Kill it at once: steps since the checkpoint are lost.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Stop a run after the step at hand, with a checkpoint.
+
+    Go on later by `smolplan launch --resume RUN`.
+
+    Example: `smolplan stop latest`
+    """
+    import json
+
+    from launcher import control
+    from launcher.store import Store
+    from smolplan.cli.style import progress_line
+    from smolplan.errors import SmolplanError, UserError
+    from smolplan.rundir import RunDir
+    from smolplan.spec import load_spec
+
+    store = Store()
+    found = control.settle(store, store.find(run))
+    if found.state != "active":
+        raise UserError(f"run {found.id} is not running: it is {found.state}")
+    control.request_stop(store, found)
+    if now:
+        ended = control.kill(store, found)
+    else:
+        if found.monitored:
+            control.ensure_daemon(store)
+        grace_s = load_spec(RunDir(found.path).spec).monitor.stop_grace_s
+        with progress_line(f"Stopping {found.id}: saving a checkpoint"):
+            ended = control.await_end(store, found.id, grace_s + 30)
+        if ended.state == "active" and not ended.monitored:
+            raise SmolplanError(
+                f"run {found.id} did not stop within {grace_s:g} s; end it by: "
+                f"smolplan stop {found.id} --now"
+            )
+    if as_json:
+        print(json.dumps({"run": ended.id, "state": ended.state, "reason": ended.reason}))
+    else:
+        print(f"{ended.id} is {ended.state}: {ended.reason}")
+
+
+def runs(as_json: Json = False) -> None:
+    """List all runs, newest last.
+
+    Example: `smolplan runs`
+    """
+    import json
+
+    from launcher import control
+    from launcher.status import run_status
+    from launcher.store import Store
+    from smolplan.cli.style import console
+    from smolplan.cli.views import runs_table
+
+    store = Store()
+    answers = [run_status(store, control.settle(store, run)) for run in store.runs()]
+    if as_json:
+        print(json.dumps([answer.to_json() for answer in answers], indent=1))
+    elif answers:
+        console().print(runs_table(answers))
+    else:
+        print("No run was launched yet. Try: smolplan launch tiny-cpu --watch")
+
+
+def monitor(
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the metrics on 127.0.0.1 (default 9847)."),
+    ] = None,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End once no run is active.")
+    ] = False,
+) -> None:
+    """Watch the active runs: see dead and hung ranks, and restart from the newest checkpoint.
+
+    Launch starts one in the background. Any number may run: for each run exactly one acts.
+
+    Example: `smolplan monitor --port 9847`
+    """
+    from monitor.service import serve
+
+    serve(port=port, until_idle=until_idle)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the application."""
+    for command in (launch, status, logs, stop, runs, monitor):
+        app.command()(command)

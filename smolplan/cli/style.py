@@ -1,0 +1,32 @@
+"""The terminal: one console for all commands, at most 80 columns wide."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 80
+
+
+def console(file: IO[str] | None = None) -> "Console":
+    """Standard output, as wide as the terminal but no wider than 80 columns; plain if piped."""
+    from rich.console import Console
+
+    out = Console(file=file, highlight=False)
+    out.width = min(out.width, WIDTH)
+    return out
+
+
+@contextmanager
+def progress_line(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on standard error with what is being done; nothing where nobody looks. Yields a
+    function that shows the last thing said."""
+    out = console(sys.stderr)
+    if not out.is_terminal:
+        yield lambda line: None
+        return
+    with out.status(text) as status:
+        yield lambda line: status.update(f"{text}: {line[: WIDTH - len(text) - 6]}")

@@ -1,0 +1,83 @@
+"""Statuses as people see them."""
+
+import time
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from launcher.status import RunStatus
+from smolplan.units import format_count, format_duration
+
+_COLOURS = {"active": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
+
+
+def status_panel(status: RunStatus) -> RenderableType:
+    """One run: progress, figures, attempts, last events."""
+    last = status.last
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(ratio=1)
+    share = 100 * status.step / status.steps if status.steps else 0.0
+    facts.add_row("step", f"{status.step:,} of {status.steps:,} ({share:.1f} %)")
+    if last:
+        facts.add_row("loss", f"{last['loss']:.4f}  gradient norm {last['grad_norm']:.3f}")
+        speed = f"{format_count(last['tokens_per_s'])} tokens/s"
+        if last.get("mfu") is not None:
+            speed += f"  MFU {last['mfu']:.1%} (exact FLOPs, dense peak)"
+        facts.add_row("speed", speed)
+    if status.eta_s is not None:
+        facts.add_row("to go", format_duration(status.eta_s))
+    causes = [f"{a.number}: {a.cause}" for a in status.attempts if a.state == "ended"]
+    current = status.attempts[-1]
+    facts.add_row("attempt", f"{current.number} ({current.state}, {status.phase})")
+    if causes:
+        facts.add_row("ended", "\n".join(causes[-5:]))
+    if status.run.state == "active" and not status.watched:
+        facts.add_row(
+            "monitor", Text("none is watching; start one by: smolplan monitor", style="yellow")
+        )
+    if status.run.reason:
+        facts.add_row("why", status.run.reason)
+    for event in status.events:
+        facts.add_row(*_event_row(event))
+    colour = _COLOURS[status.run.state]
+    bar = ProgressBar(total=max(1, status.steps), completed=status.step)
+    title = f"{status.run.id} · [{colour}]{status.run.state}[/]"
+    return Panel(Group(bar, facts), title=title, title_align="left", border_style=colour)
+
+
+def _event_row(event: dict[str, Any]) -> tuple[str, str]:
+    clock = time.strftime("%H:%M:%S", time.localtime(event.get("time", 0.0)))
+    text = str(event.get("kind", "")).replace("_", " ")
+    if event.get("kind") == "decision":
+        text = f"{event.get('action')}: {event.get('reason')}"
+    elif "step" in event:
+        text += f" (step {event['step']})"
+    return clock, f"{event.get('source')}: {text}"
+
+
+def runs_table(statuses: list[RunStatus]) -> Table:
+    """All runs, a row each."""
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table.add_column("run", no_wrap=True)
+    table.add_column("state")
+    table.add_column("step", justify="right")
+    table.add_column("loss", justify="right")
+    table.add_column("attempts", justify="right")
+    table.add_column("launched")
+    for status in statuses:
+        loss = status.last.get("loss")
+        launched = time.localtime(status.run.created_at)
+        table.add_row(
+            status.run.id,
+            Text(status.run.state, style=_COLOURS[status.run.state]),
+            f"{status.step:,}/{status.steps:,}",
+            "" if loss is None else f"{loss:.4f}",
+            str(len(status.attempts)),
+            time.strftime("%Y-%m-%d %H:%M", launched),
+        )
+    return table
