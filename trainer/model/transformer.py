@@ -1,0 +1,62 @@
+"""The whole decoder. Parameters are named as in transformers' SmolLM3ForCausalLM."""
+
+import zlib
+
+import torch
+from torch import Tensor, nn
+
+from smolplan.spec import ModelSpec
+from trainer.model.attention import document_mask, rotary_table
+from trainer.model.block import Block
+
+
+class Decoder(nn.Module):
+    def __init__(self, spec: ModelSpec, seq_len: int) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden)
+        self.layers = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))
+        self.norm = nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
+        cos, sin = rotary_table(seq_len, spec.attention_head_dim, spec.rope_theta)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.cos: Tensor
+        self.sin: Tensor
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        x = self.embed_tokens(tokens)
+        for block in self.layers:
+            x = block(x, mask, self.cos[:length], self.sin[:length])
+        out: Tensor = self.norm(x)
+        return out
+
+
+class CausalLM(nn.Module):
+    """Token ids to logits over the vocabulary."""
+
+    def __init__(self, spec: ModelSpec, seq_len: int) -> None:
+        super().__init__()
+        self.intra_document_mask = spec.intra_document_mask
+        self.model = Decoder(spec, seq_len)
+        self.lm_head = nn.Linear(spec.hidden, spec.vocab_size, bias=False)
+        if spec.tied_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, tokens: Tensor, separator: int | None = None) -> Tensor:
+        """tokens: int64 (batch, seq) → logits (batch, seq, vocab). `separator` is the id of the
+        token that ends a document; None, or a spec without the mask, attends across."""
+        mask = document_mask(tokens, separator if self.intra_document_mask else None)
+        logits: Tensor = self.lm_head(self.model(tokens, mask))
+        return logits
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, std: float, seed: int) -> None:
+    """Normal weights of deviation `std`, norms at one. Each parameter draws from a generator of
+    its own, keyed by its name, so that the values depend on no layout and no order."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 1:
+            parameter.fill_(1.0)
+            continue
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ seed)
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
