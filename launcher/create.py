@@ -1,6 +1,5 @@
 """A run directory from a spec: whole, or not there at all."""
 
-import os
 import secrets
 import shutil
 import socket
@@ -10,10 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from planner.plan import make_plan
-
 from launcher.store import Attempt, Run, Store
-from smolplan.errors import SmolplanError, UserError
+from planner.plan import make_plan
+from smolplan.errors import UserError
 from smolplan.rundir import RunDir, write_text
 from smolplan.spec import RunSpec, dump_spec
 
@@ -36,6 +34,8 @@ def create_run(
     It is built beside its final name and renamed: killed at any moment, this leaves no run
     behind that looks like one. Raises UserError for whatever the user can mend.
     """
+    if problems := spec.unsupported_by_trainer():
+        raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
     check_port(spec)
     run_id = f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     final, staging = folder / run_id, folder / f".{run_id}.partial"

@@ -390,9 +390,10 @@ class Store:
     def unregister_daemon(self, holder: str, *, only_if_idle: bool) -> bool:
         """Take the daemon off the record; with `only_if_idle`, not while any run is active."""
         with self._transaction() as db:
-            if only_if_idle and db.execute(
-                "SELECT 1 FROM runs WHERE state = 'active' AND monitored"
-            ).fetchone():
+            if (
+                only_if_idle
+                and db.execute("SELECT 1 FROM runs WHERE state = 'active' AND monitored").fetchone()
+            ):
                 return False
             db.execute("DELETE FROM daemons WHERE holder = ?", (holder,))
             db.execute(

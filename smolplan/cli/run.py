@@ -21,9 +21,7 @@ def launch(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was stopped or gave up.")
     ] = False,
-    monitor: Annotated[
-        bool, typer.Option(help="Have the monitor watch it and restart it.")
-    ] = True,
+    monitor: Annotated[bool, typer.Option(help="Have the monitor watch it and restart it.")] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be started; start nothing.")
     ] = False,

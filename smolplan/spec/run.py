@@ -60,6 +60,29 @@ class RunSpec(SpecPart):
             self.parallel.data_parallel * self.parallel.micro_batch_size
         )
 
+    def unsupported_by_trainer(self) -> list[str]:
+        """What the bundled trainer cannot run yet, a clause each; empty if it can run it all."""
+        parallel = self.parallel
+        problems = [
+            f"parallel.{name} is {degree}: the bundled trainer runs data_parallel only"
+            for name in (
+                "tensor_parallel",
+                "pipeline_parallel",
+                "context_parallel",
+                "expert_parallel",
+            )
+            if (degree := getattr(parallel, name)) > 1
+        ]
+        if parallel.zero_stage < 2:
+            problems.append(
+                f"parallel.zero_stage is {parallel.zero_stage}: the bundled trainer runs 2 and 3"
+            )
+        if parallel.recompute == "selective":
+            problems.append(
+                "parallel.recompute is selective: the bundled trainer knows none and full"
+            )
+        return problems
+
     def content_hash(self) -> str:
         """SHA-256 (hex) of the spec's canonical JSON: names the run's configuration."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

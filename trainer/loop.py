@@ -1,0 +1,142 @@
+"""The training loop, top to bottom."""
+
+import math
+import time
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from smolplan.errors import ExitCode, NamedExit
+from smolplan.rundir import RunDir
+from smolplan.spec import RunSpec
+from trainer.checkpoint import Checkpoints, fenced
+from trainer.data.dataset import open_dataset
+from trainer.data.loader import checksum, open_loader, rank_share
+from trainer.loss import next_token_loss
+from trainer.model.transformer import CausalLM, initialise
+from trainer.optim import build_optimizer
+from trainer.parallel import distribute, join
+from trainer.report import Efficiency, Reporter, peak_memory_bytes
+from trainer.schedule import learning_rate
+from trainer.signals import StopFlag
+
+
+def check_supported(spec: RunSpec) -> None:
+    """Raises NamedExit BAD_SPEC for a layout that this trainer cannot run yet."""
+    if problems := spec.unsupported_by_trainer():
+        raise NamedExit(ExitCode.BAD_SPEC, "; ".join(problems))
+
+
+def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: StopFlag) -> None:
+    """Train from the newest whole checkpoint to the last step. Raises NamedExit with the cause
+    where it ends before."""
+    check_supported(spec)
+    report.beat(0, "starting")
+    torch.manual_seed(spec.seed)
+    torch.set_num_threads(spec.launch.threads_per_rank)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    dataset = open_dataset(run)
+    loader = open_loader(spec, dataset)
+    world = join(spec)
+
+    model = CausalLM(spec.model, spec.data.seq_len)
+    initialise(model, spec.model.init_std, spec.seed)
+    model.to(world.device)
+    distribute(model, spec, world.mesh)
+    optimizer = build_optimizer(model, spec.optim)
+
+    checkpoints = Checkpoints(run, spec, world, attempt)
+    resumed = checkpoints.load_newest(model, optimizer)
+    step = resumed.step if resumed else 0
+    position = resumed.data_position if resumed else 0
+    report.event("resumed" if resumed else "started", step=step, ranks=world.size)
+
+    efficiency = Efficiency(run, spec, world.size)
+    batch_size = spec.optim.global_batch_size
+    last_step_s = None
+    report.beat(step, "training")
+    while step < spec.steps:
+        began = time.perf_counter()
+        if world.rank == 0:
+            fenced(run, attempt)
+        batch = loader.batch(rank_share(position, batch_size, world.rank, world.size))
+        data_wait_s = time.perf_counter() - began
+        lr = learning_rate(
+            step,
+            peak=spec.optim.learning_rate,
+            steps=spec.steps,
+            warmup=spec.optim.warmup_steps,
+            decay=spec.optim.decay_steps,
+        )
+        tokens = torch.from_numpy(batch).to(world.device)
+        loss = _backward(model, tokens, spec, dataset.separator)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optim.clip_norm)
+        grad_norm = _scalar(norm)
+        asked = stop.is_set() or (world.rank == 0 and run.stop_request.exists())
+        summed = world.sum([loss / world.size, float(checksum(batch)), float(asked)])
+        global_loss, batch_checksum, stop_votes = summed[0], int(summed[1]), summed[2]
+        if not (math.isfinite(global_loss) and math.isfinite(grad_norm)):
+            report.event("non_finite_loss", step=step + 1, loss=repr(global_loss))
+            raise NamedExit(
+                ExitCode.NON_FINITE_LOSS,
+                f"step {step + 1}: loss {global_loss}, gradient norm {grad_norm}; "
+                f"the weights were not updated",
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step, position = step + 1, position + batch_size
+        last_step_s = time.perf_counter() - began
+
+        report.beat(step, "training", last_step_s)
+        if world.rank == 0:
+            report.metrics(
+                step=step,
+                tokens=position * spec.data.seq_len,
+                loss=global_loss,
+                grad_norm=grad_norm,
+                lr=lr,
+                tokens_per_s=spec.global_batch_tokens / last_step_s,
+                tokens_per_s_per_gpu=spec.global_batch_tokens / last_step_s / world.size,
+                step_s=last_step_s,
+                data_wait_s=data_wait_s,
+                mfu=efficiency.mfu(last_step_s),
+                memory_bytes=peak_memory_bytes(world.device),
+                data_position=position,
+                batch_checksum=batch_checksum,
+            )
+        if stop_votes or step == spec.steps or step % spec.checkpoint.every_steps == 0:
+            report.beat(step, "checkpointing", last_step_s)
+            checkpoints.save(step, position, model, optimizer)
+            report.beat(step, "training", last_step_s)
+        if stop_votes and step < spec.steps:
+            report.event("stopped", step=step)
+            world.barrier()
+            raise NamedExit(ExitCode.STOPPED_ON_REQUEST, f"stopped by request at step {step}")
+    report.event("finished", step=step)
+    report.beat(step, "finished", last_step_s)
+    world.barrier()
+    dist.destroy_process_group()
+
+
+def _backward(model: CausalLM, tokens: Tensor, spec: RunSpec, separator: int) -> float:
+    """Gradients of this rank's share, micro-batch by micro-batch; its mean loss in nats.
+    tokens: int64 (share, seq_len + 1)."""
+    pieces = tokens.split(spec.parallel.micro_batch_size)
+    total = 0.0
+    for number, piece in enumerate(pieces):
+        # FSDP reduces gradients once, in the last backward pass.
+        model.set_requires_gradient_sync(number == len(pieces) - 1)  # type: ignore[operator]
+        loss, objective = next_token_loss(
+            model(piece[:, :-1], separator), piece[:, 1:], spec.model.z_loss
+        )
+        (objective / len(pieces)).backward()
+        total += loss.item() / len(pieces)
+    return total
+
+
+def _scalar(value: Tensor) -> float:
+    whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return float(whole.item())

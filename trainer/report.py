@@ -1,0 +1,103 @@
+"""What a rank tells the world: heartbeats, metrics, events, and how it ended."""
+
+import errno
+import os
+import resource
+import socket
+import sys
+import time
+from typing import Any
+
+import torch
+
+from smolplan.errors import ExitCode, NamedExit
+from smolplan.rundir import Heartbeat, Phase, RunDir, append_line, read_json, write_json
+from smolplan.spec import RunSpec
+
+
+class Reporter:
+    """Writes a rank's part of the run directory. Raises NamedExit RUN_FOLDER_UNWRITABLE or
+    CHECKPOINT_STORAGE_LOST where it cannot: a run that nobody can see must not go on."""
+
+    def __init__(self, run: RunDir, attempt: int, rank: int) -> None:
+        self._run, self._attempt, self._rank = run, attempt, rank
+        self._host = socket.gethostname()
+
+    def beat(self, step: int, phase: Phase, last_step_s: float | None = None) -> None:
+        beat = Heartbeat(
+            attempt=self._attempt,
+            rank=self._rank,
+            host=self._host,
+            pid=os.getpid(),
+            step=step,
+            phase=phase,
+            wall_time=time.time(),
+            monotonic_s=time.monotonic(),
+            last_step_s=last_step_s,
+        )
+        try:
+            self._run.write_heartbeat(beat)
+        except OSError as error:
+            raise _unwritable(error, self._run) from None
+
+    def metrics(self, **line: Any) -> None:
+        try:
+            append_line(self._run.metrics, {**line, "attempt": self._attempt, "time": time.time()})
+        except OSError as error:
+            raise _unwritable(error, self._run) from None
+
+    def event(self, kind: str, **details: Any) -> None:
+        """From rank 0 only, so that a thing is told once."""
+        if self._rank == 0:
+            try:
+                self._run.record(kind, "trainer", attempt=self._attempt, **details)
+            except OSError as error:
+                raise _unwritable(error, self._run) from None
+
+    def ended(self, exit_code: ExitCode, cause: str) -> None:
+        """Leave the named cause for the supervisor; at best, since the disk may be the cause."""
+        path = self._run.attempt(self._attempt) / f"rank-{self._rank}.exit.json"
+        try:
+            write_json(
+                path,
+                {
+                    "rank": self._rank,
+                    "exit_code": int(exit_code),
+                    "cause": cause,
+                    "time": time.time(),
+                },
+            )
+        except OSError as error:
+            sys.stderr.write(f"{path}: {error.strerror}\n")
+
+
+class Efficiency:
+    """Turns a step time into MFU: exact model FLOPs per token over the datasheet's dense peak,
+    both taken from the plan, so that trainer and planner mean the same."""
+
+    def __init__(self, run: RunDir, spec: RunSpec, world_size: int) -> None:
+        plan = read_json(run.plan) or {}
+        self._flops_per_token: float | None = plan.get("flops_per_token")
+        self._peak_flops: float | None = plan.get("peak_flops_per_gpu")
+        self._world_size = world_size
+        self._tokens = spec.global_batch_tokens
+
+    def mfu(self, step_s: float) -> float | None:
+        if not self._flops_per_token or not self._peak_flops:
+            return None
+        return self._flops_per_token * self._tokens / step_s / (self._peak_flops * self._world_size)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak of the device's allocator, or of the resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    scale = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes, on macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def _unwritable(error: OSError, run: RunDir) -> NamedExit:
+    code = ExitCode.RUN_FOLDER_UNWRITABLE
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        code = ExitCode.CHECKPOINT_STORAGE_LOST
+    return NamedExit(code, f"cannot write to {run}: {error.strerror}")
