@@ -47,7 +47,9 @@ def status_panel(status: RunStatus) -> RenderableType:
     colour = _COLOURS[status.run.state]
     bar = ProgressBar(total=max(1, status.steps), completed=status.step)
     title = f"{status.run.id} · [{colour}]{status.run.state}[/]"
-    return Panel(Group(bar, facts), title=title, title_align="left", border_style=colour)
+    track = Table.grid(expand=True)
+    track.add_row(bar)
+    return Panel(Group(track, facts), title=title, title_align="left", border_style=colour)
 
 
 def _event_row(event: dict[str, Any]) -> tuple[str, str]:

@@ -1,0 +1,300 @@
+"""`python -m benchmarks.chaos --faults N --seed S`: break a run at random moments and see whether
+it ends as an undisturbed one does, bit for bit. Exit 0 if so, 1 if not."""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from launcher import control, create
+from launcher.compare import compare, seconds_to_decision, seconds_to_next_step
+from launcher.processes import find_by_token, is_alive
+from launcher.store import Run, Store
+from smolplan.rundir import RunDir, read_json
+from smolplan.spec import RunSpec, dump_spec, parse_spec
+
+STEPS_PER_FAULT = 60
+
+SPEC = """
+name: chaos
+seed: {seed}
+model: {{layers: 2, hidden: 64, heads: 4, kv_heads: 2, ffn_hidden: 128, vocab_size: 512}}
+data:
+  sources: [{{path: {text}, glob: "*.py"}}]
+  seq_len: 64
+  max_epochs: 1000
+  cache_dir: {cache}
+optim:
+  steps: {steps}
+  global_batch_size: 4
+  learning_rate: 1.0e-3
+  warmup_steps: 5
+  decay_steps: 10
+  precision: fp32
+parallel: {{data_parallel: 2, micro_batch_size: 2}}
+cluster: {{gpus_per_node: 2, gpu: cpu}}
+checkpoint: {{every_steps: 10, keep_last: 3}}
+monitor:
+  poll_s: 0.1s
+  hang_min_s: 4s
+  startup_timeout_s: 60s
+  backoff_initial_s: 0.1s
+  backoff_max_s: 0.5s
+  crash_loop_limit: 1000
+"""
+
+
+@dataclass
+class Fault:
+    number: int
+    kind: str
+    time: float
+    attempt: int
+    step: int
+    seen_as: str = ""
+    decision_s: float | None = None
+    next_step_s: float | None = None
+
+
+def _ranks(run: Run, store: Store) -> list[psutil.Process]:
+    attempt = store.attempts(run.id)[-1]
+    found = []
+    for process in find_by_token(attempt.token):
+        with suppress(psutil.Error):
+            if "trainer" in process.cmdline():
+                found.append(process)
+    return found
+
+
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def kill_rank(run: Run, store: Store, rng: random.Random) -> None:
+    if ranks := _ranks(run, store):
+        _signal([rng.choice(ranks)], signal.SIGKILL)
+
+
+def kill_all_ranks(run: Run, store: Store, rng: random.Random) -> None:
+    _signal(_ranks(run, store), signal.SIGKILL)
+
+
+def kill_everything(run: Run, store: Store, rng: random.Random) -> None:
+    """Ranks and their supervisor, as when the machine goes down."""
+    _signal(find_by_token(store.attempts(run.id)[-1].token), signal.SIGKILL)
+
+
+def kill_supervisor(run: Run, store: Store, rng: random.Random) -> None:
+    hosts = read_json(RunDir(run.path).attempt(store.attempts(run.id)[-1].number) / "hosts.json")
+    if hosts:
+        with suppress(ProcessLookupError):
+            os.kill(int(hosts["hosts"][0]["supervisor"].partition(":")[0]), signal.SIGKILL)
+
+
+def stop_rank(run: Run, store: Store, rng: random.Random) -> None:
+    """SIGSTOP: a rank that hangs."""
+    if ranks := _ranks(run, store):
+        _signal([rng.choice(ranks)], signal.SIGSTOP)
+
+
+def kill_daemon(run: Run, store: Store, rng: random.Random) -> None:
+    """Then two new ones are started at once: one of them may act."""
+    for daemon in store.live_daemons(is_alive):
+        with suppress(ProcessLookupError):
+            os.kill(daemon.pid, signal.SIGKILL)
+    for _ in range(2):
+        subprocess.Popen(
+            [sys.executable, "-m", "monitor", "--until-idle"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def kill_daemon_and_rank(run: Run, store: Store, rng: random.Random) -> None:
+    kill_rank(run, store, rng)
+    kill_daemon(run, store, rng)
+
+
+def damage_checkpoint(run: Run, store: Store, rng: random.Random) -> None:
+    """Cut short, flip a byte of, or remove a file of the newest checkpoint; then kill all."""
+    folders = RunDir(run.path).checkpoints.glob("step-*")
+    newest = max(folders, key=lambda p: int(p.name.removeprefix("step-")), default=None)
+    kill_all_ranks(run, store, rng)
+    if newest is None:
+        return
+    with suppress(FileNotFoundError):
+        file = rng.choice(sorted(newest.iterdir()))
+        how = rng.choice(["truncate", "flip", "remove"])
+        if how == "remove":
+            file.unlink()
+        elif how == "truncate":
+            os.truncate(file, file.stat().st_size // 2)
+        else:
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+
+
+def kill_launcher(run: Run, store: Store, rng: random.Random) -> None:
+    """A launch of another run, killed on its way: it leaves a run that works, or none."""
+    spec = Path(store.folder) / "other.yaml"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smolplan", "launch", str(spec), "--runs-dir", str(run.path.parent)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    time.sleep(rng.uniform(0.1, 3.0))
+    process.kill()
+    process.wait()
+    for other in store.runs():
+        if other.id != run.id and other.id.startswith("other-") and other.state == "active":
+            assert RunDir(other.path).spec.exists(), "a run on record without its directory"
+            control.request_stop(store, other)
+            control.kill(store, other)
+
+
+FAULTS: dict[str, Callable[[Run, Store, random.Random], None]] = {
+    "rank killed": kill_rank,
+    "all ranks killed": kill_all_ranks,
+    "ranks and supervisor killed": kill_everything,
+    "supervisor killed": kill_supervisor,
+    "rank hangs": stop_rank,
+    "daemon killed": kill_daemon,
+    "daemon and rank killed": kill_daemon_and_rank,
+    "checkpoint damaged": damage_checkpoint,
+    "launcher killed": kill_launcher,
+}
+NO_RESTART = {"daemon killed", "launcher killed"}
+
+
+def launch(spec: RunSpec, store: Store, folder: Path) -> Run:
+    run, attempt = create.create_run(spec, store, folder, monitored=True)
+    control.start(store, run, attempt, spec)
+    return run
+
+
+def step_of(run: Run) -> int:
+    return max((b.step for b in RunDir(run.path).read_heartbeats().values()), default=0)
+
+
+def inject(
+    run: Run, store: Store, count: int, rng: random.Random, say: Callable[[str], None]
+) -> list[Fault]:
+    """`count` faults, each at a random moment after the one before was got over. Each kind has
+    its turn before one comes again."""
+    faults: list[Fault] = []
+    kinds: list[str] = []
+    while len(faults) < count and store.run(run.id).state == "active":
+        kinds = kinds or rng.sample(list(FAULTS), len(FAULTS))
+        kind = kinds.pop()
+        time.sleep(rng.uniform(0.0, 4.0))
+        attempt = store.attempts(run.id)[-1].number
+        fault = Fault(len(faults) + 1, kind, time.time(), attempt, step_of(run))
+        FAULTS[kind](run, store, rng)
+        faults.append(fault)
+        say(f"fault {fault.number}: {kind} at step {fault.step}")
+        if kind not in NO_RESTART and rng.random() < 0.8:
+            # The rest of the time the next fault comes on top of this one.
+            _await_progress(run, store, attempt)
+    return faults
+
+
+def _await_progress(run: Run, store: Store, attempt: int, timeout_s: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and store.run(run.id).state == "active":
+        beats = RunDir(run.path).read_heartbeats().values()
+        if any(b.attempt > attempt and b.phase == "training" for b in beats):
+            return
+        time.sleep(0.1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--faults", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    console = Console(width=79, highlight=False)
+    progress = Console(stderr=True, highlight=False)
+    rng = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory(prefix="smolplan-chaos-") as name:
+        base = Path(name)
+        os.environ["SMOLPLAN_STATE"] = str(base / "state")
+        store = Store()
+        settings = {"seed": arguments.seed, "text": Path(json.__file__).parent, "cache": base / "c"}
+        steps = STEPS_PER_FAULT * max(1, arguments.faults)
+        spec = parse_spec(SPEC.format(steps=steps, **settings), where="chaos")
+        other = dump_spec(spec).replace("name: chaos", "name: other")
+        (store.folder / "other.yaml").write_text(other)
+        progress.print(f"undisturbed run of {steps} steps")
+        calm = control.await_end(store, launch(spec, store, base / "runs").id, 1200)
+        run = launch(spec, store, base / "runs")
+        faults = inject(run, store, arguments.faults, rng, progress.print)
+        progress.print("no more faults: waiting for the end")
+        run = control.await_end(store, run.id, 1200)
+        directory = RunDir(run.path)
+        result = compare(RunDir(calm.path), directory)
+        causes = {a.number: a.cause for a in store.attempts(run.id)}
+        for fault in faults:
+            if fault.kind in NO_RESTART:
+                fault.seen_as = "not a fault of the run"
+                continue
+            fault.seen_as = causes.get(fault.attempt, "")
+            fault.decision_s = seconds_to_decision(directory, fault.time)
+            fault.next_step_s = seconds_to_next_step(directory, fault.time, fault.attempt)
+        rejected = [e for e in directory.read_events() if e.get("kind") == "checkpoint_rejected"]
+        for daemon in store.live_daemons(is_alive):
+            with suppress(ProcessLookupError):
+                os.kill(daemon.pid, signal.SIGTERM)
+        store.close()
+    good = calm.state == run.state == "finished" and result.equal
+    if arguments.json:
+        answer = {
+            "good": good,
+            "state": run.state,
+            "reason": run.reason,
+            "faults": [asdict(fault) for fault in faults],
+            "comparison": asdict(result),
+            "checkpoints_rejected": len(rejected),
+        }
+        console.print_json(json.dumps(answer))
+        return 0 if good else 1
+    table = Table(box=None, padding=(0, 1))
+    for column in ("#", "fault", "step", "seen as", "seen s", "step s"):
+        table.add_column(column, overflow="fold")
+    for f in faults:
+        times = ["" if t is None else f"{t:.1f}" for t in (f.decision_s, f.next_step_s)]
+        table.add_row(str(f.number), f.kind, str(f.step), f.seen_as, *times)
+    console.print(table)
+    console.print(
+        f"{len(faults)} faults, {len(causes)} attempts; the run {run.state}: {run.reason}"
+    )
+    console.print(
+        f"{result.steps} steps compared with the undisturbed run: {len(result.missing)} missing, "
+        f"{len(result.different)} different; {result.redone} steps done again, "
+        f"{len(result.redone_differently)} of them differently; "
+        f"{len(rejected)} damaged checkpoints rejected"
+    )
+    console.print("losses equal bit for bit" if good else "[bold red]NOT EQUAL[/]")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
