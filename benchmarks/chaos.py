@@ -50,7 +50,7 @@ checkpoint: {{every_steps: 10, keep_last: 3}}
 monitor:
   poll_s: 0.1s
   hang_min_s: 4s
-  startup_timeout_s: 60s
+  startup_timeout_s: 25s
   backoff_initial_s: 0.1s
   backoff_max_s: 0.5s
   crash_loop_limit: 1000
@@ -199,6 +199,7 @@ def inject(
 ) -> list[Fault]:
     """`count` faults, each at a random moment after the one before was got over. Each kind has
     its turn before one comes again."""
+    _await_progress(run, store, 0)
     faults: list[Fault] = []
     kinds: list[str] = []
     while len(faults) < count and store.run(run.id).state == "active":

@@ -32,8 +32,10 @@ def main() -> None:
 
 
 def _register() -> None:
-    from smolplan.cli import run, spec
+    from smolplan.cli import estimate, preflight, run, spec
 
+    app.command()(estimate.estimate)
+    app.command()(preflight.preflight)
     run.register(app)
     app.add_typer(spec.app, name="spec")
 
