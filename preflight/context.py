@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.processes import TOKEN_VARIABLE, kill_by_token
 from planner.plan import Plan, make_plan
+from preflight.once import Once, ProbeError
 from smolplan.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from preflight.small_run import SmallRun
 
 INSTALL_TRAINER = "Install the trainer: pip install 'smolplan[train]'"
-
-
-class ProbeError(Exception):
-    """The probe itself failed, so nothing is known of what it was to measure."""
-
-    def __init__(self, what: str, remedy: str = "") -> None:
-        self.remedy = remedy
-        super().__init__(what)
 
 
 class Context:
@@ -43,7 +36,7 @@ class Context:
         self._lock = threading.RLock()
         self._processes: dict[subprocess.Popen[str], str] = {}
         self._server: RankServer | None = None
-        self._small_run: SmallRun | ProbeError | None = None
+        self._small_run = Once(self._make_small_run)
         self._closed = False
 
     @cached_property
@@ -144,29 +137,22 @@ class Context:
     def small_run(self) -> "SmallRun":
         """The small training run that several checks look at; made at first use. Raises
         ProbeError, to all that ask, if it could not be made."""
+        return self._small_run()
+
+    def _make_small_run(self) -> "SmallRun":
         from preflight.small_run import SmallRun
 
-        if self._small_run is None:
-            try:
-                self._small_run = SmallRun(self)
-            except ProbeError as error:
-                self._small_run = error
-            except BaseException as error:
-                self._small_run = ProbeError(f"the small run broke: {error}")
-                raise
-        if isinstance(self._small_run, ProbeError):
-            raise self._small_run
-        return self._small_run
+        return SmallRun(self)
 
     def abandon(self, check_name: str) -> None:
         """End what a check that is out of time has started."""
         with self._lock:
             mine = [p for p, owner in self._processes.items() if owner == check_name]
+            if self._server is not None and self._server.process not in mine:
+                mine.append(self._server.process)
+            self._server = None
         for process in mine:
             self._end(process)
-        if self._small_run is None:
-            # The check may have hung in it; nobody is to wait for it again.
-            self._server = None
 
     def _end(self, process: subprocess.Popen[str]) -> None:
         if process.poll() is None:

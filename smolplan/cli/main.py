@@ -32,10 +32,11 @@ def main() -> None:
 
 
 def _register() -> None:
-    from smolplan.cli import estimate, preflight, run, spec
+    from smolplan.cli import demo, estimate, preflight, run, spec
 
     app.command()(estimate.estimate)
     app.command()(preflight.preflight)
+    app.command()(demo.demo)
     run.register(app)
     app.add_typer(spec.app, name="spec")
 
