@@ -12,10 +12,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir, sync_folder, write_text
@@ -126,7 +130,7 @@ class Checkpoints:
             staging.mkdir(parents=True)
         self._world.barrier()
         writer = HuggingFaceStorageWriter(path=str(staging), save_distributed=True)
-        dcp.save(_tensors(model, optimizer), storage_writer=writer)
+        save_sharded(_tensors(model, optimizer), storage_writer=writer)
         save_file(_rng_state(self._world.device), staging / f"rng-{rank}.safetensors")
         self._world.barrier()
         # Each rank vouches for its share of the files, whoever wrote them.
@@ -165,7 +169,7 @@ def load(
 
     manifest = verify(folder)
     tensors = _tensors(model, optimizer)
-    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(path=str(folder)))
+    load_sharded(tensors, storage_reader=HuggingFaceStorageReader(path=str(folder)))
     if optimizer is not None:
         for state in optimizer.state.values():
             state["step"].fill_(manifest.step)

@@ -11,7 +11,8 @@ def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
 
     Embeddings and norms are not decayed (SmolLM3; OLMo 2, arXiv 2501.00656, section 3).
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.dim() > 1 and "embed_tokens" not in name
         (decayed if is_matrix else plain).append(parameter)

@@ -23,8 +23,8 @@ def open_files(context: Context) -> Answer:
     need = 1024 + 512 * context.spec.cluster.gpus_per_node
     if hard != resource.RLIM_INFINITY and hard < need:
         return "fail", f"limit {hard:,}, {need:,} wanted"
-    state = "pass" if soft == resource.RLIM_INFINITY or soft >= need else "warn"
-    return state, f"limit {soft:,}, {need:,} wanted"
+    enough = soft == resource.RLIM_INFINITY or soft >= need
+    return ("pass" if enough else "warn"), f"limit {soft:,}, {need:,} wanted"
 
 
 @check("host.shared_memory", remedy="Enlarge /dev/shm (containers: --shm-size).", required=False)
