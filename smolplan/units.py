@@ -92,7 +92,7 @@ def format_count(value: float) -> str:
     """3075098624 → "3.08B"; up to 9,999 in full."""
     if abs(value) < 1e4:
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return _with_suffix(value, [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")], 3)
+    return _with_suffix(value, [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")], 3)
 
 
 def format_duration(seconds: float) -> str:

@@ -1,0 +1,120 @@
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from launcher.store import Attempt, LostLease, Run, Store
+from smolplan.errors import UserError
+
+
+def alive(holder: str) -> bool:
+    return True
+
+
+def dead(holder: str) -> bool:
+    return False
+
+
+@pytest.fixture
+def run(store: Store, tmp_path: Path) -> tuple[Run, Attempt]:
+    return store.add_run("r", tmp_path / "r", "hash", monitored=True)
+
+
+def test_a_live_holder_keeps_its_lease_and_a_dead_one_loses_it(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    first = store.acquire("r", "a", 60, alive)
+    assert store.acquire("r", "b", 60, alive) is None
+    second = store.acquire("r", "b", 60, dead)
+    assert first is not None
+    assert second == first + 1
+
+
+def test_a_paused_holder_loses_its_lease_and_may_not_act_on_waking(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    old = store.acquire("r", "a", 0.0, alive)
+    new = store.acquire("r", "b", 60, alive)
+    assert old is not None and new is not None and new > old
+    with pytest.raises(LostLease):
+        store.move_attempt(run[1], "condemned", fence=old, cause="stale view")
+    assert store.attempts("r")[-1].state == "planned"
+    assert store.move_attempt(run[1], "running", fence=new)
+
+
+def test_a_lease_that_lapsed_comes_back_under_a_new_number(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    old = store.acquire("r", "a", 0.0, alive)
+    new = store.acquire("r", "a", 60, alive)
+    assert old is not None and new == old + 1
+
+
+def test_an_attempt_only_moves_forward(store: Store, run: tuple[Run, Attempt]) -> None:
+    attempt = run[1]
+    assert store.move_attempt(attempt, "ended", fence=None, cause="first", exit_code=1, step=3)
+    assert not store.move_attempt(attempt, "running", fence=None)
+    assert not store.move_attempt(attempt, "ended", fence=None, cause="second")
+    assert store.attempts("r")[-1].cause == "first"
+
+
+def test_the_next_attempt_is_planned_once_and_only_after_the_last_ended(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    fence = store.acquire("r", "a", 60, alive)
+    assert fence is not None
+
+    def plan() -> bool:
+        return store.plan_attempt("r", 2, "again", not_before=0, step=0, fence=fence)
+
+    assert not plan()
+    store.move_attempt(run[1], "ended", fence=fence)
+    assert plan()
+    assert not plan()
+    assert [a.number for a in store.attempts("r")] == [1, 2]
+
+
+def test_of_many_daemons_that_start_the_next_attempt_exactly_one_does(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    fence = store.acquire("r", "a", 60, alive)
+    assert fence is not None
+    store.move_attempt(run[1], "ended", fence=fence)
+    won: list[int] = []
+
+    def contend(number: int) -> None:
+        own = Store(store.folder)
+        if own.plan_attempt("r", 2, str(number), not_before=0, step=0, fence=fence):
+            won.append(number)
+        own.close()
+
+    threads = [threading.Thread(target=contend, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+
+
+def test_a_daemon_does_not_end_for_idleness_while_a_run_is_active(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    store.register_daemon("d", 1, "")
+    assert not store.unregister_daemon("d", only_if_idle=True)
+    store.end_run("r", "stopped", "", fence=None)
+    assert store.unregister_daemon("d", only_if_idle=True)
+    assert store.live_daemons(alive) == []
+
+
+def test_a_state_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="SMOLPLAN_STATE"):
+        Store(tmp_path / "file")
+
+
+def test_what_was_committed_is_there_for_the_next_process(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    row = sqlite3.connect(store.folder / "runs.sqlite").execute("SELECT id FROM runs").fetchone()
+    assert row == ("r",)

@@ -1,0 +1,155 @@
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.store import Attempt, Run
+from monitor.collect.progress import ProgressTracker
+from monitor.detect import detect
+from monitor.policy import decide
+from monitor.view import RankView, RunView
+from smolplan.errors import ExitCode
+from smolplan.rundir import Heartbeat, Phase
+from smolplan.spec.monitor import MonitorSpec
+
+RUN = Run("r", Path("/nowhere"), "h", "active", "", None, True, 0.0, "", 1)
+SETTINGS = MonitorSpec(hang_min_s=10, hang_step_multiple=5, crash_loop_limit=3)
+
+
+def attempt(number: int, state: str = "running", **fields: Any) -> Attempt:
+    values: dict[str, Any] = {
+        "run_id": "r",
+        "number": number,
+        "token": "t",
+        "state": state,
+        "reason": "",
+        "cause": "",
+        "exit_code": None,
+        "not_before": 0.0,
+        "created_at": 0.0,
+        "ended_at": None,
+        "step_at_start": 0,
+        "step_at_end": None,
+    }
+    return Attempt(**(values | fields))
+
+
+def view(*attempts: Attempt, **fields: Any) -> RunView:
+    ranks = {r: RankView(r, 5, "training", 0.1, 0.2) for r in range(2)}
+    base = RunView(RUN, SETTINGS, attempts, time.time(), ranks, 2, True, 0.1, 0.2)
+    return replace(base, **fields)
+
+
+def action(seen: RunView) -> str:
+    return decide(seen, detect(seen)).action
+
+
+def ended(number: int, code: int | None, *, start: int = 0, end: int = 0, **more: Any) -> Attempt:
+    return attempt(number, "ended", exit_code=code, step_at_start=start, step_at_end=end, **more)
+
+
+def test_a_run_that_makes_steps_is_left_alone() -> None:
+    assert action(view(attempt(1))) == "wait"
+
+
+def test_a_hung_rank_condemns_its_attempt_and_is_named() -> None:
+    seen = view(attempt(1))
+    late = replace(seen, ranks={**seen.ranks, 1: RankView(1, 4, "training", 11.0, 0.2)})
+    decision = decide(late, detect(late))
+    assert decision.action == "condemn"
+    assert "rank 1" in decision.reason
+
+
+@pytest.mark.parametrize("phase", ["checkpointing", "evaluating", "starting", "finished"])
+def test_a_long_checkpoint_or_evaluation_is_no_hang(phase: Phase) -> None:
+    assert action(view(attempt(1), ranks={0: RankView(0, 5, phase, 60.0, 0.2)})) == "wait"
+
+
+def test_the_limit_follows_the_runs_own_step_time() -> None:
+    slow = {r: RankView(r, 5, "training", 60.0, 30.0) for r in range(2)}
+    assert action(view(attempt(1), ranks=slow, step_s=30.0)) == "wait"
+
+
+def test_blind_eyes_change_nothing() -> None:
+    stuck = {0: RankView(0, 5, "training", 1e6, 0.2)}
+    assert action(view(attempt(1), ranks=stuck, supervisor_alive=False, blind="EIO")) == "wait"
+
+
+def test_a_vanished_supervisor_condemns_its_attempt() -> None:
+    assert action(view(attempt(1), supervisor_alive=False)) == "condemn"
+
+
+def test_an_exit_is_believed_before_any_detector() -> None:
+    seen = view(attempt(1), supervisor_alive=False, exit={"exit_code": 0, "failures": {}})
+    assert action(seen) == "end_attempt"
+
+
+def test_a_finished_attempt_ends_the_run() -> None:
+    decision = decide(view(ended(1, 0, cause="finished")), ())
+    assert (decision.action, decision.end_state) == ("end_run", "finished")
+
+
+@pytest.mark.parametrize("code", [-9, 1, ExitCode.CHECKPOINT_STORAGE_LOST, None])
+def test_a_crash_after_progress_is_restarted_after_a_short_pause(code: int | None) -> None:
+    decision = decide(view(ended(1, code, end=10)), ())
+    assert decision.action == "restart"
+    assert decision.delay_s == SETTINGS.backoff_initial_s
+
+
+@pytest.mark.parametrize("code", [ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED])
+def test_a_cause_that_no_restart_cures_ends_the_run(code: int) -> None:
+    decision = decide(view(ended(1, code, end=10)), ())
+    assert (decision.action, decision.end_state) == ("end_run", "failed")
+
+
+def test_the_pause_doubles_without_progress_and_a_crash_loop_ends() -> None:
+    first = [ended(1, 1, end=10)]
+    delays = []
+    for number in (2, 3):
+        first.append(ended(number, 1, start=10, end=8))
+        delays.append(decide(view(*first), ()).delay_s)
+    assert delays == [1.0, 2.0]
+    first.append(ended(4, 1, start=10, end=10))
+    decision = decide(view(*first), ())
+    assert decision.action == "end_run"
+    assert "3 attempts in a row" in decision.reason
+
+
+def test_non_finite_loss_is_tried_once_more_then_ends_the_run() -> None:
+    code = ExitCode.NON_FINITE_LOSS
+    assert action(view(ended(1, code, end=7))) == "restart"
+    assert action(view(ended(1, code, end=7), ended(2, code, start=7, end=7))) == "end_run"
+
+
+def test_a_stop_that_is_not_heeded_is_enforced() -> None:
+    stopping = replace(RUN, stop_requested_at=time.time() - 1e4)
+    assert action(view(attempt(1), run=stopping)) == "condemn"
+    assert action(view(attempt(1, "planned"), run=stopping)) == "end_attempt"
+    decision = decide(view(ended(1, ExitCode.STOPPED_ON_REQUEST), run=stopping), ())
+    assert (decision.action, decision.end_state) == ("end_run", "stopped")
+
+
+def test_an_attempt_waits_for_its_pause_to_pass() -> None:
+    assert action(view(attempt(2, "planned", not_before=time.time() + 60))) == "wait"
+    assert action(view(attempt(2, "planned"))) == "start"
+
+
+def test_a_daemon_that_was_paused_counts_no_idle_time_for_its_absence() -> None:
+    tracker = ProgressTracker(1, 0.0, blind_gap_s=5.0)
+    beat = Heartbeat(1, 0, "h", 1, 3, "training", 0.0, 0.0, 0.2)
+    tracker.look({0: beat}, 1.0)
+    tracker.look({0: beat}, 3.0)
+    assert tracker.ranks[0].idle_s == 2.0
+    tracker.look({0: beat}, 1000.0)
+    assert tracker.ranks[0].idle_s == 2.0
+    tracker.look({0: beat}, 1001.0)
+    assert tracker.ranks[0].idle_s == 3.0
+
+
+def test_heartbeats_of_an_earlier_attempt_do_not_count() -> None:
+    tracker = ProgressTracker(2, 0.0, blind_gap_s=5.0)
+    tracker.look({0: Heartbeat(1, 0, "h", 1, 3, "training", 0.0, 0.0, 0.2)}, 1.0)
+    assert tracker.ranks == {}
+    assert tracker.idle_s == 1.0

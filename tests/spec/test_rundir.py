@@ -1,0 +1,42 @@
+import json
+from pathlib import Path
+
+from smolplan.rundir import RunDir, append_line, read_last_line, read_lines, write_json
+
+
+def test_a_line_cut_short_by_a_kill_costs_only_itself(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    append_line(log, {"n": 1})
+    with log.open("a") as file:
+        file.write('{"n": 2, "half')
+    append_line(log, {"n": 3})
+    assert [line["n"] for line in read_lines(log)] == [1, 3]
+    assert read_last_line(log) == {"n": 3}
+
+
+def test_a_step_done_again_appears_once_as_the_latest_attempt_did_it(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for step, attempt in [(1, 1), (2, 1), (3, 1), (2, 2), (3, 2)]:
+        append_line(run.metrics, {"step": step, "attempt": attempt})
+    assert [(m["step"], m["attempt"]) for m in run.read_metrics()] == [(1, 1), (2, 2), (3, 2)]
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "inside").touch()
+    try:
+        write_json(target, {"a": 1})
+    except OSError:
+        pass
+    else:
+        raise AssertionError("a folder was replaced by a file")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_unreadable_heartbeats_are_left_out(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.heartbeat(0).parent.mkdir()
+    run.heartbeat(0).write_text("{half")
+    run.heartbeat(1).write_text(json.dumps({"rank": 1}))
+    assert run.read_heartbeats() == {}

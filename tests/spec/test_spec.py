@@ -1,0 +1,53 @@
+import pytest
+
+from smolplan.errors import UserError
+from smolplan.spec import dump_spec, load_preset, load_spec, parse_spec, preset_names
+
+TINY = dump_spec(load_preset("tiny-cpu"))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_survives_being_written_and_read(name: str) -> None:
+    spec = load_preset(name)
+    again = parse_spec(dump_spec(spec), where="again")
+    assert again == spec
+    assert again.content_hash() == spec.content_hash()
+
+
+def test_smollm3_has_the_tokens_of_its_published_configuration() -> None:
+    spec = load_preset("smollm3-3b")
+    assert spec.global_batch_tokens == 2_359_296
+    assert spec.tokens == 4_720_000 * 2_359_296
+
+
+def test_tokens_in_place_of_steps_round_up_to_whole_steps() -> None:
+    text = TINY.replace("steps: 120", "tokens: 100k", 1)
+    assert parse_spec(text, where="x").steps == 49
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("layers: 4", "layerz: 4", "Did you mean layers"),
+        ("global_batch_size: 8", "global_batch_size: 9", "use 8 or 16"),
+        ("heads: 4\n", "heads: four\n", "model.heads"),
+        ("seed: 6", "seed: 6\nseed: 7", "given twice"),
+        ("poll_s: 0.2", "poll_s: .nan", "monitor.poll_s"),
+        ("hidden: 128", "hidden: 129", "does not divide"),
+        ("gpus_per_node: 2", "gpus_per_node: 3", "make them equal"),
+        ("warmup_steps: 10", "warmup_steps: 100", "exceed the run's 120 steps"),
+        ("name: tiny-cpu", "name: ../x", "cannot name a folder"),
+        ("  data_parallel: 2", "\tdata_parallel: 2", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place_and_remedy(right: str, wrong: str, said: str) -> None:
+    assert right in TINY
+    with pytest.raises(UserError) as error:
+        parse_spec(TINY.replace(right, wrong, 1), where="run.yaml")
+    assert said in str(error.value)
+    assert "run.yaml:" in str(error.value)
+
+
+def test_a_file_that_does_not_exist_is_said_to_be_missing() -> None:
+    with pytest.raises(UserError, match="No such file"):
+        load_spec("no/such.yaml")
