@@ -1,0 +1,223 @@
+"""Real runs on this machine: killed, stopped, hung, short of disk, and mended."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher import control
+from launcher.compare import compare
+from launcher.processes import is_alive
+from launcher.store import Run, Store
+from smolplan.errors import ExitCode, UserError
+from smolplan.rundir import RunDir
+from tests.support import events, make_spec, smolplan, start, steps_done, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """The run that all others of the same spec must equal."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    store = Store(folder / "state")
+    run = start(make_spec(data_cache, steps=60), store, folder, monitored=False)
+    assert control.await_end(store, run.id, 120).state == "finished"
+    store.close()
+    return RunDir(run.path)
+
+
+def rank_pid(run: Run, rank: int) -> int:
+    return RunDir(run.path).read_heartbeats()[rank].pid
+
+
+def assert_same_training(undisturbed: RunDir, run: Run) -> None:
+    result = compare(undisturbed, RunDir(run.path))
+    assert result.equal, result
+
+
+def test_a_killed_rank_is_replaced_and_the_losses_equal_the_undisturbed_runs(
+    store: Store, data_cache: Path, tmp_path: Path, undisturbed: RunDir
+) -> None:
+    run = start(make_spec(data_cache, steps=60), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 10)
+    os.kill(rank_pid(run, 1), signal.SIGKILL)
+    assert control.await_end(store, run.id, 120).state == "finished"
+    attempts = store.attempts(run.id)
+    assert len(attempts) == 2
+    assert "rank 1 was ended by signal 9" in attempts[0].cause
+    assert_same_training(undisturbed, run)
+    decisions = [e["action"] for e in events(run, "decision")]
+    assert decisions == ["end_attempt", "restart", "start", "end_attempt", "end_run"]
+
+
+def test_a_hung_rank_is_found_ended_and_replaced(
+    store: Store, data_cache: Path, tmp_path: Path, undisturbed: RunDir
+) -> None:
+    run = start(make_spec(data_cache, steps=60), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 10)
+    os.kill(rank_pid(run, 0), signal.SIGSTOP)
+    assert control.await_end(store, run.id, 120).state == "finished"
+    assert "no progress" in store.attempts(run.id)[0].cause
+    assert_same_training(undisturbed, run)
+
+
+def test_a_killed_daemon_is_followed_by_two_of_which_one_acts(
+    store: Store, data_cache: Path, tmp_path: Path, undisturbed: RunDir
+) -> None:
+    run = start(make_spec(data_cache, steps=60), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 6)
+    (daemon,) = store.live_daemons(is_alive)
+    os.kill(daemon.pid, signal.SIGKILL)
+    os.kill(rank_pid(run, 1), signal.SIGKILL)
+    command = [sys.executable, "-m", "monitor", "--until-idle"]
+    others = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        assert control.await_end(store, run.id, 120).state == "finished"
+        assert [p.wait(30) for p in others] == [0, 0]
+    finally:
+        for process in others:
+            process.kill()
+    assert len(store.attempts(run.id)) == 2
+    starts = [e for e in events(run, "decision") if e["action"] == "start"]
+    assert len(starts) == 1
+    assert_same_training(undisturbed, run)
+
+
+def test_a_stop_saves_a_checkpoint_and_a_resume_goes_on_exactly(
+    store: Store, data_cache: Path, tmp_path: Path, undisturbed: RunDir
+) -> None:
+    run = start(make_spec(data_cache, steps=60), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 5)
+    done = smolplan("stop", run.id)
+    assert done.returncode == 0, done.stderr
+    assert store.run(run.id).state == "stopped"
+    at = steps_done(run)
+    assert RunDir(run.path).checkpoint(at).is_dir()
+    assert smolplan("launch", "--resume", run.id).returncode == 0
+    assert control.await_end(store, run.id, 120).state == "finished"
+    assert_same_training(undisturbed, run)
+    assert compare(undisturbed, RunDir(run.path)).redone == 0
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "no manifest"])
+def test_a_damaged_checkpoint_is_rejected_and_the_one_before_is_loaded(
+    store: Store, data_cache: Path, tmp_path: Path, damage: str
+) -> None:
+    spec = make_spec(data_cache, steps=12, ranks=1)
+    run = start(spec, store, tmp_path, monitored=False)
+    assert control.await_end(store, run.id, 120).state == "finished"
+    first = RunDir(run.path).read_metrics()
+    newest = RunDir(run.path).checkpoint(12)
+    victim = max(newest.iterdir(), key=lambda p: p.stat().st_size)
+    if damage == "truncated":
+        os.truncate(victim, victim.stat().st_size - 1)
+    elif damage == "flipped":
+        content = bytearray(victim.read_bytes())
+        content[-5] ^= 1
+        victim.write_bytes(content)
+    else:
+        (victim if damage == "missing" else newest / "manifest.json").unlink()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1"]
+    RunDir(run.path).attempt(2).mkdir()
+    again = subprocess.run(
+        [*command, "-m", "trainer", str(run.path), "--attempt", "2"],
+        capture_output=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stderr.decode()[-2000:]
+    (rejected,) = events(run, "checkpoint_rejected")
+    assert rejected["step"] == 12
+    (resumed,) = events(run, "resumed")
+    assert resumed["step"] == 8
+    second = RunDir(run.path).read_metrics()
+    assert [m["loss"] for m in second] == [m["loss"] for m in first]
+
+
+def test_non_finite_loss_is_tried_again_once_and_then_a_person_is_asked(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    run = start(make_spec(data_cache, rate=1e30), store, tmp_path, monitored=True)
+    run = control.await_end(store, run.id, 120)
+    assert run.state == "failed"
+    assert "non-finite again" in run.reason
+    codes = [a.exit_code for a in store.attempts(run.id)]
+    assert codes == [ExitCode.NON_FINITE_LOSS] * 2
+    assert not list(RunDir(run.path).checkpoints.glob("step-*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_no_half_checkpoint(
+    store: Store, data_cache: Path, small_disk: Path
+) -> None:
+    run = start(make_spec(data_cache), store, small_disk, monitored=True)
+    run = control.await_end(store, run.id, 120)
+    assert run.state == "failed"
+    assert store.attempts(run.id)[-1].exit_code == ExitCode.CHECKPOINT_STORAGE_LOST
+    assert "attempts in a row" in run.reason
+    folders = RunDir(run.path).checkpoints
+    assert all((p / "manifest.json").exists() for p in folders.glob("step-*"))
+    assert not list(folders.glob(".step-*"))
+
+
+def test_a_folder_that_cannot_hold_runs_ends_with_code_2_and_leaves_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = smolplan("launch", "tiny-cpu", "--runs-dir", str(tmp_path / "file"))
+    assert done.returncode == 2
+    assert "--runs-dir" in done.stderr
+    assert store.runs() == []
+
+
+def test_a_port_in_use_ends_with_code_2_and_leaves_nothing(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    import socket
+
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        spec = make_spec(data_cache)
+        launch = spec.launch.model_copy(update={"rendezvous_port": holder.getsockname()[1]})
+        with pytest.raises(UserError, match=r"launch\.rendezvous_port"):
+            start(spec.model_copy(update={"launch": launch}), store, tmp_path, monitored=False)
+    assert store.runs() == []
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_text_that_is_missing_ends_with_a_sentence_and_leaves_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    text = smolplan("spec", "show", "tiny-cpu").stdout.replace("python-stdlib", "/no/such/text")
+    (tmp_path / "run.yaml").write_text(text)
+    done = smolplan("launch", str(tmp_path / "run.yaml"), "--runs-dir", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert "/no/such/text does not exist" in done.stderr
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_an_unwatched_run_ends_on_record_and_can_be_asked_about(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    run = start(make_spec(data_cache, steps=400), store, tmp_path, monitored=False)
+    wait_until(lambda: steps_done(run) >= 3)
+    status = smolplan("status", run.id)
+    assert "none is watching" in status.stdout
+    assert smolplan("stop", run.id, "--now").returncode == 0
+    assert store.run(run.id).state == "stopped"
+    assert run.id in smolplan("runs").stdout

@@ -1,0 +1,88 @@
+"""The trainer alone, under torchrun."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.create import prepare_data
+from smolplan.errors import ExitCode
+from smolplan.rundir import RunDir, read_json, write_text
+from smolplan.spec import RunSpec, dump_spec
+from tests.support import make_spec
+
+pytestmark = pytest.mark.slow
+
+
+def make_run(folder: Path, spec: RunSpec) -> RunDir:
+    run = RunDir(folder)
+    write_text(run.spec, dump_spec(spec))
+    prepare_data(run)
+    return run
+
+
+def train(run: RunDir, attempt: int, ranks: int) -> int:
+    run.attempt(attempt).mkdir(parents=True, exist_ok=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr"]
+    return subprocess.run(
+        [*torchrun, *address, "127.0.0.1", "-m", "trainer", str(run), "--attempt", str(attempt)],
+        capture_output=True,
+        check=False,
+        timeout=120,
+    ).returncode
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_with_one_within_rounding(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    import shutil
+
+    run = make_run(tmp_path / "run", make_spec(data_cache, steps=8))
+    assert train(run, 1, 2) == 0
+    before = run.read_metrics()
+    shutil.rmtree(run.checkpoint(8))
+    assert train(run, 2, 1) == 0
+    after = run.read_metrics()
+    assert [m["attempt"] for m in after] == [1] * 4 + [2] * 4
+    for old, new in zip(before, after, strict=True):
+        assert new["batch_checksum"] == old["batch_checksum"]
+        assert new["loss"] == pytest.approx(old["loss"], rel=1e-5)
+
+
+def test_an_attempt_that_is_no_longer_the_newest_writes_nothing(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    run = make_run(tmp_path / "run", make_spec(data_cache))
+    run.attempt(2).mkdir(parents=True)
+    assert train(run, 1, 2) != 0
+    ended = read_json(run.attempt(1) / "rank-0.exit.json")
+    assert ended is not None and ended["exit_code"] == ExitCode.FENCED
+    assert run.read_metrics() == []
+    assert not run.checkpoints.exists()
+
+
+def test_more_tokens_than_the_text_has_are_refused_before_the_first_step(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    spec = make_spec(data_cache)
+    data = spec.data.model_copy(update={"max_epochs": 0.001})
+    run = make_run(tmp_path / "run", spec.model_copy(update={"data": data}))
+    assert train(run, 1, 1) != 0
+    ended = read_json(run.attempt(1) / "rank-0.exit.json")
+    assert ended is not None and ended["exit_code"] == ExitCode.DATA_EXHAUSTED
+    assert "data.max_epochs" in ended["cause"]
+
+
+def test_an_evaluation_is_the_same_twice_and_beats_chance(tmp_path: Path, data_cache: Path) -> None:
+    run = make_run(tmp_path / "run", make_spec(data_cache, steps=20, ranks=1, rate=1e-2))
+    assert train(run, 1, 1) == 0
+    evaluate = [sys.executable, "-m", "trainer.evaluate", str(run)]
+    for _ in range(2):
+        subprocess.run(evaluate, check=True, capture_output=True, timeout=60)
+    first = read_json(run.evals / "step-20.json")
+    assert first is not None
+    assert first["bits_per_byte"] < first["chance_bits_per_byte"]
+    again = subprocess.run([*evaluate, "--json"], check=True, capture_output=True, timeout=60)
+    assert f'"bits_per_byte": {first["bits_per_byte"]!r}' in again.stdout.decode()
