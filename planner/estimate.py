@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from planner.architecture import Architecture
 from planner.catalog import Gpu
 from planner.flops import flops_per_token
 from smolplan.errors import UserError
@@ -43,7 +44,7 @@ class Question:
     lost_s: float = 0.0
     """Time of the deadline that goes to failures and restarts."""
     price_per_gpu_hour: float | None = None
-    model: ModelSpec | None = None
+    model: "ModelSpec | Architecture | None" = None
     seq_len: int = 4096
 
 

@@ -1,10 +1,22 @@
 """FLOPs of training one token. A multiply-add is two; backward is twice forward.
 
-What is counted as model FLOPs: every matrix multiplication, once forward and twice backward.
-Not counted: norms, activations, softmax, the optimiser, and recomputation.
+What is counted as model FLOPs: every matrix multiplication, once forward and twice backward
+(towards the inputs and towards the weights). Not counted: the embedding, which is looked up,
+norms, activations, softmax, rotary embedding, the optimiser, and recomputation: recomputing
+activations costs time but makes no progress (MFU, not HFU; Chowdhery et al. 2022, PaLM,
+arXiv 2204.02311, appendix B).
 """
 
-from smolplan.spec import ModelSpec
+from typing import TYPE_CHECKING
+
+from planner.architecture import Architecture, architecture_of
+from planner.params import layer_matrix_parameters
+
+if TYPE_CHECKING:
+    from smolplan.spec import ModelSpec
+
+TRAINING_PASSES = 3
+"""One forward, and a backward of twice its FLOPs."""
 
 
 def flops_6nd(params: float, tokens: float) -> float:
@@ -13,26 +25,58 @@ def flops_6nd(params: float, tokens: float) -> float:
     return 6.0 * params * tokens
 
 
-def matmul_params(model: ModelSpec) -> int:
+def matmul_params(model: "ModelSpec | Architecture") -> int:
     """Weights that a token is multiplied with: all matrices and the output head, but not the
     embedding, which is looked up."""
-    d = model.attention_head_dim
-    attention = model.hidden * d * (2 * model.heads + 2 * model.kv_heads)
-    feed_forward = 3 * model.hidden * model.ffn_hidden
-    return model.layers * (attention + feed_forward) + model.vocab_size * model.hidden
+    arch = architecture_of(model)
+    return arch.layers * layer_matrix_parameters(arch) + arch.vocab_size * arch.hidden
 
 
-def attention_flops_per_token(model: ModelSpec, seq_len: int, *, causal: bool) -> float:
-    """Forward FLOPs of QKᵀ and AV per token: 4·heads·head_dim·keys. Full attention meets seq_len
-    keys (as nanotron and 6N+12Lhs count it); causal meets (seq_len + 1)/2 on average."""
-    keys = (seq_len + 1) / 2 if causal else seq_len
-    return model.layers * 4.0 * model.heads * model.attention_head_dim * keys
+def mean_keys(seq_len: int, window: int | None, *, causal: bool) -> float:
+    """Keys that a token meets on average. Causal: token i (from 1) meets min(i, window). Full:
+    seq_len of them, or the window, as if nothing were masked."""
+    limit = seq_len if window is None else min(window, seq_len)
+    if not causal:
+        return float(limit)
+    return (limit * (limit + 1) / 2 + (seq_len - limit) * limit) / seq_len
 
 
-def flops_per_token(model: ModelSpec, seq_len: int, *, causal: bool = True) -> float:
-    """Model FLOPs of training one token, forward and backward: 6 per matrix weight + 3 × the
-    attention's forward. Causal is smolplan's numerator of MFU. With full attention SmolLM3-3B
-    gives 22.07 GFLOP at 4,096, as nanotron counts."""
-    return 6.0 * matmul_params(model) + 3.0 * attention_flops_per_token(
-        model, seq_len, causal=causal
-    )
+def attention_flops_per_token(
+    model: "ModelSpec | Architecture", seq_len: int, *, causal: bool
+) -> float:
+    """Forward FLOPs of QKᵀ and AV per token: 4·heads·head_dim·keys a layer. Full attention meets
+    seq_len keys (as nanotron and 6N+12Lhs count it); causal meets (seq_len + 1)/2 on average.
+
+    Documents within a sequence are not told apart: with a mask between them less is needed.
+    """
+    arch = architecture_of(model)
+    full_layers = arch.layers - arch.windowed_layers
+    keys = full_layers * mean_keys(seq_len, None, causal=causal)
+    keys += arch.windowed_layers * mean_keys(seq_len, arch.window, causal=causal)
+    return 4.0 * arch.query_width * keys
+
+
+def forward_components(
+    model: "ModelSpec | Architecture", seq_len: int, *, causal: bool = True
+) -> dict[str, float]:
+    """Forward FLOPs of one token by component."""
+    arch = architecture_of(model)
+    return {
+        "attention projections": 2.0
+        * arch.layers
+        * arch.hidden
+        * 2
+        * (arch.query_width + arch.kv_width),
+        "attention scores": attention_flops_per_token(arch, seq_len, causal=causal),
+        "feed-forward (SwiGLU)": 2.0 * arch.layers * 3 * arch.hidden * arch.ffn_hidden,
+        "output head": 2.0 * arch.vocab_size * arch.hidden,
+    }
+
+
+def flops_per_token(
+    model: "ModelSpec | Architecture", seq_len: int, *, causal: bool = True
+) -> float:
+    """Model FLOPs of training one token, forward and backward: 3 × the forward components. Causal
+    is smolplan's numerator of MFU. With full attention SmolLM3-3B gives 22.07 GFLOP at 4,096, as
+    nanotron counts (src/nanotron/models/qwen.py, get_flops)."""
+    return TRAINING_PASSES * sum(forward_components(model, seq_len, causal=causal).values())

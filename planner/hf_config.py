@@ -1,63 +1,212 @@
-"""A Hugging Face config.json as a model shape: exact, or refused with the reason."""
+"""A Hugging Face config.json as an architecture: exact, or refused with the reason."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from planner.architecture import Architecture, QkNorm
 from smolplan.errors import UserError
-from smolplan.spec import ModelSpec
 
-KNOWN = {"llama": 0, "mistral": 0, "smollm3": 4}
-"""model_type → NoPE interval unless the config gives one."""
+Config = dict[str, Any]
 
 
-def read_hf_config(path: Path) -> tuple[ModelSpec, int]:
-    """Shape and longest sequence. Raises UserError for what cannot be read, and for anything
-    that would make our count of parameters or FLOPs wrong."""
+def read_hf_config(path: Path) -> tuple[Architecture, int]:
+    """Architecture and longest sequence (max_position_embeddings). Raises UserError for what
+    cannot be read, and for anything that would make our count of parameters or FLOPs wrong."""
     where = str(path)
     path = path / "config.json" if path.is_dir() else path
     try:
-        content = json.loads(path.read_text("utf-8"))
+        config = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the config: {error.strerror}", where=where) from None
     except ValueError as error:
         raise UserError(f"not JSON: {error}", where=where) from None
-    if not isinstance(content, dict) or content.get("model_type") not in KNOWN:
-        kind = content.get("model_type") if isinstance(content, dict) else None
-        raise UserError(
-            f"model_type {kind!r} is not counted exactly yet",
-            where=where,
-            remedy=f"Known: {', '.join(sorted(KNOWN))}. Or give --params.",
-        )
-    for biased in ("attention_bias", "mlp_bias"):
-        if content.get(biased):
-            raise UserError(f"{biased} is on: biases are not counted yet", where=where)
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UserError("this is no Hugging Face config: it has no model_type", where=where)
     try:
-        return _shape(content)
-    except KeyError as error:
-        raise UserError(f"the field {error.args[0]!r} is missing", where=where) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(first["msg"], where=f"{where}: {field}") from None
+        _refuse_what_is_not_counted(config)
+        family = FAMILIES.get(config["model_type"])
+        if family is None:
+            raise _Unsupported(f"the model_type {config['model_type']!r} is not counted")
+        return family(config), _whole(config, "max_position_embeddings", 4096)
+    except _Unsupported as error:
+        raise UserError(
+            str(error),
+            where=where,
+            remedy=f"Counted exactly: {', '.join(sorted(FAMILIES))}. Or give --params.",
+        ) from None
+    except _BadField as error:
+        raise UserError(str(error), where=where) from None
 
 
-def _shape(content: dict[str, Any]) -> tuple[ModelSpec, int]:
-    rope = content.get("rope_parameters") or content
-    interval = content.get("no_rope_layer_interval", KNOWN[content["model_type"]])
-    shape = ModelSpec(
-        layers=content["num_hidden_layers"],
-        hidden=content["hidden_size"],
-        heads=content["num_attention_heads"],
-        kv_heads=content.get("num_key_value_heads", content["num_attention_heads"]),
-        head_dim=content.get("head_dim"),
-        ffn_hidden=content["intermediate_size"],
-        vocab_size=content["vocab_size"],
-        tied_embeddings=content.get("tie_word_embeddings", content["model_type"] == "smollm3"),
-        rope_theta=rope.get("rope_theta", 10_000.0),
-        no_rope_every=interval,
-        norm_eps=content.get("rms_norm_eps", 1e-6),
+class _Unsupported(Exception):
+    pass
+
+
+class _BadField(Exception):
+    pass
+
+
+def _refuse_what_is_not_counted(config: Config) -> None:
+    for field, kind in [
+        ("num_experts", "a mixture of experts"),
+        ("num_local_experts", "a mixture of experts"),
+        ("n_routed_experts", "a mixture of experts"),
+        ("kv_lora_rank", "multi-head latent attention"),
+        ("ssm_cfg", "a state-space model"),
+        ("vision_config", "a vision tower"),
+        ("quantization_config", "quantised weights"),
+    ]:
+        if config.get(field):
+            raise _Unsupported(f"{field} is set: {kind} is not counted")
+    activation = config.get("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        # Without a gate there is one matrix less, and the config does not say which it is.
+        raise _Unsupported(f"hidden_act is {activation!r}: only SwiGLU (silu) is counted")
+
+
+def _whole(config: Config, field: str, default: int | None = None) -> int:
+    value = config.get(field)
+    value = default if value is None else value
+    if value is None:
+        raise _BadField(f"the field {field!r} is missing")
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise _BadField(f"{field} is {value!r}; it is a whole number above zero")
+    return value
+
+
+def _decoder(
+    config: Config,
+    *,
+    tied: bool = False,
+    kv_heads: int | None = None,
+    attention_bias: bool = False,
+    qkv_bias: bool = False,
+    ffn_bias: bool = False,
+    qk_norm: QkNorm = "none",
+    window: int | None = None,
+    windowed_layers: int = 0,
+) -> Architecture:
+    layers, hidden = _whole(config, "num_hidden_layers"), _whole(config, "hidden_size")
+    heads = _whole(config, "num_attention_heads")
+    kv_heads = _whole(config, "num_key_value_heads", kv_heads or heads)
+    if heads % kv_heads:
+        raise _BadField(
+            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+        )
+    if config.get("head_dim") is None and hidden % heads:
+        raise _BadField(f"hidden_size {hidden} does not divide by num_attention_heads {heads}")
+    return Architecture(
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=_whole(config, "head_dim", hidden // heads),
+        ffn_hidden=_whole(config, "intermediate_size"),
+        vocab_size=_whole(config, "vocab_size"),
+        tied_embeddings=bool(config.get("tie_word_embeddings", tied)),
+        qkv_bias=attention_bias or qkv_bias,
+        output_bias=attention_bias,
+        ffn_bias=ffn_bias,
+        qk_norm=qk_norm,
+        window=window if windowed_layers else None,
+        windowed_layers=windowed_layers if window else 0,
     )
-    return shape, int(content.get("max_position_embeddings", 4096))
+
+
+def _windows(config: Config) -> tuple[int | None, int]:
+    """Window and number of layers that have it, where the config names a kind for each layer."""
+    kinds = config.get("layer_types")
+    unknown = set(kinds or ()) - {"full_attention", "sliding_attention"}
+    if unknown:
+        raise _Unsupported(f"layer_types names {', '.join(sorted(map(str, unknown)))}")
+    count = list(kinds or ()).count("sliding_attention")
+    return (_whole(config, "sliding_window"), count) if count else (None, 0)
+
+
+def _llama(config: Config) -> Architecture:
+    return _decoder(
+        config,
+        attention_bias=bool(config.get("attention_bias")),
+        ffn_bias=bool(config.get("mlp_bias")),
+    )
+
+
+def _mistral(config: Config) -> Architecture:
+    # Every layer has the window; a config without the field means 4,096, one with null none.
+    window = config.get("sliding_window", 4096)
+    layers = _whole(config, "num_hidden_layers")
+    return _decoder(config, kv_heads=8, window=window, windowed_layers=layers if window else 0)
+
+
+def _qwen_windows(config: Config) -> tuple[int | None, int]:
+    if config.get("layer_types"):
+        return _windows(config)
+    if not config.get("use_sliding_window"):
+        return None, 0
+    layers = _whole(config, "num_hidden_layers")
+    # Layers from max_window_layers on have the window.
+    count = max(0, layers - _whole(config, "max_window_layers", 28))
+    return _whole(config, "sliding_window", 4096), count
+
+
+def _qwen2(config: Config) -> Architecture:
+    window, count = _qwen_windows(config)
+    # Query, key and value biases are always on, and no field of the config says so.
+    return _decoder(config, kv_heads=32, qkv_bias=True, window=window, windowed_layers=count)
+
+
+def _qwen3(config: Config) -> Architecture:
+    window, count = _qwen_windows(config)
+    bias = bool(config.get("attention_bias"))
+    return _decoder(
+        {"head_dim": 128, **config},
+        kv_heads=32,
+        attention_bias=bias,
+        qk_norm="per_head",
+        window=window,
+        windowed_layers=count,
+    )
+
+
+def _olmo2(config: Config) -> Architecture:
+    bias = bool(config.get("attention_bias"))
+    return _decoder(config, attention_bias=bias, qk_norm="full_width")
+
+
+def _olmo3(config: Config) -> Architecture:
+    # Unless the config lists them, every fourth layer attends fully and the others have a window.
+    layers = _whole(config, "num_hidden_layers")
+    kinds = config.get("layer_types") or [
+        "full_attention" if (i + 1) % 4 == 0 else "sliding_attention" for i in range(layers)
+    ]
+    window, count = _windows({"sliding_window": 4096, **config, "layer_types": kinds})
+    return replace(_olmo2(config), window=window, windowed_layers=count)
+
+
+def _smollm3(config: Config) -> Architecture:
+    # The switch of a layer's rotary embedding (NoPE) changes neither parameters nor our FLOPs.
+    window, count = _windows(config) if config.get("use_sliding_window") else (None, 0)
+    return _decoder(
+        config,
+        tied=True,
+        kv_heads=4,
+        attention_bias=bool(config.get("attention_bias")),
+        ffn_bias=bool(config.get("mlp_bias")),
+        window=window,
+        windowed_layers=count,
+    )
+
+
+FAMILIES: dict[str, Callable[[Config], Architecture]] = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "olmo2": _olmo2,
+    "olmo3": _olmo3,
+    "qwen2": _qwen2,
+    "qwen3": _qwen3,
+    "smollm3": _smollm3,
+}
+"""model_type → how it is read. Defaults are those of the classes in transformers."""

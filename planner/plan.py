@@ -3,15 +3,19 @@
 from pydantic import BaseModel, ConfigDict
 
 from planner.catalog import find_gpu
+from planner.explain import Line
 from planner.flops import flops_per_token
+from planner.memory import layout_of, memory_lines, state_lines
 from planner.params import parameter_count
 from smolplan.spec import RunSpec
 
-STATE_BYTES_PER_PARAM = 12
-"""fp32 weights and AdamW's two fp32 moments: what a checkpoint holds."""
+CHECKPOINT_BYTES_PER_PARAM = 12
+"""fp32 weights and AdamW's two fp32 moments; the rest of a checkpoint is small."""
 
 
 class Plan(BaseModel):
+    """What stands in RUN/plan.json. The trainer reads flops_per_token and peak_flops_per_gpu."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     spec_hash: str
@@ -19,43 +23,76 @@ class Plan(BaseModel):
     flops_per_token: float
     """Model FLOPs, forward and backward, causal attention: the numerator of MFU."""
     peak_flops_per_gpu: float | None
-    """FLOP/s, dense, by the datasheet: the denominator of MFU. None on a CPU."""
+    """FLOP/s, dense bf16, by the datasheet: the denominator of MFU. None on a CPU."""
     gpus: int
     steps: int
     tokens: int
     global_batch_tokens: int
     checkpoint_bytes: int
     state_bytes_per_rank: int
-    """Weights, gradients and optimiser state in fp32, as the layout shards them; without
-    activations."""
+    """Weights, gradients and optimiser state in fp32, as the layout shards them."""
+    memory_per_rank_bytes: int
+    """The same with activations and logits; without the framework's own (planner/memory.py)."""
+    memory_lines: tuple[Line, ...]
     gpu_memory_bytes: float | None
+    """None on a CPU."""
+    explanation: tuple[Line, ...]
 
 
 def make_plan(spec: RunSpec) -> Plan:
     """The plan of a spec. Raises UserError for a GPU that the catalogue does not know."""
     gpu = None if spec.cluster.gpu == "cpu" else find_gpu(spec.cluster.gpu, where="cluster.gpu")
-    params = parameter_count(spec.model)
-    parallel = spec.parallel
-    held = params / (parallel.tensor_parallel * parallel.pipeline_parallel)
-    shards = parallel.data_parallel * parallel.context_parallel
-    stage = parallel.zero_stage
-    # ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): stage 1 shards the optimiser's state,
-    # 2 the gradients too, 3 the weights too.
-    state_bytes = (
-        8 * held / (shards if stage >= 1 else 1)
-        + 4 * held / (shards if stage >= 2 else 1)
-        + 4 * held / (shards if stage >= 3 else 1)
+    model, layout, seq_len = spec.model, layout_of(spec), spec.data.seq_len
+    params = parameter_count(model)
+    per_token = flops_per_token(model, seq_len)
+    state = state_lines(model, layout)
+    memory = memory_lines(
+        model, layout, seq_len, element_bytes=4 if spec.optim.precision == "fp32" else 2
     )
+    checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAM * params
+    explanation = [
+        Line("parameters", params, "", "sum of the components", "planner/params.py"),
+        Line(
+            "FLOPs per token",
+            per_token,
+            "FLOP",
+            f"forward and backward, causal attention over {seq_len:,} tokens",
+            "planner/flops.py",
+        ),
+        Line(
+            "tokens",
+            spec.tokens,
+            "",
+            f"{spec.steps:,} steps × {spec.global_batch_tokens:,} tokens",
+            "run spec",
+        ),
+        Line(
+            "FLOPs of the run",
+            per_token * spec.tokens,
+            "FLOP",
+            f"{per_token:.4g} × {spec.tokens:,} tokens",
+        ),
+        Line(
+            "checkpoint",
+            checkpoint_bytes,
+            "B",
+            f"{CHECKPOINT_BYTES_PER_PARAM} B × {params:,}: fp32 weights, two AdamW moments",
+        ),
+        *memory,
+    ]
     return Plan(
         spec_hash=spec.content_hash(),
         params=params,
-        flops_per_token=flops_per_token(spec.model, spec.data.seq_len),
+        flops_per_token=per_token,
         peak_flops_per_gpu=None if gpu is None else gpu.peak_bf16_flops,
         gpus=spec.cluster.gpus,
         steps=spec.steps,
         tokens=spec.tokens,
         global_batch_tokens=spec.global_batch_tokens,
-        checkpoint_bytes=STATE_BYTES_PER_PARAM * params,
-        state_bytes_per_rank=round(state_bytes),
+        checkpoint_bytes=checkpoint_bytes,
+        state_bytes_per_rank=round(sum(line.value for line in state)),
+        memory_per_rank_bytes=round(sum(line.value for line in memory)),
+        memory_lines=tuple(memory),
         gpu_memory_bytes=None if gpu is None else gpu.hbm_bytes,
+        explanation=tuple(explanation),
     )

@@ -1,13 +1,13 @@
-"""What hardware can do: rows with their sources."""
+"""What hardware can do and costs: rows with their sources."""
 
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import yaml
 
 from smolplan.errors import UserError
-from smolplan.spec.load import suggestion
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,51 @@ class Gpu:
     hbm_bytes_per_s: float
     tdp_w: float
     source: str
+    date: str
+    """When the row was written."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per GPU-hour, on demand: the range that a survey found."""
+
+    gpu: str
+    low: float
+    high: float
+    source: str
+    date: str
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    text = (resources.files("planner") / "catalog" / name).read_text("utf-8")
+    # The loader in C takes a tenth of the time, and PyYAML may be built without it.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    rows: list[dict[str, Any]] = yaml.load(text, Loader=loader)
+    return rows
 
 
 @cache
 def gpus() -> dict[str, Gpu]:
     """All rows, by name."""
-    text = (resources.files("planner") / "catalog" / "gpus.yaml").read_text("utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    rows = yaml.load(text, Loader=loader)
+    rows = _rows("gpus.yaml")
     return {row["name"]: Gpu(**{**row, "aliases": tuple(row["aliases"])}) for row in rows}
 
 
+@cache
+def prices() -> dict[str, Price]:
+    """All rows, by the GPU's name."""
+    return {row["gpu"]: Price(**row) for row in _rows("prices.yaml")}
+
+
 def find_gpu(name: str, *, where: str = "--gpu") -> Gpu:
-    """The row of a GPU, by name or alias. Raises UserError with the near names."""
-    wanted = name.lower().replace("_", "-")
+    """The row of a GPU, by name or alias, however written (H100, h100_sxm). Raises UserError with
+    the near names."""
+    wanted = name.strip().lower().replace("_", "-").replace(" ", "-")
     for gpu in gpus().values():
         if wanted in (gpu.name, *gpu.aliases):
             return gpu
+    from smolplan.spec.load import suggestion  # costs pydantic: only on the way to an error
+
     raise UserError(
         f"the GPU {name!r} is not in the catalogue",
         where=where,

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from planner.architecture import Architecture
     from planner.estimate import Answer
+    from smolplan.spec import ModelSpec
 
 
 def estimate(
@@ -46,6 +48,7 @@ def estimate(
     import json
     from dataclasses import asdict
 
+    from planner.architecture import architecture_of
     from planner.catalog import find_gpu
     from planner.estimate import DEFAULT_MFU, Question, solve
     from planner.params import parameter_count
@@ -54,7 +57,8 @@ def estimate(
     from smolplan.units import parse_count
 
     row = find_gpu(gpu)
-    shape, seq_len, preset_tokens = None, 4096, None
+    shape: ModelSpec | Architecture | None = None
+    seq_len, preset_tokens = 4096, None
     if preset is not None and model is not None:
         raise UserError("--preset and --model both name an architecture", remedy="Give one.")
     if preset is not None:
@@ -110,7 +114,7 @@ def estimate(
     )
     if as_json:
         content = asdict(answer)
-        content["question"]["model"] = None if shape is None else shape.model_dump()
+        content["question"]["model"] = shape and asdict(architecture_of(shape))
         print(json.dumps(content, indent=1))
     else:
         _show(answer, explain)

@@ -91,7 +91,7 @@ def test_hours_lost_to_failures_never_need_fewer_gpus(lost_hours: float) -> None
         replace(PLAYBOOK, lost_s=1e9),
         replace(PLAYBOOK, flops_formula="exact"),
         replace(PLAYBOOK, mfu=None, gpus=8.0),
-        replace(PLAYBOOK, gpu=find_gpu("h200")),
+        replace(PLAYBOOK, gpu=find_gpu("gb200")),
     ],
 )
 def test_a_question_without_an_answer_is_refused(question: Question) -> None:
@@ -155,7 +155,7 @@ def test_a_hugging_face_config_is_counted_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"model_type": "mixtral"}, {"attention_bias": True}, {"num_attention_heads": 7}]
+    "change", [{"model_type": "mixtral"}, {"hidden_act": "gelu"}, {"num_attention_heads": 7}]
 )
 def test_a_config_that_would_be_counted_wrongly_is_refused(
     tmp_path: Path, change: dict[str, object]

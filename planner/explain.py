@@ -1,0 +1,24 @@
+"""Numbers that explain themselves."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of arithmetic: what it is, how it comes about, and where that stands."""
+
+    name: str
+    value: float
+    unit: str
+    formula: str
+    source: str = ""
+
+    @property
+    def text(self) -> str:
+        """Value and unit as people read them: 384, 378.913, 1.98e+23 FLOP."""
+        if self.value == 0 or 1e-3 <= abs(self.value) < 1e13:
+            digits = 0 if self.value == int(self.value) else 3
+            shown = f"{self.value:,.{digits}f}"
+        else:
+            shown = f"{self.value:.4g}"
+        return f"{shown} {self.unit}".rstrip()
