@@ -65,4 +65,5 @@ def kill_by_token(token: str, *, timeout_s: float = 30.0) -> bool:
         for process in living:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(living, timeout=1.0)
+        # Not psutil.wait_procs: it waits for zombies too, until their parent has time for them.
+        time.sleep(0.02)

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from launcher.backends import local
 from launcher.processes import is_alive, process_name
@@ -153,9 +154,9 @@ class Daemon:
         run, attempt, fence = view.run, view.attempt, watch.fence
         assert fence is not None
         self._store.check_fence(run.id, fence)
-        watch.dir.record(
+        _record(
+            watch.dir,
             "decision",
-            "monitor",
             action=decision.action,
             attempt=attempt.number,
             reason=decision.reason or decision.cause,
@@ -188,9 +189,7 @@ class Daemon:
                 )
             case "end_run":
                 self._store.end_run(run.id, decision.end_state, decision.reason, fence=fence)
-                watch.dir.record(
-                    "run_ended", "monitor", state=decision.end_state, reason=decision.reason
-                )
+                _record(watch.dir, "run_ended", state=decision.end_state, reason=decision.reason)
 
     def _end_attempt(self, view: RunView, watch: Watch, decision: Decision, fence: int) -> None:
         attempt: Attempt = view.attempt
@@ -208,14 +207,23 @@ class Daemon:
             exit_code=decision.exit_code,
             step=step,
         ):
-            watch.dir.record(
+            _record(
+                watch.dir,
                 "attempt_ended",
-                "monitor",
                 attempt=attempt.number,
                 cause=decision.cause,
                 exit_code=decision.exit_code,
                 step=step,
             )
+
+
+def _record(run: RunDir, kind: str, **details: Any) -> None:
+    """Tell events.jsonl. Where its disk is full, the store alone has the record: a decision that
+    could not be told must still be taken, or a full disk would leave a run for ever undecided."""
+    try:
+        run.record(kind, "monitor", **details)
+    except OSError as error:
+        log.error("%s: %s; not told there: %s %s", run.events, error.strerror, kind, details)
 
 
 def _why_blind(path: Path) -> str:

@@ -36,11 +36,11 @@ def main() -> None:
         from trainer.loop import train
 
         train(run, load_spec(run.spec), arguments.attempt, report, stop)
+        _leave(0)
     except (NamedExit, UserError) as error:
         code = error.exit_code if isinstance(error, NamedExit) else ExitCode.BAD_SPEC
         log.error("%s", error)
         report.ended(code, str(error))
-        # Not sys.exit: leaving the process group politely would wait for ranks that may be gone.
         _leave(code)
     except Exception:
         log.exception("crashed")
@@ -48,6 +48,8 @@ def main() -> None:
 
 
 def _leave(code: int) -> None:
+    """End at once. Taking the process group down politely waits for ranks that may be gone, and
+    gloo aborts a rank whose neighbour went down first."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(int(code))

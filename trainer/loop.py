@@ -4,7 +4,6 @@ import math
 import time
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from smolplan.errors import ExitCode, NamedExit
@@ -118,7 +117,6 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     report.event("finished", step=step)
     report.beat(step, "finished", last_step_s)
     world.barrier()
-    dist.destroy_process_group()
 
 
 def _backward(model: CausalLM, tokens: Tensor, spec: RunSpec, separator: int) -> float:
