@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from preflight.ranks import RankServer
     from preflight.small_run import SmallRun
 
-INSTALL_TRAINER = "Install the trainer: pip install 'smolplan[train]'"
-
 
 class Context:
     """One preflight. Closing it ends every process and removes every file that it made."""
@@ -36,23 +34,22 @@ class Context:
         self._lock = threading.RLock()
         self._processes: dict[subprocess.Popen[str], str] = {}
         self._server: RankServer | None = None
-        self._small_run = Once(self._make_small_run)
         self._closed = False
+        self.storage = Once(self._nearest_folder)
+        """The nearest folder to runs_dir that exists: it lies on the same file system. Raises
+        ProbeError."""
+        self.gpus = Once(lambda: self.probe("gpu", timeout_s=20.0))
+        """What NVML says (preflight/probes/gpu.py). Raises ProbeError."""
+        self.dataset = Once(self._prepare_data)
+        """dataset.json of the spec's own text. Raises ProbeError and DataRefused."""
+        self.small_run = Once(self._make_small_run)
+        """The small training run that several checks look at. Raises ProbeError, and
+        TrainingFailed if the trainer ends with an error."""
 
     @cached_property
     def plan(self) -> Plan:
         """Raises UserError for a GPU that the catalogue does not know."""
         return make_plan(self.spec)
-
-    @cached_property
-    def storage(self) -> Path:
-        """The nearest folder to runs_dir that exists: it lies on the same file system."""
-        return next((p for p in (self.runs_dir, *self.runs_dir.parents) if p.is_dir()), Path("/"))
-
-    @cached_property
-    def gpus(self) -> dict[str, Any]:
-        """What NVML says (preflight/probes/gpu.py). Raises ProbeError."""
-        return self.probe("gpu", timeout_s=20.0)
 
     @property
     def local_ranks(self) -> int:
@@ -60,13 +57,13 @@ class Context:
         the spec puts on one node."""
         wanted = min(self.spec.parallel.ranks, self.spec.cluster.gpus_per_node)
         if self.uses_gpus:
-            return min(wanted, len(self.gpus["devices"]))
+            return min(wanted, len(self.gpus()["devices"]))
         return min(wanted, max(2, os.cpu_count() or 2))
 
     @property
     def uses_gpus(self) -> bool:
         """Whether ranks started here would run on GPUs. Raises ProbeError."""
-        return self.spec.cluster.gpu != "cpu" and bool(self.gpus["devices"])
+        return self.spec.cluster.gpu != "cpu" and bool(self.gpus()["devices"])
 
     def environment(self) -> dict[str, str]:
         """Of every process of this preflight: the spec's, and a token to find it again by."""
@@ -129,15 +126,19 @@ class Context:
         """The process that ranks are forked from; started at first use."""
         from preflight.ranks import RankServer
 
-        with self._lock:
-            if self._server is None or not self._server.alive:
-                self._server = RankServer(self)
-            return self._server
+        server = self._server
+        if server is None or not server.alive:
+            # Not under the lock: this takes seconds, and `abandon` must get through.
+            server = self._server = RankServer(self)
+        return server
 
-    def small_run(self) -> "SmallRun":
-        """The small training run that several checks look at; made at first use. Raises
-        ProbeError, to all that ask, if it could not be made."""
-        return self._small_run()
+    def _nearest_folder(self) -> Path:
+        return Path(self.probe("storage", "nearest", str(self.runs_dir), timeout_s=5.0)["folder"])
+
+    def _prepare_data(self) -> dict[str, Any]:
+        from preflight.dataset import prepare
+
+        return prepare(self)
 
     def _make_small_run(self) -> "SmallRun":
         from preflight.small_run import SmallRun
@@ -150,7 +151,6 @@ class Context:
             mine = [p for p, owner in self._processes.items() if owner == check_name]
             if self._server is not None and self._server.process not in mine:
                 mine.append(self._server.process)
-            self._server = None
         for process in mine:
             self._end(process)
 
@@ -169,10 +169,11 @@ class Context:
         with self._lock:
             self._closed = True
             processes, folders = list(self._processes), self._folders
-            self._folders = []
+            self._folders, had_server = [], self._server is not None
         for process in processes:
             self._end(process)
-        if processes:
+        if had_server:
+            # torchrun puts its workers in sessions of their own.
             kill_by_token(self._token, timeout_s=5.0)
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)

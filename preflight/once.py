@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+INSTALL_TRAINER = "Install the trainer: pip install 'smolplan[train]'"
+
 
 class ProbeError(Exception):
     """The probe itself failed, so nothing is known of what it was to measure."""

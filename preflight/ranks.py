@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -119,12 +120,16 @@ class Child:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    def last_words(self) -> str:
-        """The last line that it wrote to stderr."""
+    def error_line(self) -> str:
+        """What it wrote to stderr that tells most: the last line that names an error, or the
+        last one."""
         try:
-            return self.stderr.read_text("utf-8", "replace").strip().rpartition("\n")[2]
+            lines = self.stderr.read_text("utf-8", "replace").split("\n")
         except OSError:
             return ""
+        lines = [line.strip() for line in lines if line.strip()]
+        errors = [line for line in lines if re.search(r"error\b", line, re.IGNORECASE)]
+        return (errors or lines or ["it wrote nothing"])[-1]
 
 
 def wait(children: list[Child], timeout_s: float) -> list[int]:

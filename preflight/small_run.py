@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher.compare import Comparison, compare
 from preflight import ranks
 from preflight.once import Once, ProbeError
 from smolplan.rundir import RunDir, read_lines, write_text
@@ -37,8 +38,8 @@ class Resumed:
     expected_step: int
     rejected: dict[int, str]
     """Checkpoints that it would not load, with the reason."""
-    difference: str
-    """Where it leaves the undisturbed run; empty if it does not."""
+    comparison: Comparison
+    """Its steps beside those of the undisturbed run."""
 
 
 class SmallRun:
@@ -50,10 +51,10 @@ class SmallRun:
         """In what the run differs from the one to come, beyond its size."""
         try:
             # On the storage of the run to come, so that its saves and renames are what is tried.
-            self.folder = context.folder(context.storage)
-        except OSError as error:
+            self.folder = context.folder(context.storage())
+        except (OSError, ProbeError):
             self.folder = context.folder()
-            self.note = f"in {self.folder.parent}: {context.storage} is {error.strerror}"
+            self.note = f"not on the runs' storage but in {self.folder.parent}"
         if context.spec.cluster.gpu != "cpu" and not context.uses_gpus:
             self.note = "on the CPU: there is no GPU here"
         self.ranks = max(1, context.local_ranks)
@@ -95,7 +96,7 @@ class SmallRun:
             ranks.kill(children)
         for child, code in zip(children, codes, strict=True):
             if code not in (0, -9):
-                raise TrainingFailed(f"exit code {code}: {child.last_words()}")
+                raise TrainingFailed(f"exit code {code}: {child.error_line()}")
         if any(codes):
             raise TrainingFailed(f"a rank was killed: {codes}")
 
@@ -126,7 +127,7 @@ class SmallRun:
             while newest_checkpoint(run) == 0 or last_step(run) <= newest_checkpoint(run):
                 codes = [child.poll() for child in children]
                 if failed := [c for c in codes if c]:
-                    raise TrainingFailed(f"exit code {failed[0]}: {children[0].last_words()}")
+                    raise TrainingFailed(f"exit code {failed[0]}: {children[0].error_line()}")
                 if None not in codes:
                     return False
                 if time.monotonic() > deadline:
@@ -157,7 +158,7 @@ class SmallRun:
             rejected={
                 e["step"]: str(e["reason"]) for e in events if e["kind"] == "checkpoint_rejected"
             },
-            difference=difference(reference.read_metrics(), run.read_metrics()),
+            comparison=compare(reference, run),
         )
 
     def _scores(self) -> list[dict[str, Any]]:
@@ -177,7 +178,7 @@ class SmallRun:
             ranks.kill(children)
         if any(codes):
             worst = max(zip(codes, children, strict=True), key=lambda c: c[0])
-            raise TrainingFailed(f"exit code {worst[0]}: {worst[1].last_words()}")
+            raise TrainingFailed(f"exit code {worst[0]}: {worst[1].error_line()}")
         return [json.loads(child.stdout.read_text("utf-8")) for child in children]
 
 
@@ -251,14 +252,3 @@ def newest_checkpoint(run: RunDir) -> int:
 
 def last_step(run: RunDir) -> int:
     return max((line.get("step", 0) for line in read_lines(run.metrics)), default=0)
-
-
-def difference(reference: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
-    """Where two runs first differ in loss, batch or data position; empty if nowhere, bit by bit."""
-    if [line["step"] for line in reference] != [line["step"] for line in other]:
-        return f"{len(reference)} steps logged by one, {len(other)} by the other"
-    for one, two in zip(reference, other, strict=True):
-        for key in ("batch_checksum", "data_position", "loss", "grad_norm"):
-            if one[key] != two[key]:
-                return f"step {one['step']}: {key} {one[key]!r} undisturbed, {two[key]!r} resumed"
-    return ""
