@@ -1,34 +1,62 @@
-"""What a check answers, and what all answers together mean."""
+"""What a check found, and what all of them together say."""
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 State = Literal["pass", "warn", "fail", "skipped", "unknown"]
+Severity = Literal["required", "advisory"]
+Source = Literal["plan", "spec", "table", "none"]
+"""Where a threshold comes from: the plan's figures, the spec's own settings, a table of
+experience (docs/preflight.md), or there is none."""
 
 
-class Result(BaseModel):
-    """One check's answer. `unknown`: the probe itself failed, which says nothing of the machine."""
+STATES: tuple[State, ...] = ("pass", "warn", "fail", "skipped", "unknown")
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Finding(_Part):
+    """What one check says of the machine."""
+
+    state: State
+    summary: str
+    """What was measured or seen, in a few words."""
+    why: str = ""
+    """Why it is not a pass: what is needed, and what follows if it is not there."""
+    measured: dict[str, float] = Field(default={})
+    """Figures by name; the name ends in the unit."""
+    needed: dict[str, float] = Field(default={})
+    source: Source = "none"
+    remedy: str = ""
+    """What to do about it; the one that the check was registered with, unless given."""
+
+
+class Result(Finding):
+    """A finding with the check that it is of."""
 
     name: str
     area: str
-    state: State
-    summary: str
-    """What was measured, and what is needed, with units."""
-    remedy: str = ""
-    required: bool = True
-    seconds: float = 0.0
+    severity: Severity
+    seconds: float
 
 
-class Report(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Report(_Part):
+    """All results, in the order in which they were had."""
 
+    spec_name: str
     spec_hash: str
+    runs_dir: str
     results: tuple[Result, ...]
+    seconds: float
+
+    def count(self, state: State) -> int:
+        return sum(result.state == state for result in self.results)
 
     @property
     def exit_code(self) -> int:
-        """1 if a required check failed. Unknown and warnings are shown, and do not fail."""
-        return int(any(r.state == "fail" and r.required for r in self.results))
+        """1 if a required check failed, else 0. A check that could not be made is shown, but
+        nothing is known against the machine."""
+        return int(any(r.state == "fail" and r.severity == "required" for r in self.results))

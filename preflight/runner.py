@@ -1,98 +1,112 @@
-"""Run checks one after another, each under its deadline, and clean up."""
+"""Run checks one after another, each within its deadline, and clean up whatever they did."""
 
-import shutil
-import tempfile
+import importlib.util
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from planner.plan import make_plan
-from preflight.checks import load_all
-from preflight.registry import CHECKS, Answer, Check, Context
-from preflight.report import Report, Result
+from preflight.context import Context
+from preflight.once import INSTALL_TRAINER, ProbeError
+from preflight.registry import Check, select
+from preflight.report import Finding, Report, Result
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
-from smolplan.spec.load import suggestion
+
+log = logging.getLogger(__name__)
+
+MEND_PROBE = "Nothing is known against the machine: mend the probe, and ask again."
 
 
-def select(only: Sequence[str], skip: Sequence[str]) -> list[Check]:
-    """Checks by name or area. Raises UserError for one that does not exist."""
-    load_all()
-    known = sorted({*CHECKS, *(c.area for c in CHECKS.values())})
-    for option, names in (("--only", only), ("--skip", skip)):
-        for name in names:
-            if name not in known:
-                raise UserError(
-                    f"there is no check {name!r}", where=option, remedy=suggestion(name, known)
-                )
-    return [
-        c
-        for c in CHECKS.values()
-        if (not only or c.name in only or c.area in only)
-        and c.name not in skip
-        and c.area not in skip
-    ]
-
-
-def run_checks(
+def run(
     spec: RunSpec,
-    folder: Path,
+    runs_dir: Path,
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     on_start: Callable[[Check], None] = lambda check: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Report:
-    """All chosen checks of a spec. Raises UserError for unknown names or an unknown GPU."""
+    """Check this machine for a run of `spec` under `runs_dir`, which need not exist yet.
+
+    Nothing is left behind, even when it is broken off. `only` and `skip` name areas or checks.
+    Raises UserError for a name that there is not.
+    """
     checks = select(only, skip)
-    plan = make_plan(spec)
-    existing = next(p for p in (folder, *folder.parents) if p.is_dir())
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=".preflight-", dir=existing))
-    except OSError as error:
-        raise UserError(
-            f"runs cannot be written there: {error.strerror}",
-            where=str(existing),
-            remedy="Name a writable folder by --runs-dir or launch.runs_dir.",
-        ) from None
+    context = Context(spec, runs_dir.expanduser().absolute())
+    began = time.monotonic()
     results = []
     try:
-        context = Context(spec, plan, existing, scratch)
         for check in checks:
             on_start(check)
-            result = run_one(check, context)
-            results.append(result)
-            on_result(result)
+            results.append(run_check(check, context))
+            on_result(results[-1])
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return Report(spec_hash=spec.content_hash(), results=tuple(results))
-
-
-def run_one(check: Check, context: Context) -> Result:
-    """One check. A probe that raises or outlasts its deadline is unknown, never a failure."""
-    box: list[Answer] = []
-
-    def probe() -> None:
-        try:
-            box.append(check.probe(context))
-        except Exception as error:
-            box.append(("unknown", f"the probe failed: {type(error).__name__}: {error}"))
-
-    began = time.monotonic()
-    # A daemon thread: a probe that hangs on dead storage must not keep the process alive.
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(check.deadline_s)
-    state, summary = (
-        box[0] if box else ("unknown", f"the probe gave no answer in {check.deadline_s:g} s")
+        context.close()
+    return Report(
+        spec_name=spec.name,
+        spec_hash=spec.content_hash(),
+        runs_dir=str(context.runs_dir),
+        results=tuple(results),
+        seconds=time.monotonic() - began,
     )
+
+
+def run_check(check: Check, context: Context) -> Result:
+    """One check's result; `unknown` if the check raises or hangs."""
+    began = time.monotonic()
+    if check.needs_torch and importlib.util.find_spec("torch") is None:
+        finding = _unknown("torch is not installed", INSTALL_TRAINER)
+    else:
+        finding = _within_deadline(check, context)
+    told = finding.model_dump()
+    if finding.state == "fail" and check.severity == "advisory":
+        told["state"] = "warn"
+    if not finding.remedy and finding.state in ("fail", "warn"):
+        told["remedy"] = check.remedy
+    elif not finding.remedy and finding.state == "unknown":
+        told["remedy"] = MEND_PROBE
     return Result(
+        **told,
         name=check.name,
         area=check.area,
-        state=state,
-        summary=summary,
-        remedy=check.remedy if state in ("fail", "warn", "unknown") else "",
-        required=check.required,
-        seconds=round(time.monotonic() - began, 2),
+        severity=check.severity,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _within_deadline(check: Check, context: Context) -> Finding:
+    """A check that hangs is left behind in its thread, and what it started is ended. What can
+    block for good in the kernel is to run in a process (Context.probe), not in the thread."""
+    answer: list[Finding] = []
+
+    def work() -> None:
+        try:
+            answer.append(check.function(context))
+        except ProbeError as error:
+            answer.append(_unknown(str(error), error.remedy))
+        except UserError as error:
+            answer.append(
+                Finding(state="fail", summary=error.what, why=str(error), remedy=error.remedy)
+            )
+        except Exception as error:
+            log.debug("%s broke", check.name, exc_info=True)
+            answer.append(_unknown(f"{type(error).__name__}: {error}"))
+
+    thread = threading.Thread(target=work, name=check.name, daemon=True)
+    thread.start()
+    thread.join(check.deadline_s)
+    if answer:
+        return answer[0]
+    context.abandon(check.name)
+    return _unknown(f"no answer within {check.deadline_s:g} s")
+
+
+def _unknown(why: str, remedy: str = "") -> Finding:
+    return Finding(
+        state="unknown",
+        summary="the probe failed",
+        why=why,
+        remedy=remedy,
     )

@@ -5,6 +5,7 @@ rules keep it whole whenever anything is killed: a small file is replaced by ren
 by whole lines; a folder counts once its manifest, written last, is there.
 """
 
+import errno
 import json
 import os
 import time
@@ -207,7 +208,9 @@ def append_line(path: Path, content: dict[str, Any], *, durable: bool = False) -
         size = os.fstat(descriptor).st_size
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         line = ("\n" if torn else "") + json.dumps(content) + "\n"
-        os.write(descriptor, line.encode())
+        encoded = line.encode()
+        if os.write(descriptor, encoded) < len(encoded):  # the disk filled up in the middle
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         if durable:
             os.fsync(descriptor)
     finally:

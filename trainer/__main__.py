@@ -6,7 +6,15 @@ import os
 import sys
 from pathlib import Path
 
+from smolplan.errors import ExitCode, NamedExit, UserError
+from smolplan.rundir import RunDir
+from smolplan.spec import load_spec
+from trainer.report import Reporter, fenced
 from trainer.signals import StopFlag, die_with_parent
+
+TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+log = logging.getLogger("trainer")
 
 
 def main() -> None:
@@ -15,41 +23,46 @@ def main() -> None:
     parser.add_argument("--attempt", type=int, required=True)
     arguments = parser.parse_args()
     die_with_parent()
-    stop = StopFlag()
-    stop.listen()
-
-    from smolplan.errors import ExitCode, NamedExit, UserError
-    from smolplan.rundir import RunDir
-    from smolplan.spec import load_spec
-
+    rank = os.environ.get("RANK", "0")
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,
-        format=f"%(asctime)s rank {os.environ.get('RANK', '0')} %(levelname)s %(message)s",
+        format=f"%(asctime)s rank {rank} %(levelname)s %(message)s",
     )
-    log = logging.getLogger("trainer")
-    run = RunDir(arguments.run)
-    from trainer.report import Reporter
-
-    report = Reporter(run, arguments.attempt, int(os.environ.get("RANK", "0")))
+    run, attempt = RunDir(arguments.run), arguments.attempt
+    report = Reporter(run, attempt, int(rank))
     try:
-        from trainer.loop import train
-
-        train(run, load_spec(run.spec), arguments.attempt, report, stop)
-        _leave(0)
+        _train(run, attempt, report)
     except (NamedExit, UserError) as error:
         code = error.exit_code if isinstance(error, NamedExit) else ExitCode.BAD_SPEC
         log.error("%s", error)
         report.ended(code, str(error))
         _leave(code)
-    except Exception:
+    except BaseException:  # DCP's own exception is not an Exception
         log.exception("crashed")
         _leave(1)
+    _leave(0)
+
+
+def _train(run: RunDir, attempt: int, report: Reporter) -> None:
+    spec = load_spec(run.spec)
+    if missing := [name for name in TORCHRUN if name not in os.environ]:
+        raise UserError(
+            f"{', '.join(missing)} is not set",
+            where="the environment",
+            remedy="Start it by torchrun: python -m torch.distributed.run --nproc-per-node "
+            f"{spec.parallel.ranks} -m trainer {run} --attempt {attempt}",
+        )
+    fenced(run, attempt)
+    report.beat(0, "starting")
+    # Torch takes seconds to import: what can be said before is said before.
+    from trainer.loop import train
+
+    train(run, spec, attempt, report, StopFlag())
 
 
 def _leave(code: int) -> None:
-    """End at once. Taking the process group down politely waits for ranks that may be gone, and
-    gloo aborts a rank whose neighbour went down first."""
+    """Not sys.exit: leaving the process group politely would wait for ranks that may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(int(code))

@@ -1,19 +1,23 @@
-"""Save and load: sharded by torch.distributed.checkpoint, in safetensors.
+"""Save and load: sharded by torch.distributed.checkpoint (DCP), in safetensors.
 
 DCP's default format pickles its metadata, and reading a pickle runs whatever code it names. Its
 safetensors storage holds tensors and JSON only, so a checkpoint from anywhere is safe to read.
 """
 
 import errno
+import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -25,10 +29,195 @@ from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir, sync_folder, write_text
 from smolplan.spec import RunSpec
 from trainer.data.dataset import file_sha256
-from trainer.manifest import MANIFEST, Manifest, clear_partial, dump, prune, survey
+from trainer.manifest import (
+    MANIFEST,
+    Manifest,
+    clear_partial,
+    dump,
+    prune,
+    read_manifest,
+    steps_present,
+    wrong_contents,
+    wrong_sizes,
+)
 from trainer.parallel import World
+from trainer.report import Reporter, fenced
 
-_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE}
+log = logging.getLogger("trainer")
+
+_STORAGE_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE),
+    *(errno.EACCES, errno.EPERM),
+}
+
+
+class Checkpoints:
+    """The checkpoints of one run, as one attempt sees them."""
+
+    def __init__(
+        self, run: RunDir, spec: RunSpec, dataset: str, world: World, report: Reporter, attempt: int
+    ) -> None:
+        self._run, self._spec, self._dataset = run, spec, dataset
+        self._world, self._report, self._attempt = world, report, attempt
+        self._whole: set[int] = set()
+        """Steps that may be removed once there are newer ones."""
+
+    def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Manifest | None:
+        """Load the newest whole checkpoint into model and optimiser; None if there is none.
+
+        Raises NamedExit BAD_SPEC if it belongs to another model or dataset.
+        """
+        if self._world.rank == 0:
+            clear_partial(self._run, self._attempt)
+        manifest = self._newest_whole()
+        if manifest is None:
+            return None
+        if manifest.dataset != self._dataset:
+            raise NamedExit(
+                ExitCode.BAD_SPEC,
+                f"{self._run.dataset} names other data ({self._dataset}) than checkpoint "
+                f"{manifest.step} was trained on ({manifest.dataset}): its position in the data "
+                f"means nothing here",
+            )
+        if manifest.spec_hash != self._spec.content_hash():
+            log.warning("%s changed since checkpoint %d", self._run.spec, manifest.step)
+        load(self._run.checkpoint(manifest.step), manifest, model, optimizer, self._world)
+        return manifest
+
+    def _newest_whole(self) -> Manifest | None:
+        """All ranks look, each at its share of the files, and agree."""
+        newest: Manifest | None = None
+        for step in self._world.gather(steps_present(self._run))[0]:
+            folder = self._run.checkpoint(step)
+            manifest, problem = None, ""
+            try:
+                manifest = read_manifest(folder)
+            except ValueError as error:
+                problem = str(error)
+            if manifest and not (problem := wrong_sizes(folder, manifest)) and newest is None:
+                # Only the one to be loaded is read whole; an older one is only to be removed.
+                rank, size = self._world.rank, self._world.size
+                problem = wrong_contents(folder, manifest, share=rank, shares=size)
+            problems = [found for found in self._world.gather(problem) if found]
+            if problems:
+                self._report.event("checkpoint_rejected", step=step, reason=problems[0])
+            else:
+                self._whole.add(step)
+                newest = newest or manifest
+        return newest
+
+    def save(
+        self, step: int, data_position: int, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Save, all ranks together, and make it count by a rename. Raises NamedExit:
+        CHECKPOINT_STORAGE_LOST, or FENCED if a newer attempt owns the run."""
+        started_s = time.monotonic()
+        staging = self._run.checkpoints / f".step-{step}.attempt-{self._attempt}"
+        try:
+            files = self._write_shards(staging, model, optimizer)
+            if self._world.rank == 0:
+                fenced(self._run, self._attempt)
+                self._report.sync_metrics()
+                manifest = Manifest(
+                    step=step,
+                    data_position=data_position,
+                    tokens=data_position * self._spec.data.seq_len,
+                    spec_hash=self._spec.content_hash(),
+                    dataset=self._dataset,
+                    world_size=self._world.size,
+                    attempt=self._attempt,
+                    seconds=round(time.monotonic() - started_s, 3),
+                    files=files,
+                )
+                self._publish(staging, manifest)
+        except (Exception, CheckpointException) as error:
+            reason = _storage_error(error)
+            if reason is None:
+                raise
+            shutil.rmtree(staging, ignore_errors=True)
+            with suppress(NamedExit):
+                self._report.event("checkpoint_failed", step=step, reason=reason)
+            raise NamedExit(
+                ExitCode.CHECKPOINT_STORAGE_LOST,
+                f"checkpoint of step {step} could not be written to {staging.parent}: {reason}",
+            ) from None
+        self._world.barrier()
+        self._whole.add(step)
+        if self._world.rank == 0:
+            self._report.event(
+                "checkpoint_saved",
+                step=step,
+                seconds=round(time.monotonic() - started_s, 3),
+                bytes=sum(entry["bytes"] for entry in files.values()),
+            )
+            for old in prune(self._run, self._spec.checkpoint.keep_last, self._whole):
+                self._whole.discard(old)
+                self._report.event("checkpoint_removed", step=old)
+
+    def _write_shards(
+        self, staging: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> dict[str, dict[str, object]]:
+        """Name → size and checksum of every rank's files, all of them on disk."""
+        rank = self._world.rank
+        if rank == 0:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        self._world.barrier()
+        writer = HuggingFaceStorageWriter(path=str(staging), save_distributed=True)
+        save_sharded(_tensors(model, optimizer), storage_writer=writer)
+        rng = staging / f"rng-{rank}.safetensors"
+        rng.write_bytes(to_safetensors(_rng_state(self._world.device)))
+        # A rank vouches for what it wrote: only its host is sure to flush it, and has it cached.
+        mine = {
+            path.name: {"bytes": path.stat().st_size, "sha256": _sync_and_hash(path)}
+            for path in [rng, *staging.glob(f"shard-{rank + 1:05d}-*")]
+        }
+        files = {name: entry for share in self._world.gather(mine) for name, entry in share.items()}
+        if rank == 0 and files.keys() != {path.name for path in staging.iterdir()}:
+            raise RuntimeError(f"DCP wrote files that no rank knows of: {staging}")
+        return files
+
+    def _publish(self, staging: Path, manifest: Manifest) -> None:
+        write_text(staging / MANIFEST, dump(manifest))
+        final = self._run.checkpoint(manifest.step)
+        if final.exists():
+            # Left by an earlier attempt, and not whole, or this step would not be done again.
+            final.rename(final.with_name(f"rejected-{manifest.step}.attempt-{self._attempt}"))
+        staging.rename(final)
+        sync_folder(final.parent)
+
+
+def load(
+    folder: Path,
+    manifest: Manifest,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    world: World,
+) -> None:
+    """Load a checkpoint known to be whole, saved by any number of ranks. Raises NamedExit
+    BAD_SPEC if it holds another model."""
+    try:
+        load_sharded(
+            _tensors(model, optimizer), storage_reader=HuggingFaceStorageReader(path=str(folder))
+        )
+    except CheckpointException as error:
+        causes = [str(cause) for cause, _ in error.failures.values()]
+        if any("Size mismatch" in cause or "Missing key" in cause for cause in causes):
+            raise NamedExit(
+                ExitCode.BAD_SPEC,
+                f"checkpoint {manifest.step} holds another model than the spec describes: "
+                f"{causes[0]}",
+            ) from None
+        raise RuntimeError(f"cannot load {folder}") from error
+    if optimizer is None:
+        return
+    for state in optimizer.state.values():
+        state["step"].fill_(manifest.step)
+    if manifest.world_size == world.size:
+        rng = load_file(folder / f"rng-{world.rank}.safetensors")
+        torch.set_rng_state(rng["cpu"])
+        if "cuda" in rng and world.device.type == "cuda":
+            torch.cuda.set_rng_state(rng["cuda"], world.device)
 
 
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
@@ -49,145 +238,6 @@ def _rng_state(device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-class Checkpoints:
-    """The checkpoints of one run, as one attempt sees them."""
-
-    def __init__(self, run: RunDir, spec: RunSpec, world: World, attempt: int) -> None:
-        self._run, self._spec, self._world, self._attempt = run, spec, world, attempt
-        self._whole: set[int] = set()
-
-    def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Manifest | None:
-        """Load the newest whole checkpoint into model and optimiser; None if there is none.
-
-        Rank 0 verifies and chooses; what it rejects, it records.
-        """
-        chosen = -1
-        if self._world.rank == 0:
-            clear_partial(self._run, self._attempt)
-            for step, found in survey(self._run):
-                if isinstance(found, Manifest):
-                    self._whole.add(step)
-                    chosen = max(chosen, step)
-                else:
-                    self._run.record(
-                        "checkpoint_rejected",
-                        "trainer",
-                        attempt=self._attempt,
-                        step=step,
-                        reason=found,
-                    )
-        step = self._world.agree(chosen)
-        if step < 0:
-            return None
-        return load(self._run.checkpoint(step), model, optimizer, self._world)
-
-    def save(
-        self, step: int, data_position: int, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Save, verify by size and checksum list, and make it count by a rename, all ranks
-        together. Raises NamedExit: CHECKPOINT_STORAGE_LOST, or FENCED if a newer attempt owns
-        the run."""
-        started = time.monotonic()
-        staging = self._run.checkpoints / f".step-{step}.attempt-{self._attempt}"
-        try:
-            self._write(step, data_position, staging, model, optimizer)
-        except Exception as error:
-            reason = _storage_error(error)
-            if reason is None:
-                raise
-            shutil.rmtree(staging, ignore_errors=True)
-            raise NamedExit(
-                ExitCode.CHECKPOINT_STORAGE_LOST,
-                f"checkpoint of step {step} could not be written to {staging.parent}: {reason}",
-            ) from None
-        self._world.barrier()
-        if self._world.rank == 0:
-            self._whole.add(step)
-            folder = self._run.checkpoint(step)
-            self._run.record(
-                "checkpoint_saved",
-                "trainer",
-                attempt=self._attempt,
-                step=step,
-                seconds=round(time.monotonic() - started, 3),
-                bytes=sum(p.stat().st_size for p in folder.iterdir()),
-            )
-            for old in prune(self._run, self._spec.checkpoint.keep_last, self._whole):
-                self._whole.discard(old)
-                self._run.record("checkpoint_removed", "trainer", attempt=self._attempt, step=old)
-
-    def _write(
-        self,
-        step: int,
-        data_position: int,
-        staging: Path,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
-        rank, size = self._world.rank, self._world.size
-        if rank == 0:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        self._world.barrier()
-        writer = HuggingFaceStorageWriter(path=str(staging), save_distributed=True)
-        save_sharded(_tensors(model, optimizer), storage_writer=writer)
-        save_file(_rng_state(self._world.device), staging / f"rng-{rank}.safetensors")
-        self._world.barrier()
-        # Each rank vouches for its share of the files, whoever wrote them.
-        mine = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sync_and_hash(path)}
-            for path in sorted(p for p in staging.iterdir() if p.is_file())[rank::size]
-        }
-        shares: list[dict[str, dict[str, object]] | None] = [None] * size
-        dist.all_gather_object(shares, mine)
-        if rank != 0:
-            return
-        fenced(self._run, self._attempt)
-        manifest = Manifest(
-            step=step,
-            data_position=data_position,
-            tokens=data_position * self._spec.data.seq_len,
-            spec_hash=self._spec.content_hash(),
-            world_size=size,
-            attempt=self._attempt,
-            files={name: entry for share in shares if share for name, entry in share.items()},
-        )
-        write_text(staging / MANIFEST, dump(manifest))
-        final = self._run.checkpoint(step)
-        if final.exists():
-            # Left by an earlier attempt, and not whole, or this step would not be done again.
-            final.rename(final.with_name(f"rejected-{step}.attempt-{self._attempt}"))
-        staging.rename(final)
-        sync_folder(final.parent)
-
-
-def load(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None, world: World
-) -> Manifest:
-    """Load a whole checkpoint, saved by any number of ranks, into model and optimiser."""
-    from trainer.manifest import verify
-
-    manifest = verify(folder)
-    tensors = _tensors(model, optimizer)
-    load_sharded(tensors, storage_reader=HuggingFaceStorageReader(path=str(folder)))
-    if optimizer is not None:
-        for state in optimizer.state.values():
-            state["step"].fill_(manifest.step)
-        if manifest.world_size == world.size:
-            rng = load_file(folder / f"rng-{world.rank}.safetensors")
-            torch.set_rng_state(rng["cpu"])
-            if "cuda" in rng and world.device.type == "cuda":
-                torch.cuda.set_rng_state(rng["cuda"], world.device)
-    return manifest
-
-
-def fenced(run: RunDir, attempt: int) -> None:
-    """Raises NamedExit FENCED if a newer attempt has begun: this one must write no more."""
-    newest = run.latest_attempt()
-    if newest > attempt:
-        raise NamedExit(ExitCode.FENCED, f"attempt {newest} owns the run now, not {attempt}")
-
-
 def _sync_and_hash(path: Path) -> str:
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -195,13 +245,15 @@ def _sync_and_hash(path: Path) -> str:
 
 
 def _storage_error(error: BaseException) -> str | None:
-    """What the storage said, if it is at fault; DCP wraps what happened on other ranks, and
-    safetensors tells of the error in words only."""
-    inner = [error, *(e for e, _ in getattr(error, "failures", {}).values())]
-    for cause in inner:
+    """What the storage said, if it is at fault. DCP tells every rank of each rank's errors."""
+    causes: list[BaseException] = [error]
+    if isinstance(error, CheckpointException):
+        causes += [cause for cause, _ in error.failures.values()]
+    for cause in causes:
         if isinstance(cause, OSError) and cause.errno in _STORAGE_ERRORS:
             return os.strerror(cause.errno)
-        for number in _STORAGE_ERRORS:
-            if os.strerror(number) in str(cause) or f"os error {number}" in str(cause).lower():
-                return os.strerror(number)
+        if isinstance(cause, SafetensorError):
+            for number in _STORAGE_ERRORS:
+                if f"os error {number})" in str(cause):
+                    return os.strerror(number)
     return None

@@ -15,8 +15,7 @@ from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 from trainer.checkpoint import load
 from trainer.data.dataset import HELD_OUT, open_dataset
-from trainer.loss import next_token_loss
-from trainer.manifest import Manifest, survey
+from trainer.manifest import Manifest, steps_present, verify
 from trainer.model.transformer import CausalLM
 from trainer.parallel import join
 
@@ -24,48 +23,61 @@ VERSION = 1
 
 
 def evaluate(run: RunDir, spec: RunSpec, step: int | None) -> dict[str, Any]:
-    """Mean loss of consecutive held-out sequences, and bits per byte: nats per token over ln 2,
+    """Mean loss of held-out sequences, and bits per byte: nats per token over ln 2,
     times tokens per byte of the held-out text. Raises UserError if there is nothing to evaluate."""
-    whole = {s: m for s, m in survey(run) if isinstance(m, Manifest)}
-    if not whole or (step is not None and step not in whole):
-        raise UserError(
-            "there is no whole checkpoint" + ("" if step is None else f" of step {step}"),
-            where=str(run.checkpoints),
-            remedy=f"Whole are: {', '.join(map(str, sorted(whole)))}." if whole else "",
-        )
-    step = max(whole) if step is None else step
+    manifest = _whole_checkpoint(run, step)
     dataset = open_dataset(run)
     length = spec.data.seq_len
-    tokens = torch.from_numpy(dataset.array(HELD_OUT).astype("int64"))
-    count = min(spec.eval.sequences, (len(tokens) - 1) // length)
+    held_out = dataset.array(HELD_OUT)
+    there_are = (len(held_out) - 1) // length
+    count = min(spec.eval.sequences, there_are)
     if count < 1:
         raise UserError(
-            f"the held-out text has {len(tokens)} tokens, less than one sequence",
+            f"the held-out text has {len(held_out)} tokens, less than one sequence",
             where="data.held_out_fraction",
             remedy="Raise it, or add text.",
         )
     torch.set_num_threads(spec.launch.threads_per_rank)
+    torch.use_deterministic_algorithms(True)
     world = join(spec)
     model = CausalLM(spec.model, length).to(world.device)
-    load(run.checkpoint(step), model, None, world)
+    load(run.checkpoint(manifest.step), manifest, model, None, world)
     model.eval()
     total = 0.0
     with torch.no_grad():
         for index in range(count):
-            piece = tokens[index * length : (index + 1) * length + 1].to(world.device)[None]
-            logits = model(piece[:, :-1], dataset.separator)
-            total += next_token_loss(logits, piece[:, 1:], 0.0)[0].item()
+            first = index * there_are // count * length  # spread over the whole held-out text
+            piece = torch.from_numpy(held_out[first : first + length + 1].astype("int64"))
+            tokens = piece.to(world.device)[None]
+            total += model(tokens[:, :-1], dataset.separator, tokens[:, 1:])[0].item()
     loss = total / count
     tokens_per_byte = dataset.held_out_tokens / dataset.held_out_bytes
     return {
         "task": "held_out_bits_per_byte",
         "version": VERSION,
-        "step": step,
+        "step": manifest.step,
         "loss": loss,
         "bits_per_byte": loss / math.log(2) * tokens_per_byte,
         "chance_bits_per_byte": math.log2(spec.model.vocab_size) * tokens_per_byte,
         "sequences": count,
     }
+
+
+def _whole_checkpoint(run: RunDir, step: int | None) -> Manifest:
+    """That of a step, or the newest. Raises UserError that says what is wrong with it."""
+    there_are = steps_present(run)
+    rejected = ""
+    for candidate in there_are if step is None else [step]:
+        try:
+            return verify(run.checkpoint(candidate))
+        except ValueError as error:
+            rejected = rejected or f"checkpoint {candidate} is not whole: {error}"
+    steps = ", ".join(map(str, there_are))
+    raise UserError(
+        rejected or "there is no checkpoint",
+        where=str(run.checkpoints),
+        remedy=f"There are steps {steps}." if step is not None and there_are else "",
+    )
 
 
 def main() -> int:

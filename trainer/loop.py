@@ -1,5 +1,6 @@
 """The training loop, top to bottom."""
 
+import logging
 import math
 import time
 
@@ -9,16 +10,17 @@ from torch import Tensor
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
-from trainer.checkpoint import Checkpoints, fenced
+from trainer.checkpoint import Checkpoints
 from trainer.data.dataset import open_dataset
 from trainer.data.loader import checksum, open_loader, rank_share
-from trainer.loss import next_token_loss
 from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
 from trainer.parallel import distribute, join
-from trainer.report import Efficiency, Reporter, peak_memory_bytes
+from trainer.report import Efficiency, Reporter, fenced
 from trainer.schedule import learning_rate
 from trainer.signals import StopFlag
+
+log = logging.getLogger("trainer")
 
 
 def check_supported(spec: RunSpec) -> None:
@@ -31,10 +33,11 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     """Train from the newest whole checkpoint to the last step. Raises NamedExit with the cause
     where it ends before."""
     check_supported(spec)
-    report.beat(0, "starting")
     torch.manual_seed(spec.seed)
     torch.set_num_threads(spec.launch.threads_per_rank)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Not warn_only: attention picks its deterministic kernel by this being an error.
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     dataset = open_dataset(run)
     loader = open_loader(spec, dataset)
     world = join(spec)
@@ -45,7 +48,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     distribute(model, spec, world.mesh)
     optimizer = build_optimizer(model, spec.optim)
 
-    checkpoints = Checkpoints(run, spec, world, attempt)
+    checkpoints = Checkpoints(run, spec, dataset.fingerprint, world, report, attempt)
     resumed = checkpoints.load_newest(model, optimizer)
     step = resumed.step if resumed else 0
     position = resumed.data_position if resumed else 0
@@ -54,6 +57,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     efficiency = Efficiency(run, spec, world.size)
     batch_size = spec.optim.global_batch_size
     last_step_s = None
+    stop.listen()
     report.beat(step, "training")
     while step < spec.steps:
         began = time.perf_counter()
@@ -69,7 +73,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             decay=spec.optim.decay_steps,
         )
         tokens = torch.from_numpy(batch).to(world.device)
-        loss = _backward(model, tokens, spec, dataset.separator)
+        loss = _backward(model, tokens, spec.parallel.micro_batch_size, dataset.separator)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optim.clip_norm)
         grad_norm = _scalar(norm)
         asked = stop.is_set() or (world.rank == 0 and run.stop_request.exists())
@@ -82,6 +86,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 f"step {step + 1}: loss {global_loss}, gradient norm {grad_norm}; "
                 f"the weights were not updated",
             )
+        if stop_votes:
+            stop.agreed()
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
@@ -102,7 +108,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 step_s=last_step_s,
                 data_wait_s=data_wait_s,
                 mfu=efficiency.mfu(last_step_s),
-                memory_bytes=peak_memory_bytes(world.device),
+                memory_bytes=world.peak_memory_bytes(),
                 data_position=position,
                 batch_checksum=batch_checksum,
             )
@@ -119,20 +125,19 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     world.barrier()
 
 
-def _backward(model: CausalLM, tokens: Tensor, spec: RunSpec, separator: int) -> float:
+def _backward(model: CausalLM, tokens: Tensor, micro_batch_size: int, separator: int) -> float:
     """Gradients of this rank's share, micro-batch by micro-batch; its mean loss in nats.
     tokens: int64 (share, seq_len + 1)."""
-    pieces = tokens.split(spec.parallel.micro_batch_size)
-    total = 0.0
+    pieces = tokens.split(micro_batch_size)
+    losses = []
     for number, piece in enumerate(pieces):
         # FSDP reduces gradients once, in the last backward pass.
         model.set_requires_gradient_sync(number == len(pieces) - 1)  # type: ignore[operator]
-        loss, objective = next_token_loss(
-            model(piece[:, :-1], separator), piece[:, 1:], spec.model.z_loss
-        )
+        loss, objective = model(piece[:, :-1], separator, piece[:, 1:])
         (objective / len(pieces)).backward()
-        total += loss.item() / len(pieces)
-    return total
+        losses.append(loss.detach())
+    # Looked at once, at the end: each look makes the host wait for the device.
+    return float(torch.stack(losses).double().mean().item())
 
 
 def _scalar(value: Tensor) -> float:

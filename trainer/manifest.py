@@ -4,6 +4,7 @@ A checkpoint is a folder checkpoints/step-N with a manifest, written last, that 
 with sizes and checksums. It is built under another name (.step-N.attempt-K) and renamed.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -24,34 +25,73 @@ class Manifest:
     """Sequences consumed."""
     tokens: int
     spec_hash: str
+    dataset: str
+    """Fingerprint of the tokens that data_position counts in."""
     world_size: int
     attempt: int
+    seconds: float
+    """What writing the files took."""
     files: dict[str, dict[str, Any]]
     """name → bytes, sha256."""
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def checksum(self) -> str:
+        """SHA-256 (hex) of all the above: a flipped digit of data_position must not pass."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def verify(folder: Path) -> Manifest:
-    """The manifest of a whole checkpoint. Raises ValueError that says what is wrong with it."""
+def dump(manifest: Manifest) -> str:
+    return json.dumps({**asdict(manifest), "checksum": manifest.checksum()}, indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the checkpoint step-N. Raises ValueError that says what is wrong with it."""
+    if not (folder / MANIFEST).exists():
+        raise ValueError("it has no manifest")
     content = read_json(folder / MANIFEST)
     if content is None:
-        raise ValueError("it has no readable manifest")
+        raise ValueError("its manifest cannot be read")
+    checksum = content.pop("checksum", None)
     try:
         manifest = Manifest(**content)
     except TypeError:
         raise ValueError("its manifest lacks fields") from None
+    if manifest.checksum() != checksum:
+        raise ValueError("its manifest does not have the checksum it was written with")
+    if folder.name != f"step-{manifest.step}":
+        raise ValueError(f"its manifest is of step {manifest.step}")
+    return manifest
+
+
+def wrong_sizes(folder: Path, manifest: Manifest) -> str:
+    """What is missing or cut short; empty if nothing."""
     for name, expected in sorted(manifest.files.items()):
-        path = folder / name
         try:
-            size = path.stat().st_size
-            if size != expected["bytes"]:
-                raise ValueError(f"{name} has {size} bytes, not {expected['bytes']}")
-            if file_sha256(path) != expected["sha256"]:
-                raise ValueError(f"{name} does not have the checksum it was written with")
+            size = (folder / name).stat().st_size
         except OSError as error:
-            raise ValueError(f"{name}: {error.strerror}") from None
+            return f"{name}: {error.strerror}"
+        if size != expected["bytes"]:
+            return f"{name} has {size} bytes, not {expected['bytes']}"
+    return ""
+
+
+def wrong_contents(folder: Path, manifest: Manifest, *, share: int = 0, shares: int = 1) -> str:
+    """Which file's checksum differs; empty if none does. Reads every `shares`-th file, so that
+    the ranks can divide the work."""
+    for name, expected in sorted(manifest.files.items())[share::shares]:
+        try:
+            if file_sha256(folder / name) != expected["sha256"]:
+                return f"{name} does not have the checksum it was written with"
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+    return ""
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest of a whole checkpoint. Raises ValueError that says what is wrong with it."""
+    manifest = read_manifest(folder)
+    if problem := wrong_sizes(folder, manifest) or wrong_contents(folder, manifest):
+        raise ValueError(problem)
     return manifest
 
 
@@ -72,12 +112,14 @@ def survey(run: RunDir) -> Iterator[tuple[int, Manifest | str]]:
             yield step, str(error)
 
 
-def clear_partial(run: RunDir, before_attempt: int) -> None:
-    """Remove what earlier attempts left unfinished."""
+def clear_partial(run: RunDir, attempt: int) -> None:
+    """Remove what attempts up to this one left half written or half removed."""
     for path in run.checkpoints.glob(".step-*.attempt-*"):
         number = path.name.rpartition("-")[2]
-        if number.isdigit() and int(number) < before_attempt:
+        if number.isdigit() and int(number) <= attempt:
             shutil.rmtree(path, ignore_errors=True)
+    for path in run.checkpoints.glob(".removed-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def prune(run: RunDir, keep: int, whole: set[int]) -> list[int]:
@@ -85,11 +127,8 @@ def prune(run: RunDir, keep: int, whole: set[int]) -> list[int]:
     Those not known to be whole are left for a person to look at."""
     removed = [step for step in sorted(whole, reverse=True)[keep:] if run.checkpoint(step).exists()]
     for step in removed:
-        # The manifest goes first: a removal cut short leaves no checkpoint, not half of one.
-        (run.checkpoint(step) / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(run.checkpoint(step), ignore_errors=True)
+        # By rename: a removal cut short must not leave what looks like a damaged checkpoint.
+        doomed = run.checkpoints / f".removed-{step}"
+        run.checkpoint(step).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
     return removed
-
-
-def dump(manifest: Manifest) -> str:
-    return json.dumps(manifest.to_json(), indent=1) + "\n"

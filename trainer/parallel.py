@@ -1,8 +1,10 @@
 """Where things are computed: the only module that knows of more than one rank."""
 
+import logging
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +17,11 @@ from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
 from trainer.model.block import Block
 from trainer.model.transformer import CausalLM
+from trainer.report import peak_resident_bytes
+
+log = logging.getLogger("trainer")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,17 @@ class World:
         result: list[float] = tensor.tolist()
         return result
 
-    def agree(self, value: int) -> int:
-        """Rank 0's value, on every rank."""
-        return int(self.sum([float(value) if self.rank == 0 else 0.0])[0])
+    def gather(self, value: T) -> list[T]:
+        """Each rank's value, by rank, on every rank. For small things: it goes by pickle."""
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def peak_memory_bytes(self) -> int:
+        """Peak of the device's allocator, or of the process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return peak_resident_bytes()
 
     def barrier(self) -> None:
         self.sum([0.0])
@@ -44,10 +59,20 @@ class World:
 
 def join(spec: RunSpec) -> World:
     """Join the process group that torchrun's environment describes. Raises NamedExit BAD_SPEC
-    if it has another size than the spec's layout allows."""
+    if the spec's layout does not go with it."""
     cuda = torch.cuda.is_available() and spec.cluster.gpu != "cpu"
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local_rank, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= devices:
+            raise NamedExit(
+                ExitCode.BAD_SPEC, f"this host has {devices} GPUs, too few for rank {local_rank}"
+            )
+        # cuBLAS is deterministic with a workspace of its own only (its documentation, "Results
+        # reproducibility"), and reads this when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.cuda.set_device(local_rank)
+    elif spec.cluster.gpu != "cpu":
+        log.warning("cluster.gpu is %s, but there is no GPU: using the CPU", spec.cluster.gpu)
     dist.init_process_group(
         "nccl" if cuda else "gloo", timeout=timedelta(seconds=spec.launch.collective_timeout_s)
     )

@@ -1,4 +1,4 @@
-"""What a rank tells the world: heartbeats, metrics, events, and how it ended."""
+"""What a rank tells the world: heartbeats, metrics, events, and how it ended. Needs no torch."""
 
 import errno
 import os
@@ -6,9 +6,8 @@ import resource
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import Any
-
-import torch
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import Heartbeat, Phase, RunDir, append_line, read_json, write_json
@@ -46,6 +45,12 @@ class Reporter:
         except OSError as error:
             raise _unwritable(error, self._run) from None
 
+    def sync_metrics(self) -> None:
+        """Have the disk hold the steps that led to a checkpoint before it holds the checkpoint:
+        after a power cut they would not be done again. Raises OSError."""
+        with suppress(FileNotFoundError), self._run.metrics.open("rb") as file:
+            os.fsync(file.fileno())
+
     def event(self, kind: str, **details: Any) -> None:
         """From rank 0 only, so that a thing is told once."""
         if self._rank == 0:
@@ -56,6 +61,8 @@ class Reporter:
 
     def ended(self, exit_code: ExitCode, cause: str) -> None:
         """Leave the named cause for the supervisor; at best, since the disk may be the cause."""
+        if not self._run.path.is_dir():
+            return
         path = self._run.attempt(self._attempt) / f"rank-{self._rank}.exit.json"
         try:
             write_json(
@@ -88,16 +95,21 @@ class Efficiency:
         return self._flops_per_token * self._tokens / step_s / (self._peak_flops * self._world_size)
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Peak of the device's allocator, or of the resident set on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def fenced(run: RunDir, attempt: int) -> None:
+    """Raises NamedExit FENCED if a newer attempt has begun: this one must write no more."""
+    newest = run.latest_attempt()
+    if newest > attempt:
+        raise NamedExit(ExitCode.FENCED, f"attempt {newest} owns the run now, not {attempt}")
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process ever held."""
     scale = 1 if sys.platform == "darwin" else 1024  # getrusage(2): kilobytes, on macOS bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
 
 
 def _unwritable(error: OSError, run: RunDir) -> NamedExit:
     code = ExitCode.RUN_FOLDER_UNWRITABLE
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         code = ExitCode.CHECKPOINT_STORAGE_LOST
     return NamedExit(code, f"cannot write to {run}: {error.strerror}")

@@ -1,27 +1,66 @@
 """How a rank is asked to stop, and how it makes sure not to outlive its agent."""
 
 import ctypes
+import logging
 import os
 import signal
 import sys
-import types
+import threading
+import time
+
+log = logging.getLogger("trainer")
+
+STUCK_S = 10.0
+"""Torchrun's agent ends the rest of the ranks by SIGTERM when one has died, and by SIGKILL 30 s
+later. A collective that waits for the dead one need not wait for that."""
+
+_ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopFlag:
-    """Set by SIGTERM or SIGUSR1; the loop looks at it once a step, and all ranks agree."""
+    """Set by SIGTERM, SIGUSR1 or SIGINT; the loop looks at it once a step, and all ranks agree.
+
+    Before `listen`, these signals end the process at once, which is right: nothing is lost yet.
+    """
 
     def __init__(self) -> None:
-        self._set = False
+        self._set = threading.Event()
+        self._agreed = threading.Event()
+        self._looked_at: float | None = None
+        self._longest_step_s = 0.0
 
     def listen(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+        """From the main thread."""
+        # Python runs a handler between two bytecodes of the main thread, which a collective does
+        # not leave; what the interpreter writes to a descriptor is seen by a thread at once.
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        for number in _ASKING:
+            signal.signal(number, lambda number, frame: None)
+        threading.Thread(target=self._watch, args=(read_end,), daemon=True).start()
 
     def is_set(self) -> bool:
-        return self._set
+        """To be called once a step, before the ranks agree."""
+        now_s = time.monotonic()
+        if self._looked_at is not None:
+            self._longest_step_s = max(self._longest_step_s, now_s - self._looked_at)
+        self._looked_at = now_s
+        return self._set.is_set()
 
-    def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
-        self._set = True
+    def agreed(self) -> None:
+        """All ranks know of it: from here on the loop ends by itself."""
+        self._agreed.set()
+
+    def _watch(self, read_end: int) -> None:
+        while os.read(read_end, 1)[0] not in _ASKING:
+            pass
+        self._set.set()
+        patience_s = max(STUCK_S, 3 * self._longest_step_s)
+        if not self._agreed.wait(patience_s):
+            log.error("asked to stop %.0f s ago, and no step was completed since", patience_s)
+            sys.stderr.flush()
+            os._exit(1)
 
 
 def die_with_parent() -> None:

@@ -1,87 +1,153 @@
-"""Ports, names, and the collectives between the ranks."""
+"""Names, ports, and the collectives between this machine's ranks."""
 
+import errno
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 
 import psutil
 
-from preflight.registry import Answer, Context, check
+from preflight.context import Context
+from preflight.ranks import wait
+from preflight.registry import check
+from preflight.report import Finding
+from smolplan.units import format_bytes, format_duration
 
-NO_TORCH = "torch is not installed; install the trainer: pip install 'smolplan[train]'"
+SLOW_LOOKUP_S = 1.0
+
+LEAST_BUSBW = {("h100", 8): 430e9, ("h200", 8): 430e9}
+"""Bus bandwidth in bytes/s of an NCCL all-reduce of 1 GiB within a node: Azure's node health
+checks ask for 460 of 16 GiB; 480 is measured on AWS p5 (Smol Training Playbook)."""
 
 
-@check("network.port", remedy="End what holds it, or set launch.rendezvous_port to another or 0.")
-def port(context: Context) -> Answer:
-    number = context.spec.launch.rendezvous_port
+@check(
+    "network.rendezvous_port",
+    remedy="End what holds it, or give another port, or 0 for a free one, in "
+    "launch.rendezvous_port.",
+)
+def rendezvous_port(context: Context) -> Finding:
+    """The port at which the ranks find each other is free."""
+    port = context.spec.launch.rendezvous_port
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", number))
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
         except OSError as error:
-            return "fail", f"port {number} cannot be used: {error.strerror}{_holder(number)}"
-    return "pass", f"port {number} is free" if number else "a free port is taken at start"
+            in_use = error.errno == errno.EADDRINUSE
+            return Finding(
+                state="fail",
+                summary=f"port {port} is in use" if in_use else f"port {port}: {error.strerror}",
+                why=f"port {port} cannot be taken: {error.strerror}{_holder(port)}",
+            )
+    return Finding(
+        state="pass",
+        summary=f"port {port} is free" if port else "a free one is taken at the start",
+        source="spec",
+    )
 
 
-def _holder(number: int) -> str:
-    for connection in psutil.net_connections("tcp"):
-        if connection.laddr and connection.laddr.port == number and connection.pid:
-            return f" (held by {psutil.Process(connection.pid).name()}, pid {connection.pid})"
+def _holder(port: int) -> str:
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return ""
+    for found in connections:
+        if found.laddr and found.laddr.port == port and found.pid:
+            try:
+                return f"; {psutil.Process(found.pid).name()} (pid {found.pid}) holds it"
+            except psutil.NoSuchProcess:
+                return f"; pid {found.pid} holds it"
     return ""
 
 
-@check("network.names", remedy="Add this host's name to /etc/hosts or mend its resolver.")
-def names(context: Context) -> Answer:
-    began = time.perf_counter()
-    host = socket.gethostname()
-    try:
-        address = socket.getaddrinfo(host, None)[0][4][0]
-    except OSError as error:
-        return "warn", f"{host} does not resolve: {error}"
-    took = time.perf_counter() - began
-    return ("warn" if took > 1 else "pass"), f"{host} is {address}, found in {took * 1e3:.0f} ms"
+@check(
+    "network.names",
+    remedy="Add the name to /etc/hosts, or mend the resolver in /etc/resolv.conf.",
+)
+def names(context: Context) -> Finding:
+    """This host's name and localhost resolve, and at once."""
+    host, took = socket.gethostname(), {}
+    for name in ("localhost", host):
+        began = time.perf_counter()
+        try:
+            socket.getaddrinfo(name, None)
+        except socket.gaierror as error:
+            # The local ranks meet at 127.0.0.1, so only a wrong localhost stops them.
+            return Finding(
+                state="fail" if name == "localhost" else "warn",
+                summary=f"{name} does not resolve",
+                why=f"{name}: {error.strerror}; gloo and NCCL look up names at the start",
+            )
+        took[name] = time.perf_counter() - began
+    slowest = max(took, key=lambda name: took[name])
+    slow = took[slowest] > SLOW_LOOKUP_S
+    return Finding(
+        state="warn" if slow else "pass",
+        summary=f"{slowest} in {format_duration(took[slowest])}",
+        why=f"each look-up of {slowest} costs this: a resolver does not answer" if slow else "",
+        measured={"lookup_s": took[slowest]},
+        needed={"lookup_s": SLOW_LOOKUP_S},
+        source="table",
+    )
 
 
 @check(
     "network.all_reduce",
-    remedy="See the message; for NCCL run again with NCCL_DEBUG=INFO in launch.environment.",
-    deadline_s=120,
+    remedy="Read what the ranks said; more by NCCL_DEBUG=INFO in launch.environment, and "
+    "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME choose the interface.",
+    deadline_s=120.0,
+    needs_torch=True,
 )
-def all_reduce(context: Context) -> Answer:
-    """Real collectives across this machine's ranks, started as the trainer is."""
-    try:
-        import torch  # noqa: F401 - only whether it is there
-    except ImportError:
-        return "skipped", NO_TORCH
-    ranks = min(context.spec.parallel.ranks, context.spec.cluster.gpus_per_node)
-    if ranks == 1:
-        return "skipped", "one rank has nobody to talk to"
-    out = context.scratch / "all-reduce.json"
-    process = subprocess.run(
+def all_reduce(context: Context) -> Finding:
+    """Ranks started by torchrun find each other, and all-reduce gives right sums."""
+    spec = context.spec
+    if spec.cluster.gpu != "cpu" and not context.uses_gpus:
+        return Finding(state="skipped", summary="no GPU here for NCCL to connect")
+    ranks = context.local_ranks
+    if ranks < 2:
+        return Finding(state="skipped", summary="one rank has nobody to talk to")
+    if rendezvous_port(context).state != "pass":
+        return Finding(state="skipped", summary="no port: see network.rendezvous_port")
+    folder = context.folder()
+    out = folder / "all-reduce.json"
+    agent = context.server().start(
+        "torch.distributed.run",
         [
-            *[sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)],
-            *["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"],
-            *["--local-addr", "127.0.0.1", "-m", "preflight.probes.all_reduce", str(out)],
-            context.spec.cluster.gpu,
+            *["--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"],
+            *["--rdzv-endpoint", f"127.0.0.1:{spec.launch.rendezvous_port}"],
+            *["--local-addr", "127.0.0.1", "-m", "preflight.probes.all_reduce"],
+            *[str(out), "cuda" if context.uses_gpus else "cpu"],
         ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
+        {},
+        folder / "torchrun",
     )
-    if process.returncode:
-        last = [line for line in process.stderr.splitlines() if "Error" in line]
-        return "fail", last[-1].strip() if last else f"it ended with code {process.returncode}"
-    rows = json.loads(out.read_text())
-    large, small = rows[-1], rows[0]
-    if not all(row["correct"] for row in rows):
-        return "fail", "the sums are wrong"
-    return "pass", (
-        f"{ranks} ranks by {large['backend']}: busbw {large['busbw_bytes_per_s'] / 1e9:.2f} GB/s "
-        f"at {large['bytes'] / 2**20:.0f} MiB, {small['seconds'] * 1e6:.0f} µs at "
-        f"{small['bytes']} B"
+    if wait([agent], 100.0)[0]:
+        return Finding(
+            state="fail",
+            summary="the ranks did not end well",
+            why=agent.error_line(),
+            source="none",
+        )
+    answer = json.loads(out.read_text("utf-8"))
+    small, large = answer["rows"][0], answer["rows"][-1]
+    busbw = large["busbw_bytes_per_s"]
+    floor = LEAST_BUSBW.get((spec.cluster.gpu, ranks)) if answer["backend"] == "nccl" else None
+    why = ""
+    if not answer["correct"]:
+        why = "a sum over all ranks was wrong: do not train on this machine"
+    elif floor is not None and busbw < floor:
+        why = f"{format_bytes(floor)}/s are usual: look for a throttled GPU or a lost NVLink"
+    return Finding(
+        state="fail" if not answer["correct"] else "warn" if why else "pass",
+        summary=f"{ranks} ranks, {answer['backend']}: {format_bytes(busbw)}/s busbw at "
+        f"{format_bytes(large['bytes'])}, {format_duration(small['seconds'])} at "
+        f"{small['bytes']} B",
+        why=why,
+        measured={
+            "latency_s": small["seconds"],
+            **{f"busbw_{r['bytes']}_bytes_per_s": r["busbw_bytes_per_s"] for r in answer["rows"]},
+        },
+        needed={} if floor is None else {"busbw_bytes_per_s": floor},
+        source="none" if floor is None else "table",
     )

@@ -1,47 +1,70 @@
-"""Under torchrun: time all-reduce by size and check its sums; rank 0 writes them as JSON."""
+"""Under torchrun, on every rank: all-reduce by size, timed, its sums checked; rank 0 writes JSON.
 
+`python -m preflight.probes.all_reduce OUT cpu|cuda`
+"""
+
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+SIZES_BYTES = {"gloo": (8, 2**16, 2**24), "nccl": (8, 2**20, 2**30)}
+REPEATS = 5
+
+
+def measure(size: int, device: torch.device) -> dict[str, Any]:
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    times, correct = [], True
+    for repeat in range(REPEATS + 1):
+        # Another sum each time: a stale buffer would be seen.
+        tensor = torch.full((size // 4,), float(rank + repeat), device=device)
+        dist.barrier()
+        began = time.perf_counter()
+        dist.all_reduce(tensor)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+        correct &= bool((tensor == ranks * (ranks - 1) / 2 + ranks * repeat).all())
+    seconds = sorted(times[1:])[REPEATS // 2]  # the first sets the connections up
+    return {
+        "bytes": size,
+        "seconds": seconds,
+        # nccl-tests, doc/PERFORMANCE.md: bus bandwidth = S/t · 2(n−1)/n
+        "busbw_bytes_per_s": size / seconds * 2 * (ranks - 1) / ranks,
+        "correct": correct,
+    }
+
 
 def main() -> None:
-    out, gpu = Path(sys.argv[1]), sys.argv[2]
-    cuda = torch.cuda.is_available() and gpu != "cpu"
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    backend = "nccl" if cuda else "gloo"
+    if sys.platform == "linux":
+        # torchrun's agent may be killed: then nobody would end this process (PR_SET_PDEATHSIG).
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    out, kind = Path(sys.argv[1]), sys.argv[2]
+    device = torch.device(kind)
+    if kind == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    backend = "nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend)
-    rank, size = dist.get_rank(), dist.get_world_size()
-    rows = []
-    for count in (2, 2**14, 2**22):
-        times, correct = [], True
-        for _ in range(5):
-            tensor = torch.full((count,), float(rank + 1), device=device)
-            dist.barrier()
-            began = time.perf_counter()
-            dist.all_reduce(tensor)
-            if cuda:
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-            correct &= bool((tensor == size * (size + 1) / 2).all())
-        seconds = sorted(times)[len(times) // 2]
-        rows.append(
-            {
-                "backend": backend,
-                "bytes": 4 * count,
-                "seconds": seconds,
-                # nccl-tests, PERFORMANCE.md: busbw = S/t · 2(n−1)/n
-                "busbw_bytes_per_s": 4 * count / seconds * 2 * (size - 1) / size,
-                "correct": correct,
-            }
-        )
-    if rank == 0:
-        out.write_text(json.dumps(rows))
+    rows = [measure(size, device) for size in SIZES_BYTES[backend]]
+    correct = torch.tensor([float(all(row["correct"] for row in rows))], device=device)
+    dist.all_reduce(correct, op=dist.ReduceOp.MIN)  # wrong on one rank is wrong
+    if dist.get_rank() == 0:
+        answer = {
+            "backend": backend,
+            "ranks": dist.get_world_size(),
+            "correct": bool(correct.item()),
+            "rows": rows,
+        }
+        out.write_text(json.dumps(answer), "utf-8")
+    dist.barrier()
     dist.destroy_process_group()
 
 

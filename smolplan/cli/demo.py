@@ -33,7 +33,7 @@ def demo(
     from launcher.compare import compare, seconds_to_decision, seconds_to_next_step
     from launcher.create import runs_folder
     from launcher.store import Store
-    from preflight.runner import run_checks
+    from preflight import runner
     from smolplan.cli.estimate import estimate
     from smolplan.cli.plot import draw_curve
     from smolplan.cli.preflight import show
@@ -56,7 +56,7 @@ def demo(
 
     out.rule("2. Is this machine fit?", align="left")
     with progress_line("Checking") as say:
-        report = run_checks(spec, folder, on_start=lambda check: say(check.name))
+        report = runner.run(spec, folder, on_start=lambda check: say(check.name))
     show(report, out)
     if report.exit_code:
         raise SmolplanError("this machine is not fit for the demo; see above what to do")

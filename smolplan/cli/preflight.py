@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from preflight.report import Report
+
+_COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "unknown": "magenta"}
 
 
 def preflight(
-    spec: Annotated[str, typer.Argument(help="A YAML file or the name of a preset.")],
+    spec: Annotated[str, typer.Argument(help="A YAML file or the name of a preset.")] = "",
     only: Annotated[
-        list[str] | None, typer.Option(help="Only this check or area; may be repeated.")
+        list[str] | None, typer.Option(help="Only this area or check; may be repeated.")
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(help="Not this check or area; may be repeated.")
+        list[str] | None, typer.Option(help="Not this area or check; may be repeated.")
     ] = None,
     runs_dir: Annotated[
         Path | None, typer.Option(help="Folder of the run directories (default: ./runs).")
@@ -23,31 +27,47 @@ def preflight(
     list_checks: Annotated[bool, typer.Option("--list", help="Name the checks; run none.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
 ) -> None:
-    """Check storage, network, GPUs, data, exact resumption, evaluation, metrics and the spec.
+    """Check this machine for a run: storage, network, GPUs, text, resuming, evaluation, metrics.
 
     Exit code 0: fit (warnings and unknowns are shown); 1: a required check failed; 2: your input.
 
     Example: `smolplan preflight tiny-cpu --skip storage`
     """
+    import json
+    import signal
     import sys
 
     from launcher.create import runs_folder
-    from preflight.runner import run_checks, select
+    from preflight import runner
+    from preflight.registry import select
     from smolplan.cli.style import console, progress_line
+    from smolplan.errors import UserError
     from smolplan.spec import load_spec
 
+    chosen = select(only or (), skip or ())
     if list_checks:
-        for chosen in select(only or (), skip or ()):
-            print(f"{chosen.name:22} {'required' if chosen.required else 'advisory'}")
+        if as_json:
+            told = [{"name": c.name, "severity": c.severity, "checks": c.doc} for c in chosen]
+            print(json.dumps(told, indent=1))
+        else:
+            console().print(_list(chosen))
         return
+    if not spec:
+        raise UserError(
+            "a spec is needed", where="SPEC", remedy="For instance: smolplan preflight tiny-cpu"
+        )
     loaded = load_spec(spec)
+    # So that the clean-up of Ctrl-C is done for a plain kill too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with progress_line("Checking") as say:
-        report = run_checks(
+        report = runner.run(
             loaded,
             runs_folder(loaded, runs_dir),
             only=only or (),
             skip=skip or (),
-            on_start=lambda chosen: say(chosen.name),
+            on_start=lambda check: say(
+                f"{check.name} ({chosen.index(check) + 1} of {len(chosen)})"
+            ),
         )
     if as_json:
         print(report.model_dump_json(indent=1))
@@ -56,28 +76,47 @@ def preflight(
     sys.exit(report.exit_code)
 
 
-def show(report: "Report", out: object) -> None:
-    """The table, and below it what to do about whatever did not pass."""
-    from rich.console import Console
+def show(report: "Report", out: "Console") -> None:
+    """The table, and below it why and what to do about whatever is not a pass."""
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    assert isinstance(out, Console)
-    colours = {"pass": "green", "warn": "yellow", "fail": "red", "unknown": "magenta"}
-    table = Table(box=None, padding=(0, 1), show_header=False)
+    from preflight.report import STATES
+
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1)
-    for r in report.results:
-        style = colours.get(r.state, "dim")
-        table.add_row(Text(r.state, style=style), r.name, Text(r.summary))
+    for result in report.results:
+        colour = _COLOURS.get(result.state, "dim")
+        table.add_row(Text(result.state, style=colour), result.name, Text(result.summary))
     out.print(table)
-    for r in report.results:
-        if r.remedy:
-            out.print(Text(f"\n{r.name} ({r.state}): {r.remedy}"))
-    counts = {state: sum(r.state == state for r in report.results) for state in colours}
-    parts = [f"{count} {state}" for state, count in counts.items() if count]
-    out.print(
-        f"\n{', '.join(parts)}, {sum(r.seconds for r in report.results):.0f} s: "
-        + ("NOT fit to start" if report.exit_code else "fit to start")
-    )
+    for result in report.results:
+        if result.state not in ("fail", "warn", "unknown"):
+            continue
+        head = Text(f"\n{result.state} ", style=_COLOURS[result.state]).append(
+            result.name, style="bold"
+        )
+        out.print(head.append(f": {result.why or result.summary}", style="default"))
+        if result.remedy:
+            out.print(Padding(Text(f"→ {result.remedy}"), (0, 0, 0, 2)))
+    counts = ", ".join(f"{report.count(s)} {s}" for s in STATES if report.count(s))
+    verdict = "NOT fit to start" if report.exit_code else "fit to start"
+    out.print(f"\n{counts} in {report.seconds:.0f} s: {verdict}")
+
+
+def _list(checks: object) -> object:
+    from rich.table import Table
+
+    from preflight.registry import Check
+
+    assert isinstance(checks, list)
+    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    for check in checks:
+        assert isinstance(check, Check)
+        table.add_row(check.name, check.severity, check.doc)
+    return table

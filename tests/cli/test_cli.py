@@ -39,7 +39,7 @@ def test_estimate_answers_machines_in_json() -> None:
         ([*QUESTION[1:], "--mfu", "130%"], "--mfu"),
         ([*QUESTION[1:], "--mfu", "nan"], "--mfu"),
         (["--params", "3B", "--tokens", "11T"], "must be unknown"),
-        ([*QUESTION[1:], "--preset", "smollm3-3b"], "both tell the size"),
+        ([*QUESTION[1:], "--params", "70B", "--preset", "smollm3-3b"], "both tell the size"),
         ([*QUESTION[1:], "--lost-hours", "-1"], "negative"),
     ],
 )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from smolplan.spec import ModelSpec
+from trainer.loss import next_token_loss
 from trainer.model.attention import document_mask, rotary_table
 from trainer.model.block import Block
 
@@ -32,21 +33,28 @@ class Decoder(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """Token ids to logits over the vocabulary."""
+    """Token ids to logits over the vocabulary, or to the loss."""
 
     def __init__(self, spec: ModelSpec, seq_len: int) -> None:
         super().__init__()
         self.intra_document_mask = spec.intra_document_mask
+        self.z_loss = spec.z_loss
         self.model = Decoder(spec, seq_len)
         self.lm_head = nn.Linear(spec.hidden, spec.vocab_size, bias=False)
         if spec.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, tokens: Tensor, separator: int | None = None) -> Tensor:
-        """tokens: int64 (batch, seq) → logits (batch, seq, vocab). `separator` is the id of the
-        token that ends a document; None, or a spec without the mask, attends across."""
+    def forward(
+        self, tokens: Tensor, separator: int | None = None, targets: Tensor | None = None
+    ) -> Tensor:
+        """tokens: int64 (batch, seq) → logits (batch, seq, vocab), or, with targets of the same
+        shape, what next_token_loss gives. `separator` is the id of the token that ends a
+        document; None, or a spec without the mask, attends across."""
         mask = document_mask(tokens, separator if self.intra_document_mask else None)
-        logits: Tensor = self.lm_head(self.model(tokens, mask))
+        hidden = self.model(tokens, mask)
+        if targets is not None:
+            return next_token_loss(hidden, self.lm_head, targets, self.z_loss)
+        logits: Tensor = self.lm_head(hidden)
         return logits
 
 
