@@ -71,7 +71,6 @@ def test_each_fault_of_a_gpu_is_named(
 
 def test_a_driver_that_hangs_is_unknown(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from preflight.context import Context
-
     from preflight.registry import Check
     from preflight.runner import run_check
 

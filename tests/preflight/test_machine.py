@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from preflight.context import Context
 
+from preflight.context import Context
 from preflight.registry import all_checks
 from preflight.runner import run, run_check
 from smolplan.spec import SourceSpec, load_preset

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from preflight.context import Context
 
+from preflight.context import Context
 from preflight.registry import Check, all_checks, select
 from preflight.report import Finding, Report, Result, Severity, State
 from preflight.runner import run, run_check

@@ -1,0 +1,179 @@
+"""What a check may use: the spec, the plan, folders that vanish, and processes that end."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.processes import TOKEN_VARIABLE, kill_by_token
+from planner.plan import Plan, make_plan
+from preflight.once import Once, ProbeError
+from smolplan.spec import RunSpec
+
+if TYPE_CHECKING:
+    from preflight.ranks import RankServer
+    from preflight.small_run import SmallRun
+
+
+class Context:
+    """One preflight. Closing it ends every process and removes every file that it made."""
+
+    def __init__(self, spec: RunSpec, runs_dir: Path) -> None:
+        self.spec = spec
+        self.runs_dir = runs_dir
+        self._token = f"preflight-{secrets.token_hex(8)}"
+        self._folders: list[Path] = []
+        self._lock = threading.RLock()
+        self._processes: dict[subprocess.Popen[str], str] = {}
+        self._server: RankServer | None = None
+        self._closed = False
+        self.storage = Once(self._nearest_folder)
+        """The nearest folder to runs_dir that exists: it lies on the same file system. Raises
+        ProbeError."""
+        self.gpus = Once(lambda: self.probe("gpu", timeout_s=20.0))
+        """What NVML says (preflight/probes/gpu.py). Raises ProbeError."""
+        self.dataset = Once(self._prepare_data)
+        """dataset.json of the spec's own text. Raises ProbeError and DataRefused."""
+        self.small_run = Once(self._make_small_run)
+        """The small training run that several checks look at. Raises ProbeError, and
+        TrainingFailed if the trainer ends with an error."""
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Raises UserError for a GPU that the catalogue does not know."""
+        return make_plan(self.spec)
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks that this machine can be asked to run: one a GPU, or one a core, of those that
+        the spec puts on one node."""
+        wanted = min(self.spec.parallel.ranks, self.spec.cluster.gpus_per_node)
+        if self.uses_gpus:
+            return min(wanted, len(self.gpus()["devices"]))
+        return min(wanted, max(2, os.cpu_count() or 2))
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether ranks started here would run on GPUs. Raises ProbeError."""
+        return self.spec.cluster.gpu != "cpu" and bool(self.gpus()["devices"])
+
+    def environment(self) -> dict[str, str]:
+        """Of every process of this preflight: the spec's, and a token to find it again by."""
+        launch = self.spec.launch
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": str(launch.threads_per_rank),
+            **launch.environment,
+            TOKEN_VARIABLE: self._token,
+        }
+
+    def folder(self, parent: Path | None = None) -> Path:
+        """A new folder that is removed at the end. Raises OSError if `parent` takes none."""
+        made = Path(tempfile.mkdtemp(prefix=".smolplan-preflight-", dir=parent))
+        with self._lock:
+            self._folders.append(made)
+        return made
+
+    def start(self, arguments: list[str], **options: Any) -> subprocess.Popen[str]:
+        """A Python process that ends with this preflight, or with its check's deadline."""
+        with self._lock:
+            if self._closed:
+                raise ProbeError("the preflight was broken off")
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                text=True,
+                errors="replace",
+                env=self.environment(),
+                start_new_session=True,
+                **options,
+            )
+            self._processes[process] = threading.current_thread().name
+        return process
+
+    def run(self, arguments: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Run Python to its end. Raises ProbeError if it does not end in time."""
+        pipe = subprocess.PIPE
+        process = self.start(arguments, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise ProbeError(f"no answer within {timeout_s:g} s") from None
+        finally:
+            self._end(process)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def probe(self, name: str, *arguments: str, timeout_s: float) -> dict[str, Any]:
+        """The JSON object that `python -m preflight.probes.NAME` prints. Raises ProbeError."""
+        done = self.run(["-m", f"preflight.probes.{name}", *arguments], timeout_s)
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError:
+            answer = None
+        if done.returncode or not isinstance(answer, dict):
+            last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+            raise ProbeError(last)
+        return answer
+
+    def server(self) -> "RankServer":
+        """The process that ranks are forked from; started at first use."""
+        from preflight.ranks import RankServer
+
+        server = self._server
+        if server is None or not server.alive:
+            # Not under the lock: this takes seconds, and `abandon` must get through.
+            server = self._server = RankServer(self)
+        return server
+
+    def _nearest_folder(self) -> Path:
+        return Path(self.probe("storage", "nearest", str(self.runs_dir), timeout_s=5.0)["folder"])
+
+    def _prepare_data(self) -> dict[str, Any]:
+        from preflight.dataset import prepare
+
+        return prepare(self)
+
+    def _make_small_run(self) -> "SmallRun":
+        from preflight.small_run import SmallRun
+
+        return SmallRun(self)
+
+    def abandon(self, check_name: str) -> None:
+        """End what a check that is out of time has started."""
+        with self._lock:
+            mine = [p for p, owner in self._processes.items() if owner == check_name]
+            if self._server is not None and self._server.process not in mine:
+                mine.append(self._server.process)
+        for process in mine:
+            self._end(process)
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            with suppress(OSError):
+                os.killpg(process.pid, 9)
+        # A process in an uninterruptible read (a dead NFS server) cannot be waited for.
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(2.0)
+        with self._lock:
+            self._processes.pop(process, None)
+
+    def close(self) -> None:
+        """End all processes, remove all folders. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            processes, folders = list(self._processes), self._folders
+            self._folders, had_server = [], self._server is not None
+        for process in processes:
+            self._end(process)
+        if had_server:
+            # torchrun puts its workers in sessions of their own.
+            kill_by_token(self._token, timeout_s=5.0)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,162 @@
+"""Trainer processes, started fast: forked from one process that has imported torch."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preflight.once import ProbeError
+
+if TYPE_CHECKING:
+    from preflight.context import Context
+
+PRELOADED = ("trainer.loop", "trainer.evaluate", "torch.distributed.run")
+
+
+class RankServer:
+    """The process that ranks are forked from (preflight/probes/fork_server.py)."""
+
+    def __init__(self, context: "Context") -> None:
+        """Raises ProbeError if torch or the trainer cannot be imported."""
+        self.process = context.start(
+            ["-m", "preflight.probes.fork_server", *PRELOADED],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        ready = self._answer()
+        if "error" in ready:
+            raise ProbeError(f"the trainer cannot be imported: {ready['error']}")
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def start(
+        self, module: str, arguments: list[str], environment: dict[str, str], output: Path
+    ) -> "Child":
+        """`python -m module arguments`, writing to output.stdout and output.stderr."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        stdout, stderr = (output.with_name(f"{output.name}.{s}") for s in ("stdout", "stderr"))
+        answer = self._ask(
+            {
+                "module": module,
+                "arguments": arguments,
+                "environment": environment,
+                "stdout": str(stdout),
+                "stderr": str(stderr),
+            }
+        )
+        return Child(answer["pid"], stdout, stderr, self._code)
+
+    def start_ranks(
+        self, module: str, arguments: list[str], ranks: int, output: Path
+    ) -> list["Child"]:
+        """One process a rank, in the environment that torchrun gives them."""
+        shared = {
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+        }
+        return [
+            self.start(
+                module,
+                arguments,
+                {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                output.with_name(f"{output.name}-rank-{rank}"),
+            )
+            for rank in range(ranks)
+        ]
+
+    def _code(self, pid: int) -> int | None:
+        code: int | None = self._ask({"pid": pid})["code"]
+        return code
+
+    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+        except (OSError, ValueError):
+            raise ProbeError("the process that ranks are forked from is gone") from None
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise ProbeError("the process that ranks are forked from is gone")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+class Child:
+    """A process forked by the server."""
+
+    def __init__(
+        self, pid: int, stdout: Path, stderr: Path, code: Callable[[int], int | None]
+    ) -> None:
+        self.pid, self.stdout, self.stderr = pid, stdout, stderr
+        self._ask = code
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code (negative: ended by that signal); None while it runs."""
+        if self._code is None:
+            self._code = self._ask(self.pid)
+        return self._code
+
+    def kill(self) -> None:
+        # Until poll has its exit code it is at most a zombie, so the pid is still its own.
+        if self._code is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def error_line(self) -> str:
+        """What it wrote to stderr that tells most: the last line that names an error, or the
+        last one."""
+        try:
+            lines = self.stderr.read_text("utf-8", "replace").split("\n")
+        except OSError:
+            return ""
+        lines = [line.strip() for line in lines if line.strip()]
+        errors = [line for line in lines if re.search(r"error\b", line, re.IGNORECASE)]
+        return (errors or lines or ["it wrote nothing"])[-1]
+
+
+def wait(children: list[Child], timeout_s: float) -> list[int]:
+    """Exit codes of all. As soon as one fails the rest are killed, as torchrun's agent does.
+    Raises ProbeError if they do not end in time."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        codes = [child.poll() for child in children]
+        if any(codes) or time.monotonic() > deadline:
+            kill(children)
+        if time.monotonic() > deadline + 5:
+            raise ProbeError("a killed process does not end")
+        ended = [code for code in codes if code is not None]
+        if len(ended) == len(children):
+            if time.monotonic() > deadline:
+                raise ProbeError(f"no end within {timeout_s:g} s")
+            return ended
+        time.sleep(0.01)
+
+
+def kill(children: list[Child]) -> None:
+    for child in children:
+        child.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
