@@ -5,7 +5,6 @@
 Pure arithmetic: give all but one of params, tokens, GPUs, deadline and MFU.
 """
 
-import math
 from dataclasses import replace
 
 from planner.answer import Answer, Cost, SensitivityRow
@@ -49,9 +48,10 @@ def solve(q: Question) -> Answer:
         q, per_token, rate = _fill_in(q, unknown, base)
     except (OverflowError, ZeroDivisionError):
         raise _out_of_range() from None
-    assert q.tokens and q.gpus and q.deadline_s
+    assert q.tokens is not None and q.gpus is not None and q.deadline_s is not None
     figures = (per_token, rate, q.tokens, q.gpus, q.deadline_s, per_token * q.tokens)
-    if not all(math.isfinite(x) and x > 0 for x in figures):
+    # Beyond these a quotient of two of them leaves the range of a float.
+    if not all(1e-30 < x < 1e60 for x in figures):
         raise _out_of_range()
     if rate > q.gpu.peak_bf16_flops * (1 + 1e-9):
         raise UserError(

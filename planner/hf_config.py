@@ -21,9 +21,9 @@ def read_hf_config(path: Path) -> tuple[Architecture, int]:
         config = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the config: {error.strerror}", where=where) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {error}", where=where) from None
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError("this is no Hugging Face config: it has no model_type", where=where)
     try:
         _refuse_what_is_not_counted(config)
@@ -118,11 +118,15 @@ def _decoder(
 
 def _windows(config: Config) -> tuple[int | None, int]:
     """Window and number of layers that have it, where the config names a kind for each layer."""
-    kinds = config.get("layer_types")
-    unknown = set(kinds or ()) - {"full_attention", "sliding_attention"}
+    layers, kinds = _whole(config, "num_hidden_layers"), config.get("layer_types")
+    if kinds is None:
+        return None, 0
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise _BadField(f"layer_types does not name a kind for each of {layers} layers")
+    unknown = set(map(str, kinds)) - {"full_attention", "sliding_attention"}
     if unknown:
-        raise _Unsupported(f"layer_types names {', '.join(sorted(map(str, unknown)))}")
-    count = list(kinds or ()).count("sliding_attention")
+        raise _Unsupported(f"layer_types names {', '.join(sorted(unknown))}")
+    count = kinds.count("sliding_attention")
     return (_whole(config, "sliding_window"), count) if count else (None, 0)
 
 

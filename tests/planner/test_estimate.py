@@ -218,6 +218,8 @@ def test_every_line_gives_its_formula_and_the_constants_their_source() -> None:
             "cannot be the unknown",
         ),
         (replace(PLAYBOOK, params=1e300, tokens=1e300), "too large"),
+        (replace(PLAYBOOK, params=3e-300, tokens=1e-20), "too small"),
+        (replace(PLAYBOOK, gpus=1e300, deadline_s=None), "too small"),
     ],
 )
 def test_a_question_without_an_answer_is_refused_by_name(question: Question, said: str) -> None:
