@@ -9,12 +9,11 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.processes import TOKEN_VARIABLE, kill_by_token
-from planner.plan import Plan, make_plan
+from planner.plan import Plan
 from preflight.once import Once, ProbeError
 from smolplan.spec import RunSpec
 
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
 class Context:
     """One preflight. Closing it ends every process and removes every file that it made."""
 
-    def __init__(self, spec: RunSpec, runs_dir: Path) -> None:
+    def __init__(self, spec: RunSpec, plan: Plan, runs_dir: Path) -> None:
         self.spec = spec
+        self.plan = plan
         self.runs_dir = runs_dir
         self._token = f"preflight-{secrets.token_hex(8)}"
         self._folders: list[Path] = []
@@ -45,11 +45,6 @@ class Context:
         self.small_run = Once(self._make_small_run)
         """The small training run that several checks look at. Raises ProbeError, and
         TrainingFailed if the trainer ends with an error."""
-
-    @cached_property
-    def plan(self) -> Plan:
-        """Raises UserError for a GPU that the catalogue does not know."""
-        return make_plan(self.spec)
 
     @property
     def local_ranks(self) -> int:
@@ -77,8 +72,10 @@ class Context:
 
     def folder(self, parent: Path | None = None) -> Path:
         """A new folder that is removed at the end. Raises OSError if `parent` takes none."""
-        made = Path(tempfile.mkdtemp(prefix=".smolplan-preflight-", dir=parent))
         with self._lock:
+            if self._closed:
+                raise ProbeError("the preflight was broken off")
+            made = Path(tempfile.mkdtemp(prefix=".smolplan-preflight-", dir=parent))
             self._folders.append(made)
         return made
 
@@ -164,16 +161,19 @@ class Context:
         with self._lock:
             self._processes.pop(process, None)
 
-    def close(self) -> None:
-        """End all processes, remove all folders. Safe to call twice."""
+    def stop(self) -> None:
+        """End all processes; from now on none is started, and no folder made."""
         with self._lock:
             self._closed = True
-            processes, folders = list(self._processes), self._folders
-            self._folders, had_server = [], self._server is not None
+            processes, had_server = list(self._processes), self._server is not None
         for process in processes:
             self._end(process)
         if had_server:
             # torchrun puts its workers in sessions of their own.
             kill_by_token(self._token, timeout_s=5.0)
-        for folder in folders:
+
+    def close(self) -> None:
+        """End all processes, remove all folders. Safe to call twice."""
+        self.stop()
+        for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)

@@ -128,7 +128,12 @@ class Child:
         except OSError:
             return ""
         lines = [line.strip() for line in lines if line.strip()]
-        errors = [line for line in lines if re.search(r"error\b", line, re.IGNORECASE)]
+        # torchrun's own report comes last, and says no more than that a rank ended.
+        errors = [
+            line
+            for line in lines
+            if re.search(r"error\b", line, re.IGNORECASE) and "ChildFailedError" not in line
+        ]
         return (errors or lines or ["it wrote nothing"])[-1]
 
 

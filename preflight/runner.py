@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from planner.plan import make_plan
 from preflight.context import Context
 from preflight.once import INSTALL_TRAINER, ProbeError
 from preflight.registry import Check, select
@@ -31,10 +32,10 @@ def run(
     """Check this machine for a run of `spec` under `runs_dir`, which need not exist yet.
 
     Nothing is left behind, even when it is broken off. `only` and `skip` name areas or checks.
-    Raises UserError for a name that there is not.
+    Raises UserError for a name that there is not, and for a GPU that the catalogue does not know.
     """
     checks = select(only, skip)
-    context = Context(spec, runs_dir.expanduser().absolute())
+    context = Context(spec, make_plan(spec), runs_dir.expanduser().absolute())
     began = time.monotonic()
     results = []
     try:
@@ -96,7 +97,13 @@ def _within_deadline(check: Check, context: Context) -> Finding:
 
     thread = threading.Thread(target=work, name=check.name, daemon=True)
     thread.start()
-    thread.join(check.deadline_s)
+    try:
+        thread.join(check.deadline_s)
+    except BaseException:
+        # Broken off: first the thread must have nothing left to do, then its files can go.
+        context.stop()
+        thread.join(2.0)
+        raise
     if answer:
         return answer[0]
     context.abandon(check.name)

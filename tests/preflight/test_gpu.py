@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from planner.plan import make_plan
 from preflight import xid
 from preflight.checks.gpu import judge_xids
+from preflight.context import Context
 from preflight.probes import kernel_log
-from preflight.registry import all_checks
-from preflight.runner import run
+from preflight.registry import Check, all_checks
+from preflight.runner import run, run_check
+from smolplan.errors import UserError
 from smolplan.spec import load_preset
 from tests.preflight.support import only, put_first, with_part
 
@@ -70,13 +73,10 @@ def test_each_fault_of_a_gpu_is_named(
 
 
 def test_a_driver_that_hangs_is_unknown(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from preflight.context import Context
-    from preflight.registry import Check
-    from preflight.runner import run_check
-
     gpus.setenv("FAKE_NVML", '{"hang": 1}')
     present = next(c for c in all_checks() if c.name == "gpu.present")
-    context = Context(load_preset("smollm3-3b"), tmp_path)
+    spec = load_preset("smollm3-3b")
+    context = Context(spec, make_plan(spec), tmp_path)
     hurried = Check(present.name, "required", present.remedy, 1.0, False, present.function)
     try:
         assert run_check(hurried, context).state == "unknown"
@@ -89,11 +89,10 @@ def test_a_spec_for_cpus_skips_the_gpus(tmp_path: Path) -> None:
     assert {(r.state, r.summary) for r in report.results} == {("skipped", "the spec runs on CPUs")}
 
 
-def test_a_gpu_that_the_catalogue_does_not_know_fails_what_needs_the_plan(tmp_path: Path) -> None:
+def test_a_gpu_that_the_catalogue_does_not_know_is_the_users_mistake(tmp_path: Path) -> None:
     spec = with_part(load_preset("smollm3-3b"), "cluster", gpu="h10")
-    result = only("config.memory", spec, tmp_path)
-    assert result.state == "fail"
-    assert "h100" in result.why
+    with pytest.raises(UserError, match=r"cluster\.gpu: the GPU 'h10'.*h100"):
+        run(spec, tmp_path, only=["gpu"])
 
 
 OFF_THE_BUS = "NVRM: Xid (PCI:0000:9b:00): 79, pid=4242, name=python3, GPU has fallen off the bus."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from planner.plan import make_plan
 from preflight.context import Context
 from preflight.registry import all_checks
 from preflight.runner import run, run_check
@@ -131,7 +132,8 @@ def test_too_little_text_for_the_tokens_asked_fails(data_cache: Path, tmp_path: 
 
 def test_a_flipped_byte_in_the_tokens_is_named(tmp_path: Path) -> None:
     checks = {c.name: c for c in all_checks()}
-    context = Context(make_spec(tmp_path / "cache"), tmp_path)
+    spec = make_spec(tmp_path / "cache")
+    context = Context(spec, make_plan(spec), tmp_path)
     try:
         assert run_check(checks["data.tokens"], context).state == "pass"
         assert run_check(checks["data.checksums"], context).state == "pass"

@@ -5,6 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from planner.plan import make_plan
 from preflight.context import Context
 from preflight.registry import Check, all_checks, select
 from preflight.report import Finding, Report, Result, Severity, State
@@ -20,7 +21,8 @@ def check(function: object, *, deadline_s: float = 5.0, severity: Severity = "re
 
 @pytest.fixture
 def context(data_cache: Path, tmp_path: Path) -> Context:
-    return Context(make_spec(data_cache), tmp_path)
+    spec = make_spec(data_cache)
+    return Context(spec, make_plan(spec), tmp_path)
 
 
 def test_a_probe_that_raises_is_unknown_and_says_what_it_raised(context: Context) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from preflight.runner import run
 from smolplan.spec import load_preset
-from tests.preflight.support import put_first
+from tests.preflight.support import only, put_first, with_part
 from tests.support import make_spec, smolplan, wait_until
 
 BROKEN_TRAINER = '''
-import importlib.abc, importlib.util, sys
+import importlib.abc, importlib.util, inspect, sys
 
 class Breaker(importlib.abc.MetaPathFinder):
     """Patches the trainer as it is imported: moments are not restored, damage is not seen."""
@@ -32,22 +32,19 @@ class Breaker(importlib.abc.MetaPathFinder):
         def exec_module(module):
             run(module)
             if name == "trainer.manifest":
-                module.verify = blind(module)
+                module.wrong_sizes = module.wrong_contents = lambda *given, **named: ""
             else:
                 load = module.load
-                module.load = lambda folder, model, optimizer, world: (
-                    load(folder, model, None, world))
+
+                def without_moments(*given, **named):
+                    call = inspect.signature(load).bind(*given, **named)
+                    call.arguments["optimizer"] = None
+                    return load(*call.args, **call.kwargs)
+
+                module.load = without_moments
 
         spec.loader.exec_module = exec_module
         return spec
-
-def blind(module):
-    def verify(folder):
-        content = module.read_json(folder / module.MANIFEST)
-        if content is None:
-            raise ValueError("it has no readable manifest")
-        return module.Manifest(**content)
-    return verify
 
 sys.meta_path.insert(0, Breaker())
 '''
@@ -86,9 +83,7 @@ def test_a_trainer_that_resumes_wrongly_is_found_out(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_broken_off_it_leaves_no_process_and_no_file(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+def test_broken_off_it_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "smolplan", "preflight", "tiny-cpu", "--only", "checkpoint"],
         cwd=tmp_path,
@@ -108,6 +103,17 @@ def test_broken_off_it_leaves_no_process_and_no_file(
         return
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_ranks_that_cannot_reach_each_other_are_told_of_in_their_own_words(
+    data_cache: Path, tmp_path: Path
+) -> None:
+    wrong = {"GLOO_SOCKET_IFNAME": "nosuch0"}
+    spec = with_part(make_spec(data_cache), "launch", environment=wrong)
+    result = only("network.all_reduce", spec, tmp_path)
+    assert result.state == "fail"
+    assert "nosuch0" in result.why
 
 
 def test_the_command_answers_in_json_and_by_exit_code(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A tokenised dataset on disk: dataset.json in the run directory names it and vouches for it."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,10 @@ from smolplan.rundir import RunDir, read_json
 
 TRAIN, HELD_OUT, TOKENIZER = "train.bin", "held-out.bin", "tokenizer.json"
 SEPARATOR = "<|endoftext|>"
+
+READ_WHOLE_BYTES = 2**30
+"""A second or two of a disk. Reading terabytes on every rank at every start would cost more than
+it saves: such data is checked once, when it is prepared."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,20 @@ class Dataset:
 
     def array(self, name: str) -> NDArray[Any]:
         dtype = {2: "<u2", 4: "<u4"}[self.token_bytes]
+        if self.files[name].bytes == 0:  # which cannot be mapped
+            return np.empty(0, dtype=dtype)
         return np.memmap(Path(self.folder) / name, dtype=dtype, mode="r")
 
     def damage(self) -> str:
-        """What is wrong with the files; empty if they are as they were written."""
+        """What is wrong with the files; empty if they are as they were written. Checksums are
+        looked at up to READ_WHOLE_BYTES, sizes always."""
+        thorough = sum(entry.bytes for entry in self.files.values()) <= READ_WHOLE_BYTES
         for name, expected in self.files.items():
             path = Path(self.folder) / name
             try:
                 if path.stat().st_size != expected.bytes:
                     return f"{path} has {path.stat().st_size} bytes, not {expected.bytes}"
-                if file_sha256(path) != expected.sha256:
+                if thorough and file_sha256(path) != expected.sha256:
                     return f"{path} has changed: its checksum differs"
             except OSError as error:
                 return f"{path}: {error.strerror}"
@@ -58,8 +66,15 @@ class Dataset:
 
     @staticmethod
     def from_json(content: dict[str, Any]) -> "Dataset":
-        files = {name: DatasetFile(**entry) for name, entry in content["files"].items()}
-        return Dataset(**{**content, "files": files})
+        """Fields of a run's own dataset.json that are not the dataset's are left out. Raises
+        ValueError if some are missing."""
+        known = {field.name for field in fields(Dataset)}
+        try:
+            files = {name: DatasetFile(**entry) for name, entry in content["files"].items()}
+            kept = {name: value for name, value in content.items() if name in known}
+            return Dataset(**{**kept, "files": files})
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError("it is not the description of a dataset") from None
 
 
 def file_sha256(path: Path) -> str:
@@ -74,9 +89,13 @@ def open_dataset(run: RunDir) -> Dataset:
     if content is None:
         raise NamedExit(
             ExitCode.DATA_EXHAUSTED,
-            f"{run.dataset} is missing; make it by: python -m trainer.data.prepare {run}",
+            f"{run.dataset} is missing or damaged; make it by: "
+            f"python -m trainer.data.prepare {run}",
         )
-    dataset = Dataset.from_json(content)
+    try:
+        dataset = Dataset.from_json(content)
+    except ValueError as error:
+        raise NamedExit(ExitCode.DATA_EXHAUSTED, f"{run.dataset}: {error}") from None
     if damage := dataset.damage():
         raise NamedExit(ExitCode.DATA_EXHAUSTED, f"the tokenised data is not whole: {damage}")
     return dataset

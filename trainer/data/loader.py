@@ -24,8 +24,8 @@ class Loader:
 
     @property
     def sequences(self) -> int:
-        """Sequences in one epoch. Neighbours share one token: the last target is the next input."""
-        return max(0, (len(self.tokens) - 1) // self.seq_len)
+        """Sequences in one epoch."""
+        return sequences_in(len(self.tokens), self.seq_len)
 
     def sequence(self, position: int) -> NDArray[np.int64]:
         start = sequence_at(position, self.sequences, self.seed) * self.seq_len
@@ -34,6 +34,11 @@ class Loader:
     def batch(self, positions: range) -> NDArray[np.int64]:
         """int64 of shape (len(positions), seq_len + 1)."""
         return np.stack([self.sequence(position) for position in positions])
+
+
+def sequences_in(tokens: int, seq_len: int) -> int:
+    """Neighbours share one token: the last target of one is the first input of the next."""
+    return max(0, (tokens - 1) // seq_len)
 
 
 def checksum(batch: NDArray[np.int64]) -> int:

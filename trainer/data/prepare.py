@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from smolplan.errors import SmolplanError
+from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import load_spec
+from trainer.data.loader import sequences_in
 from trainer.data.tokenise import prepare
 
 
@@ -23,7 +24,17 @@ def main() -> int:
 
     run = RunDir(arguments.run)
     try:
-        write_json(run.dataset, prepare(load_spec(run.spec), say).to_json())
+        spec = load_spec(run.spec)
+        dataset = prepare(spec, say)
+        sequences = sequences_in(dataset.tokens, spec.data.seq_len)
+        try:
+            write_json(run.dataset, {**dataset.to_json(), "sequences": sequences})
+        except OSError as error:
+            raise UserError(
+                f"cannot write it: {error.strerror}",
+                where=str(run.dataset),
+                remedy="Make the run directory writable.",
+            ) from None
     except SmolplanError as error:
         sys.stderr.write(f"smolplan: {error}\n")
         return int(error.exit_code)
