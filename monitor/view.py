@@ -1,6 +1,6 @@
 """What the monitor knows of a run at one moment: everything that a decision may depend on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from launcher.store import Attempt, Run
@@ -43,7 +43,6 @@ class RunView:
     """The highest step that the run was seen to complete."""
     blind: str = ""
     """Why the run directory could not be looked at; empty if it could."""
-    last_metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def attempt(self) -> Attempt:
