@@ -15,7 +15,7 @@ from trainer.data.dataset import open_dataset
 from trainer.data.loader import checksum, open_loader, rank_share
 from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
-from trainer.parallel import distribute, join
+from trainer.parallel import distribute, join, shard_of
 from trainer.report import Efficiency, Reporter, fenced
 from trainer.schedule import learning_rate
 from trainer.signals import StopFlag
@@ -42,10 +42,11 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     loader = open_loader(spec, dataset)
     world = join(spec)
 
-    model = CausalLM(spec.model, spec.data.seq_len)
-    initialise(model, spec.model.init_std, spec.seed)
-    model.to(world.device)
+    with torch.device("meta"):  # no rank ever holds the whole model
+        model = CausalLM(spec.model, spec.data.seq_len)
     distribute(model, spec, world.mesh)
+    model.materialise(world.device)
+    initialise(model, spec.model.init_std, spec.seed, shard_of)
     optimizer = build_optimizer(model, spec.optim)
 
     checkpoints = Checkpoints(run, spec, dataset.fingerprint, world, report, attempt)

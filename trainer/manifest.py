@@ -123,12 +123,20 @@ def clear_partial(run: RunDir, attempt: int) -> None:
 
 
 def prune(run: RunDir, keep: int, whole: set[int]) -> list[int]:
-    """Remove all but the newest `keep` of the checkpoints known to be whole; the steps removed.
-    Those not known to be whole are left for a person to look at."""
-    removed = [step for step in sorted(whole, reverse=True)[keep:] if run.checkpoint(step).exists()]
-    for step in removed:
+    """Remove what is older than the newest `keep` of the checkpoints known to be whole, damaged
+    ones included; the steps removed. A damaged one stays that long for a person to look at."""
+    kept = sorted(whole, reverse=True)[:keep]
+    if len(kept) < keep:
+        return []
+    removed = []
+    for folder in [*run.checkpoints.glob("step-*"), *run.checkpoints.glob("rejected-*")]:
+        kind, _, number = folder.name.partition(".")[0].partition("-")
+        if not number.isdigit() or int(number) >= kept[-1]:
+            continue
         # By rename: a removal cut short must not leave what looks like a damaged checkpoint.
-        doomed = run.checkpoints / f".removed-{step}"
-        run.checkpoint(step).rename(doomed)
+        doomed = folder.with_name(f".removed-{folder.name}")
+        folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
-    return removed
+        if kind == "step":
+            removed.append(int(number))
+    return sorted(removed)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from smolplan.errors import ExitCode, NamedExit
@@ -103,6 +104,15 @@ def distribute(model: CausalLM, spec: RunSpec, mesh: DeviceMesh) -> None:
             _recompute(block)
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+
+
+def shard_of(whole: Tensor, parameter: nn.Parameter) -> Tensor:
+    """The part of a value, known whole on every rank, that this rank's parameter holds."""
+    if not isinstance(parameter, DTensor):
+        return whole
+    mesh, placements = parameter.device_mesh, parameter.placements
+    # No source rank: every rank cuts its own part, and nothing is sent.
+    return distribute_tensor(whole.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
 def _recompute(block: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """The whole decoder. Parameters are named as in transformers' SmolLM3ForCausalLM."""
 
 import zlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,17 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden)
         self.layers = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))
         self.norm = nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
-        cos, sin = rotary_table(seq_len, spec.attention_head_dim, spec.rope_theta)
+        self._rotary = seq_len, spec.attention_head_dim, spec.rope_theta
+        cos, sin = rotary_table(*self._rotary)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self.cos: Tensor
         self.sin: Tensor
+
+    def fill_rotary(self) -> None:
+        """Compute the tables anew, where they were allocated only."""
+        for table, value in zip((self.cos, self.sin), rotary_table(*self._rotary), strict=True):
+            table.copy_(value)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         length = tokens.shape[1]
@@ -41,8 +48,18 @@ class CausalLM(nn.Module):
         self.z_loss = spec.z_loss
         self.model = Decoder(spec, seq_len)
         self.lm_head = nn.Linear(spec.hidden, spec.vocab_size, bias=False)
-        if spec.tied_embeddings:
+        self._tied = spec.tied_embeddings
+        self._tie()
+
+    def _tie(self) -> None:
+        if self._tied:
             self.lm_head.weight = self.model.embed_tokens.weight
+
+    def materialise(self, device: torch.device) -> None:
+        """Allocate a model that was made on the meta device; its weights are still to be set."""
+        self.to_empty(device=device)
+        self._tie()  # to_empty allocates a weight for each of its places
+        self.model.fill_rotary()
 
     def forward(
         self, tokens: Tensor, separator: int | None = None, targets: Tensor | None = None
@@ -59,12 +76,19 @@ class CausalLM(nn.Module):
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, std: float, seed: int) -> None:
+def initialise(
+    model: nn.Module,
+    std: float,
+    seed: int,
+    place: Callable[[Tensor, nn.Parameter], Tensor] = lambda whole, parameter: whole,
+) -> None:
     """Normal weights of deviation `std`, norms at one. Each parameter draws from a generator of
-    its own, keyed by its name, so that the values depend on no layout and no order."""
+    its own, keyed by its name, so that the values depend on no layout and no order. `place` gives
+    the part of the whole value that a parameter holds, if it does not hold all of it."""
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             parameter.fill_(1.0)
             continue
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ seed)
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        whole = torch.randn(parameter.shape, generator=generator).mul_(std)
+        parameter.copy_(place(whole, parameter))
