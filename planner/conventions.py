@@ -43,7 +43,7 @@ class Reading:
 
 def label(formula: str, base: Base, flops: float) -> str:
     """ "6ND over achievable 720 TFLOP/s": what has to stand beside every MFU."""
-    return f"{formula} over {base} {flops / 1e12:,.0f} TFLOP/s"
+    return f"{formula} over {base} {flops / 1e12:,.4g} TFLOP/s"
 
 
 def exact_accounting(q: Question) -> ExactAccounting | None:

@@ -3,8 +3,10 @@ weights of one that was not, still tied, and gives its logits."""
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tests.support import make_spec
 from trainer.model.transformer import CausalLM, initialise
@@ -23,7 +25,7 @@ def main() -> int:
     initialise(model, 0.02, 5, shard_of)
     names = dict(model.named_parameters())
     same = names.keys() == dict(whole.named_parameters()).keys() and all(
-        torch.equal(names[name].full_tensor(), parameter)
+        torch.equal(cast(DTensor, names[name]).full_tensor(), parameter)
         for name, parameter in whole.named_parameters()
     )
     tokens = torch.arange(2 * spec.data.seq_len).view(2, -1) % spec.model.vocab_size
