@@ -64,6 +64,8 @@ class Fault:
     time: float
     attempt: int
     step: int
+    alone: bool
+    """Whether the run had got over the fault before, so that what follows is this one's doing."""
     seen_as: str = ""
     decision_s: float | None = None
     next_step_s: float | None = None
@@ -153,8 +155,9 @@ def damage_checkpoint(run: Run, store: Store, rng: random.Random) -> None:
 
 
 def kill_launcher(run: Run, store: Store, rng: random.Random) -> None:
-    """A launch of another run, killed on its way: it leaves a run that works, or none."""
-    spec = Path(store.folder) / "other.yaml"
+    """A launch of another run, killed on its way: it leaves a run that trains, or none."""
+    spec = store.folder / "other.yaml"
+    before = {other.id for other in store.runs()}
     process = subprocess.Popen(
         [sys.executable, "-m", "smolplan", "launch", str(spec), "--runs-dir", str(run.path.parent)],
         stdout=subprocess.DEVNULL,
@@ -164,10 +167,15 @@ def kill_launcher(run: Run, store: Store, rng: random.Random) -> None:
     process.kill()
     process.wait()
     for other in store.runs():
-        if other.id != run.id and other.id.startswith("other-") and other.state == "active":
-            assert RunDir(other.path).spec.exists(), "a run on record without its directory"
-            control.request_stop(store, other)
-            control.kill(store, other)
+        if other.id in before:
+            continue
+        deadline = time.monotonic() + 60
+        while step_of(other) == 0:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{other.id} is on record and does not train")
+            time.sleep(0.1)
+        control.request_stop(store, other)
+        control.kill(store, other)
 
 
 FAULTS: dict[str, Callable[[Run, Store, random.Random], None]] = {
@@ -182,6 +190,7 @@ FAULTS: dict[str, Callable[[Run, Store, random.Random], None]] = {
     "launcher killed": kill_launcher,
 }
 NO_RESTART = {"daemon killed", "launcher killed"}
+"""Faults that the training itself does not feel: a restart after one is a mistake."""
 
 
 def launch(spec: RunSpec, store: Store, folder: Path) -> Run:
@@ -199,7 +208,7 @@ def inject(
 ) -> list[Fault]:
     """`count` faults, each at a random moment after the one before was got over. Each kind has
     its turn before one comes again."""
-    _await_progress(run, store, 0)
+    alone = _await_progress(run, store, 0)
     faults: list[Fault] = []
     kinds: list[str] = []
     while len(faults) < count and store.run(run.id).state == "active":
@@ -207,17 +216,19 @@ def inject(
         kind = kinds.pop()
         time.sleep(rng.uniform(0.0, 4.0))
         attempt = store.attempts(run.id)[-1].number
-        fault = Fault(len(faults) + 1, kind, time.time(), attempt, step_of(run))
+        fault = Fault(len(faults) + 1, kind, time.time(), attempt, step_of(run), alone)
         FAULTS[kind](run, store, rng)
         faults.append(fault)
         say(f"fault {fault.number}: {kind} at step {fault.step}")
-        if kind not in NO_RESTART and rng.random() < 0.8:
-            # The rest of the time the next fault comes on top of this one.
-            _await_progress(run, store, attempt)
+        # One time in five the next fault comes on top of this one.
+        alone = rng.random() < 0.8 and _await_progress(run, store, attempt)
+        if kind in NO_RESTART and fault.alone and alone:
+            restarted = store.attempts(run.id)[-1].number > attempt
+            fault.seen_as = "RESTARTED WITHOUT NEED" if restarted else "not a fault of the run"
     return faults
 
 
-def _await_progress(run: Run, store: Store, attempt: int, timeout_s: float = 90.0) -> None:
+def _await_progress(run: Run, store: Store, attempt: int, timeout_s: float = 90.0) -> bool:
     """Until a later attempt trains, or this one goes on: a fault may have found nothing to hit."""
     deadline = time.monotonic() + timeout_s
     before = step_of(run)
@@ -225,8 +236,9 @@ def _await_progress(run: Run, store: Store, attempt: int, timeout_s: float = 90.
         beats = RunDir(run.path).read_heartbeats().values()
         later = any(b.attempt > attempt and b.phase == "training" for b in beats)
         if later or any(b.attempt == attempt and b.step > before + 20 for b in beats):
-            return
+            return True
         time.sleep(0.1)
+    return False
 
 
 def main() -> int:
@@ -258,7 +270,6 @@ def main() -> int:
         causes = {a.number: a.cause for a in store.attempts(run.id)}
         for fault in faults:
             if fault.kind in NO_RESTART:
-                fault.seen_as = "not a fault of the run"
                 continue
             fault.seen_as = causes.get(fault.attempt, "")
             fault.decision_s = seconds_to_decision(directory, fault.time)
@@ -269,7 +280,9 @@ def main() -> int:
                 os.kill(daemon.pid, signal.SIGTERM)
         store.close()
     injected = len(faults) == arguments.faults
-    good = calm.state == run.state == "finished" and result.equal and injected
+    needless = [fault.number for fault in faults if "WITHOUT NEED" in fault.seen_as]
+    ended = calm.state == run.state == "finished"
+    good = ended and result.equal and injected and not needless
     if arguments.json:
         answer = {
             "good": good,
@@ -278,6 +291,7 @@ def main() -> int:
             "faults": [asdict(fault) for fault in faults],
             "comparison": asdict(result),
             "checkpoints_rejected": len(rejected),
+            "needless_restarts": needless,
         }
         console.print_json(json.dumps(answer))
         return 0 if good else 1
@@ -299,6 +313,8 @@ def main() -> int:
     )
     if not injected:
         console.print(f"[bold red]only {len(faults)} of {arguments.faults} faults took place[/]")
+    if needless:
+        console.print(f"[bold red]restarted without need after faults {needless}[/]")
     equal = "losses equal bit for bit" if result.equal else "[bold red]losses NOT EQUAL[/]"
     console.print(equal)
     return 0 if good else 1

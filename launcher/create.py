@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, Run, Store
 from planner.plan import make_plan
 from smolplan.errors import UserError
@@ -38,10 +39,11 @@ def create_run(
         raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
     check_port(spec)
     run_id = f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    final, staging = folder / run_id, folder / f".{run_id}.partial"
+    final, staging = folder / run_id, _staging(folder, run_id)
     try:
         try:
             staging.mkdir(parents=True)
+            _sweep(folder)
             run = RunDir(staging)
             write_text(run.spec, dump_spec(spec))
             write_text(run.plan, make_plan(spec).model_dump_json(indent=1) + "\n")
@@ -57,6 +59,20 @@ def create_run(
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return store.add_run(run_id, final, spec.content_hash(), monitored=monitored)
+
+
+def _staging(folder: Path, run_id: str) -> Path:
+    """Where a run directory is built; the name says by whom, so that others know when to sweep."""
+    return folder / f".{run_id}.{socket.gethostname()}.{process_name()}.partial"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what launchers of this host that were killed on their way left behind."""
+    mine = f".{socket.gethostname()}."
+    for path in folder.glob(".*.partial"):
+        _, here, builder = path.name.removesuffix(".partial").rpartition(mine)
+        if here and not is_alive(builder):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: None) -> None:

@@ -173,7 +173,13 @@ class Daemon:
         match decision.action:
             case "start":
                 self._store.move_attempt(attempt, "running", fence=fence)
-                local.submit(watch.spec, watch.dir, attempt)
+                try:
+                    local.submit(watch.spec, watch.dir, attempt)
+                except SmolplanError as error:
+                    # An attempt that cannot be started counts as one that ended: tried again
+                    # after a pause, and not for ever.
+                    log.error("run %s: %s", run.id, error)
+                    self._store.move_attempt(attempt, "condemned", fence=fence, cause=str(error))
             case "condemn":
                 self._store.move_attempt(attempt, "condemned", fence=fence, cause=decision.cause)
             case "end_attempt":

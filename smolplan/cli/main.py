@@ -1,6 +1,7 @@
 """The command `smolplan`: one file a command, each importing its own part only when it runs."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -8,12 +9,32 @@ from smolplan.errors import SmolplanError
 
 app = typer.Typer(
     name="smolplan",
-    help="From the question how many GPUs to a finished LLM training run.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"smolplan {version('smolplan')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    """From the question how many GPUs to a finished LLM training run.
+
+    Example: `smolplan estimate --params 3B --tokens 11T --deadline 4w --gpu h100`
+    """
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ def test_estimate_loads_neither_torch_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_the_packages() -> None:
+    done = smolplan("--version")
+    assert (done.returncode, done.stdout) == (0, f"smolplan {version('smolplan')}\n")
 
 
 def test_every_command_teaches_by_an_example(store: Store) -> None:

@@ -1,20 +1,23 @@
 """Real runs on this machine: killed, stopped, hung, short of disk, and mended."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from launcher import control
 from launcher.compare import compare
-from launcher.processes import is_alive
+from launcher.processes import find_by_token, is_alive
 from launcher.store import Run, Store
 from smolplan.errors import ExitCode, UserError
 from smolplan.rundir import RunDir
+from smolplan.spec import dump_spec
 from tests.support import events, make_spec, smolplan, start, steps_done, wait_until
 
 pytestmark = pytest.mark.slow
@@ -172,6 +175,68 @@ def test_a_full_disk_is_named_and_leaves_no_half_checkpoint(
     folders = RunDir(run.path).checkpoints
     assert all((p / "manifest.json").exists() for p in folders.glob("step-*"))
     assert not list(folders.glob(".step-*"))
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Nothing below the folder can be made, replaced or appended to, not even by root."""
+    if os.geteuid() != 0:
+        subprocess.run(["chmod", "-R", "a-w", str(folder)], check=True)
+        undo = ["chmod", "-R", "u+w", str(folder)]
+    elif (
+        shutil.which("chattr") is None
+        or subprocess.run(["chattr", "-R", "+i", str(folder)], check=False).returncode
+    ):
+        pytest.skip("this file system knows no immutable files")
+    else:
+        undo = ["chattr", "-R", "-i", str(folder)]
+    try:
+        yield
+    finally:
+        subprocess.run(undo, check=True)
+
+
+def test_heartbeats_that_cannot_be_written_end_the_rank_with_their_own_code(
+    store: Store, data_cache: Path, tmp_path: Path, undisturbed: RunDir
+) -> None:
+    run = start(make_spec(data_cache, steps=60), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 10)
+    with read_only(run.path / "heartbeat"):
+        wait_until(lambda: store.attempts(run.id)[0].state == "ended")
+    assert store.attempts(run.id)[0].exit_code == ExitCode.RUN_FOLDER_UNWRITABLE
+    assert control.await_end(store, run.id, 120).state == "finished"
+    assert_same_training(undisturbed, run)
+
+
+def test_a_run_folder_that_turns_read_only_ends_the_run_with_the_cause_and_can_be_resumed(
+    store: Store, data_cache: Path, tmp_path: Path, undisturbed: RunDir
+) -> None:
+    run = start(make_spec(data_cache, steps=60), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 10)
+    with read_only(run.path):
+        ended = control.await_end(store, run.id, 120)
+        assert ended.state == "failed"
+        assert "cannot start attempt" in ended.reason
+        assert find_by_token(store.attempts(run.id)[0].token) == []
+    assert smolplan("launch", "--resume", run.id).returncode == 0
+    assert control.await_end(store, run.id, 120).state == "finished"
+    assert_same_training(undisturbed, run)
+
+
+def test_what_a_killed_launcher_left_half_built_is_swept_by_the_next(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    spec = tmp_path / "run.yaml"
+    spec.write_text(dump_spec(make_spec(data_cache)))
+    launch = [sys.executable, "-m", "smolplan", "launch", str(spec), "--runs-dir"]
+    runs = tmp_path / "runs"
+    with subprocess.Popen([*launch, str(runs)], stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: bool(list(runs.glob(".*.partial"))))
+        process.kill()
+    assert store.runs() == []
+    assert len(list(runs.glob(".*.partial"))) == 1
+    run = start(make_spec(data_cache), store, runs, monitored=False)
+    assert [p for p in runs.iterdir()] == [run.path]
 
 
 def test_a_folder_that_cannot_hold_runs_ends_with_code_2_and_leaves_nothing(
