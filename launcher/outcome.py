@@ -8,17 +8,17 @@ from smolplan.rundir import RunDir, read_json
 
 def attempt_exit_code(run: RunDir, attempt: int, failures: dict[str, int]) -> int:
     """The exit code of an attempt whose ranks ended with `failures` (rank → code; negative: that
-    signal). A rank that names its cause (64 and above) knows more than its neighbours, which
-    died of a closed connection or of the agent's signal."""
+    signal). A rank that names its cause (64 and above) knows more than its neighbours, which died
+    of a closed connection; so does one that a signal ended (the agent's own signals come later,
+    to ranks that are not among `failures`)."""
     codes = list(failures.values())
     for file in sorted(run.attempt(attempt).glob("rank-*.exit.json")):
         content = read_json(file)
         if content is not None:
             codes.append(int(content.get("exit_code", 1)))
     named = [code for code in codes if code >= ExitCode.BAD_SPEC]
-    if named:
-        return named[0]
-    return next(iter(failures.values()), 1)
+    signalled = [code for code in codes if code < 0]
+    return (named or signalled or codes or [1])[0]
 
 
 def describe_exit(content: dict[str, Any]) -> str:

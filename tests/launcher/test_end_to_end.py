@@ -236,7 +236,7 @@ def test_what_a_killed_launcher_left_half_built_is_swept_by_the_next(
     assert store.runs() == []
     assert len(list(runs.glob(".*.partial"))) == 1
     run = start(make_spec(data_cache), store, runs, monitored=False)
-    assert [p for p in runs.iterdir()] == [run.path]
+    assert list(runs.iterdir()) == [run.path]
 
 
 def test_a_folder_that_cannot_hold_runs_ends_with_code_2_and_leaves_nothing(
