@@ -37,7 +37,12 @@ def create_run(
     """
     if problems := spec.unsupported_by_trainer():
         raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
-    check_port(spec)
+    if trouble := port_trouble(spec.launch.rendezvous_port):
+        raise UserError(
+            f"port {spec.launch.rendezvous_port} cannot be used: {trouble.strerror}",
+            where="launch.rendezvous_port",
+            remedy="Give another port, or 0 for a free one.",
+        )
     run_id = f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     final, staging = folder / run_id, _staging(folder, run_id)
     try:
@@ -107,18 +112,13 @@ def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: 
         )
 
 
-def check_port(spec: RunSpec) -> None:
-    """Raises UserError if the rendezvous port that the spec fixes is in use."""
-    port = spec.launch.rendezvous_port
-    if port == 0:
-        return
+def port_trouble(port: int) -> OSError | None:
+    """Why nobody can listen at a port of 127.0.0.1; None if somebody can. 0 is any free one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
+            probe.listen()
         except OSError as error:
-            raise UserError(
-                f"port {port} cannot be used: {error.strerror}",
-                where="launch.rendezvous_port",
-                remedy="Give another port, or 0 for a free one.",
-            ) from None
+            return error
+    return None

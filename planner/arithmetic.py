@@ -3,6 +3,7 @@
 from planner.answer import Answer
 from planner.conventions import FORMULA_NAMES
 from planner.explain import Line, scientific
+from planner.flops import FLOPS_PER_PARAM_6ND
 from planner.question import base_flops
 
 PLAYBOOK = "Smol Training Playbook (2025), How many GPUs do we need?"
@@ -19,7 +20,7 @@ def lines_of(a: Answer) -> tuple[Line, ...]:
     base_source = q.gpu.achievable_source if q.mfu_base == "achievable" else q.gpu.source
     if q.flops_formula == "6nd":
         counted, counted_source = (
-            f"6 × {scientific(a.flops_per_token / 6, 4)} parameters",
+            f"6 × {scientific(a.flops_per_token / FLOPS_PER_PARAM_6ND, 4)} parameters",
             "6ND: " + KAPLAN,
         )
     else:

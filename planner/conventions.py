@@ -6,7 +6,7 @@ realised 30 % is by exact FLOPs with full attention over the peak of 990.
 
 from dataclasses import dataclass, replace
 
-from planner.flops import flops_per_token
+from planner.flops import FLOPS_PER_PARAM_6ND, flops_per_token
 from planner.nodes import whole_gpus
 from planner.params import non_embedding_count, parameter_count
 from planner.question import Base, Formula, Question, base_flops, per_token_flops
@@ -57,7 +57,7 @@ def exact_accounting(q: Question) -> ExactAccounting | None:
         non_embedding_params=non_embedding_count(q.model),
         flops_per_token=per_token,
         flops_per_token_full_attention=flops_per_token(q.model, q.seq_len, causal=False),
-        flops_per_token_6n=6.0 * params,
+        flops_per_token_6n=FLOPS_PER_PARAM_6ND * params,
         flops=per_token * q.tokens,
         seq_len=q.seq_len,
     )
@@ -67,7 +67,7 @@ def mfu_views(q: Question, tokens_per_s_per_gpu: float) -> dict[str, float]:
     """The same throughput as an MFU in each convention that is known."""
     counts: dict[str, float] = {}
     if q.params is not None:
-        counts["6ND"] = 6 * q.params
+        counts["6ND"] = FLOPS_PER_PARAM_6ND * q.params
     if q.model is not None:
         counts["exact"] = flops_per_token(q.model, q.seq_len)
         counts["exact, full attention,"] = flops_per_token(q.model, q.seq_len, causal=False)

@@ -11,6 +11,7 @@ from planner.answer import Answer, Cost, SensitivityRow
 from planner.arithmetic import lines_of
 from planner.catalog import prices
 from planner.conventions import FORMULA_NAMES, exact_accounting, label, mfu_views, readings
+from planner.flops import FLOPS_PER_PARAM_6ND
 from planner.nodes import whole_gpus, whole_up
 from planner.question import (
     DEFAULT_MFU,
@@ -93,7 +94,7 @@ def _fill_in(q: Question, unknown: Unknown, base: float) -> tuple[Question, floa
         case "params":
             assert q.tokens and q.gpus and usable_s and rate
             per_token = rate * q.gpus * usable_s / q.tokens
-            q = replace(q, params=per_token / 6)
+            q = replace(q, params=per_token / FLOPS_PER_PARAM_6ND)
         case "mfu":
             assert per_token and q.tokens and q.gpus and usable_s
             rate = per_token * q.tokens / (q.gpus * usable_s)

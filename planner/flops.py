@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 TRAINING_PASSES = 3
 """One forward, and a backward of twice its FLOPs."""
 
-
-def flops_6nd(params: float, tokens: float) -> float:
-    """6·N·D: the convention of Kaplan et al. 2020 (arXiv 2001.08361), which leaves out the
-    attention scores and counts the embedding's parameters as if they were multiplied."""
-    return 6.0 * params * tokens
+FLOPS_PER_PARAM_6ND = 6.0
+"""Training FLOPs per token and parameter in the convention of Kaplan et al. 2020
+(arXiv 2001.08361), C = 6·N·D, which leaves out the attention scores and counts the embedding's
+parameters as if they were multiplied."""
 
 
 def matmul_params(model: "ModelSpec | Architecture") -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from planner.architecture import Architecture
 from planner.catalog import Gpu
-from planner.flops import flops_per_token
+from planner.flops import FLOPS_PER_PARAM_6ND, flops_per_token
 from smolplan.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def per_token_flops(q: Question) -> float | None:
     """FLOPs per token by the question's formula; None where they are the unknown. Raises
     UserError for the exact formula without an architecture."""
     if q.flops_formula == "6nd":
-        return None if q.params is None else 6 * q.params
+        return None if q.params is None else FLOPS_PER_PARAM_6ND * q.params
     if q.model is None:
         raise UserError(
             "exact FLOPs need an architecture",

@@ -108,14 +108,3 @@ def format_bytes(value: float) -> str:
     return _with_suffix(
         value, [(1e12, " TB"), (1e9, " GB"), (1e6, " MB"), (1e3, " kB"), (1, " B")], 3
     )
-
-
-def format_flops(value: float) -> str:
-    """1.98e23 stays scientific, as the field writes it; 7.2e14 → "720 TFLOP"."""
-    if value >= 1e18:
-        return f"{value:.3g} FLOP"
-    return _with_suffix(
-        value,
-        [(1e15, " PFLOP"), (1e12, " TFLOP"), (1e9, " GFLOP"), (1e6, " MFLOP"), (1, " FLOP")],
-        3,
-    )

@@ -7,6 +7,7 @@ import time
 
 import psutil
 
+from launcher.create import port_trouble
 from preflight.context import Context
 from preflight.ranks import wait
 from preflight.registry import check
@@ -28,18 +29,13 @@ checks ask for 460 of 16 GiB; 480 is measured on AWS p5 (Smol Training Playbook)
 def rendezvous_port(context: Context) -> Finding:
     """The port at which the ranks find each other is free."""
     port = context.spec.launch.rendezvous_port
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-            probe.listen()
-        except OSError as error:
-            in_use = error.errno == errno.EADDRINUSE
-            return Finding(
-                state="fail",
-                summary=f"port {port} is in use" if in_use else f"port {port}: {error.strerror}",
-                why=f"port {port} cannot be taken: {error.strerror}{_holder(port)}",
-            )
+    if trouble := port_trouble(port):
+        in_use = trouble.errno == errno.EADDRINUSE
+        return Finding(
+            state="fail",
+            summary=f"port {port} is in use" if in_use else f"port {port}: {trouble.strerror}",
+            why=f"port {port} cannot be taken: {trouble.strerror}{_holder(port)}",
+        )
     return Finding(
         state="pass",
         summary=f"port {port} is free" if port else "a free one is taken at the start",
