@@ -37,9 +37,12 @@ def status_panel(status: RunStatus) -> RenderableType:
     if causes:
         facts.add_row("ended", "\n".join(causes[-5:]))
     if status.run.state == "active" and not status.watched:
-        facts.add_row(
-            "monitor", Text("none is watching; start one by: smolplan monitor", style="yellow")
+        advice = (
+            "none is watching; start one by: smolplan monitor"
+            if status.run.monitored
+            else "launched without: if it breaks, nothing restarts it"
         )
+        facts.add_row("monitor", Text(advice, style="yellow"))
     if status.run.reason:
         facts.add_row("why", status.run.reason)
     for event in status.events:

@@ -282,7 +282,7 @@ def test_an_unwatched_run_ends_on_record_and_can_be_asked_about(
     run = start(make_spec(data_cache, steps=400), store, tmp_path, monitored=False)
     wait_until(lambda: steps_done(run) >= 3)
     status = smolplan("status", run.id)
-    assert "none is watching" in status.stdout
+    assert "nothing restarts it" in status.stdout
     assert smolplan("stop", run.id, "--now").returncode == 0
     assert store.run(run.id).state == "stopped"
     assert run.id in smolplan("runs").stdout
