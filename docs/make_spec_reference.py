@@ -17,7 +17,9 @@ Counts read `11T`, durations `4w`. Made by `python docs/make_spec_reference.py`.
 def _kind(field: dict[str, Any]) -> str:
     options = field.get("anyOf", [field])
     names = [
-        " or ".join(map(str, o["enum"])) if "enum" in o else str(o.get("const", o.get("type", "")))
+        " or ".join(map(str, o["enum"]))
+        if "enum" in o
+        else str(o.get("const", o.get("format", o.get("type", ""))))
         for o in options
     ]
     return " or ".join(n for n in names if n and n != "null")

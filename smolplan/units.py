@@ -8,19 +8,20 @@ import math
 import re
 from collections.abc import Mapping
 
-_NUMBER = re.compile(r"^\s*([+-]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
+# A comma groups thousands and nothing else: "1,5B" is 1.5 to half of the world and 15 to nobody.
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)"
+_NUMBER = re.compile(rf"^\s*([+-]?(?:{_DIGITS}\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
 
 COUNT_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12, "q": 1e15}
 DURATION_SUFFIXES_S = {
     "": 1.0,
     "ms": 1e-3,
-    "s": 1.0,
-    "min": 60.0,
-    "m": 60.0,
-    "h": 3600.0,
-    "d": 86_400.0,
-    "w": 604_800.0,
-    "y": 365.25 * 86_400.0,
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
+    **dict.fromkeys(("d", "day", "days"), 86_400.0),
+    **dict.fromkeys(("w", "week", "weeks"), 604_800.0),
+    **dict.fromkeys(("y", "year", "years"), 365.25 * 86_400.0),
 }
 _METRIC = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21}
 _BINARY = {"ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40, "pi": 2.0**50}
@@ -34,23 +35,39 @@ BYTE_SUFFIXES = {
 
 def _parse(value: float | str, suffixes: Mapping[str, float], what: str, examples: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{value!r} is not {what}; write it like {examples}")
+        raise ValueError(f"{_short(value)} is not {what}; write it like {examples}")
     if isinstance(value, str):
         match = _NUMBER.match(value)
         scale = suffixes.get(match.group(2).lower()) if match else None
         if match is None or scale is None:
-            raise ValueError(f"{value!r} is not {what}; write it like {examples}")
+            raise ValueError(f"{_short(value)} is not {what}; write it like {examples}")
         number = float(match.group(1).replace(",", "").replace("_", "")) * scale
     else:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a finite number; write {what} like {examples}")
+        raise ValueError(f"{_short(value)} is not a finite number; write {what} like {examples}")
     return number
+
+
+def _short(value: float | str) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python will print
+        return "such a number"
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def parse_count(value: float | str) -> float:
     """Parameters, tokens, GPUs: "3B" → 3e9, "11T" → 1.1e13, "384" → 384."""
     return _parse(value, COUNT_SUFFIXES, "a count", "3B, 11T, 500M or 384")
+
+
+def parse_plain(value: float | str, what: str, examples: str) -> float:
+    """A number without any unit: a price, a share."""
+    return _parse(value, {"": 1.0}, what, examples)
 
 
 def parse_duration_s(value: float | str) -> float:

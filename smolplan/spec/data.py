@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from smolplan.spec.fields import SpecPart, UserPath
+from smolplan.spec.fields import Count, SpecPart, UserPath
 
 PYTHON_STDLIB = "python-stdlib"
 """The source that every machine has: the sources of Python's own standard library."""
@@ -24,7 +24,7 @@ class DataSpec(SpecPart):
         description="A tokenizer.json of the tokenizers library; unless given, a byte-level BPE "
         "of model.vocab_size entries is trained on the sources.",
     )
-    seq_len: int = Field(gt=0, description="Tokens in one training sequence.")
+    seq_len: Count = Field(description="Tokens in one training sequence.")
     max_epochs: float = Field(
         default=4.0,
         gt=0,

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from smolplan.spec.fields import SpecPart
+from smolplan.spec.fields import Count, SpecPart
 
 
 class EvalSpec(SpecPart):
-    sequences: int = Field(
-        default=64, gt=0, description="Held-out sequences that bits per byte are measured on."
+    sequences: Count = Field(
+        default=64, description="Held-out sequences that bits per byte are measured on."
     )

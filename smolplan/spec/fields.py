@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from smolplan.units import parse_bytes, parse_count, parse_duration_s
+from smolplan.units import parse_count, parse_duration_s
 
 
 class SpecPart(BaseModel):
@@ -14,21 +14,56 @@ class SpecPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+LARGEST = 10**18
+"""A thousand times the tokens of any run there was; beyond it floats no longer count exactly."""
+
+
 def _whole(value: Any) -> Any:
     number = parse_count(value)
     if number != int(number):
         raise ValueError(f"{value!r} is not a whole number; write it like 3B, 11T, 2M or 384")
+    if abs(number) > LARGEST:
+        raise ValueError(f"{number:.3g} is more than anyone has; write it like 3B, 11T or 384")
     return int(number)
 
 
-Count = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
+def _path(value: Any) -> Any:
+    """Raises ValueError for what is no path, and for the home of a user that there is not."""
+    if not isinstance(value, str | Path):
+        raise ValueError(f"{value!r} is not a path; write it in quotes")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{str(value)!r} begins with the home of an unknown user") from None
+
+
+def _schema(kind: str, pattern: str, **bounds: float) -> WithJsonSchema:
+    """For editors: a number within its bounds, or a text of that pattern; `format` names both."""
+    return WithJsonSchema(
+        {"type": ["number", "string"], "pattern": pattern, "format": kind, **bounds}
+    )
+
+
+_COUNT_TEXT = r"^[0-9][0-9_,]*(\.[0-9]*)?([eE]\+?[0-9]+)? ?[kKmMbBtTqQ]?$"
+_SPAN_TEXT = r"^[0-9][0-9_,]*(\.[0-9]*)?([eE]-?[0-9]+)? ?[A-Za-z]*$"
+
+Count = Annotated[
+    int, BeforeValidator(_whole), Field(gt=0), _schema("count", _COUNT_TEXT, minimum=1)
+]
 """A positive whole number; "11T" and 11e12 are read too."""
 
-Seconds = Annotated[float, BeforeValidator(parse_duration_s), Field(gt=0)]
+CountOrZero = Annotated[
+    int, BeforeValidator(_whole), Field(ge=0), _schema("count", _COUNT_TEXT, minimum=0)
+]
+"""As Count, or 0."""
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(parse_duration_s),
+    Field(gt=0),
+    _schema("duration", _SPAN_TEXT, exclusiveMinimum=0),
+]
 """A span of time in seconds; "30s", "4h" and "4w" are read too."""
 
-Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(gt=0)]
-"""A size in bytes; "80GB" and "512MiB" are read too."""
-
-UserPath = Annotated[Path, BeforeValidator(lambda value: Path(value).expanduser())]
+UserPath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string"})]
 """A path; a leading ~ is the home folder."""

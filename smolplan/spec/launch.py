@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from smolplan.spec.fields import SpecPart, UserPath
+from smolplan.spec.fields import Count, CountOrZero, Seconds, SpecPart, UserPath
 
 
 def _environment_name(name: str) -> str:
@@ -22,10 +22,10 @@ class LaunchSpec(SpecPart):
     environment: dict[Annotated[str, AfterValidator(_environment_name)], str] = Field(
         default={}, description="Environment variables of every rank."
     )
-    threads_per_rank: int = Field(default=1, gt=0, description="CPU threads of one rank.")
-    rendezvous_port: int = Field(
-        default=0, ge=0, le=65535, description="TCP port of the rendezvous; 0 takes a free one."
+    threads_per_rank: Count = Field(default=1, description="CPU threads of one rank.")
+    rendezvous_port: CountOrZero = Field(
+        default=0, le=65535, description="TCP port of the rendezvous; 0 takes a free one."
     )
-    collective_timeout_s: float = Field(
-        default=1800.0, gt=0, description="A collective that takes longer breaks the attempt."
+    collective_timeout_s: Seconds = Field(
+        default=1800.0, description="A collective that takes longer breaks the attempt."
     )

@@ -1,6 +1,7 @@
 """A spec from a YAML file or a preset, with errors that name file, line, field and remedy."""
 
 import difflib
+import re
 from collections.abc import Hashable
 from importlib import resources
 from pathlib import Path
@@ -19,7 +20,13 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # << is no key, and may come twice
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.MarkedYAMLError(
+                    problem="a name of a field is expected here", problem_mark=key_node.start_mark
+                )
             if key in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the field {key!r} is given twice", problem_mark=key_node.start_mark
@@ -62,16 +69,16 @@ def load_spec(path: Path | str) -> RunSpec:
     Raises UserError for a file that cannot be read and for anything wrong in it.
     """
     path = Path(path)
-    if not path.exists() and str(path) in preset_names():
-        return load_preset(str(path))
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        if str(path) in preset_names():
+            return load_preset(str(path))
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(
             f"cannot read the spec: {reason}",
-            where=str(path),
-            remedy="Give a YAML file or a preset: " + ", ".join(preset_names()) + ".",
+            where=str(path)[:200],
+            remedy="Give a YAML file or a preset. " + suggestion(str(path), preset_names()),
         ) from None
     return parse_spec(text, where=str(path))
 
@@ -87,6 +94,9 @@ def parse_spec(text: str, *, where: str) -> RunSpec:
         raise UserError(
             f"not valid YAML: {getattr(error, 'problem', error)}", where=where + line
         ) from None
+    except (ValueError, TypeError, RecursionError) as error:
+        # A date of the 45th day, a number of five thousand digits, five thousand brackets.
+        raise UserError(f"not valid YAML: {error}", where=where) from None
     if not isinstance(content, dict):
         raise UserError(
             "a run spec is a mapping of fields",
@@ -105,10 +115,30 @@ def dump_spec(spec: RunSpec) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
+_PLAIN = {
+    "model_type": "a mapping of fields belongs here",
+    "model_attributes_type": "a mapping of fields belongs here",
+    "dict_type": "a mapping belongs here",
+    "tuple_type": "a list belongs here",
+    "string_type": "text belongs here; put it in quotes",
+    "int_type": "a whole number belongs here",
+    "float_type": "a number belongs here",
+    "float_parsing": "a number belongs here",
+    "bool_type": "true or false belongs here",
+    "bool_parsing": "true or false belongs here",
+}
+"""pydantic's words where they speak of Python."""
+
+
 def _explain(error: ValidationError, root: yaml.Node | None, where: str) -> UserError:
     sentences = []
     for problem in error.errors():
         loc = tuple(part for part in problem["loc"] if part != "[key]")
+        message = problem["msg"].removeprefix("Value error, ")
+        # A rule over several parts begins with the field that is to be changed.
+        if named := re.match(r"(?:\w+\.)+\w+", message) if not loc else None:
+            loc = tuple(named[0].split("."))
+            message = message.removeprefix(named[0]).lstrip()
         field = ".".join(str(part) for part in loc)
         line = _line_of(root, loc)
         place = f"{where}:{line}" + (f": {field}" if field else "")
@@ -118,7 +148,7 @@ def _explain(error: ValidationError, root: yaml.Node | None, where: str) -> User
         elif problem["type"] == "missing":
             what = "this field is required and missing"
         else:
-            what = problem["msg"].removeprefix("Value error, ")
+            what = _PLAIN.get(problem["type"], message)
             given = problem["input"]
             if not isinstance(given, dict | list | tuple | BaseModel) and repr(given) not in what:
                 what += f", got {given!r}"

@@ -4,25 +4,25 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from smolplan.spec.fields import SpecPart
+from smolplan.spec.fields import Count, CountOrZero, SpecPart
 
 
 class ModelSpec(SpecPart):
     """A SmolLM3-style dense decoder: GQA attention, SwiGLU, RMSNorm, no biases."""
 
-    layers: int = Field(gt=0, description="Number of decoder blocks.")
-    hidden: int = Field(gt=0, description="Width of the residual stream.")
-    heads: int = Field(gt=0, description="Query heads.")
-    kv_heads: int = Field(gt=0, description="Key and value heads (GQA); divides heads.")
-    head_dim: int | None = Field(
-        default=None, gt=0, description="Width of one head; hidden / heads unless given."
+    layers: Count = Field(description="Number of decoder blocks.")
+    hidden: Count = Field(description="Width of the residual stream.")
+    heads: Count = Field(description="Query heads.")
+    kv_heads: Count = Field(description="Key and value heads (GQA); divides heads.")
+    head_dim: Count | None = Field(
+        default=None, description="Width of one head; hidden / heads unless given."
     )
-    ffn_hidden: int = Field(gt=0, description="Inner width of the SwiGLU feed-forward layer.")
-    vocab_size: int = Field(gt=0, description="Rows of the token embedding.")
+    ffn_hidden: Count = Field(description="Inner width of the SwiGLU feed-forward layer.")
+    vocab_size: Count = Field(description="Rows of the token embedding.")
     tied_embeddings: bool = Field(default=True, description="Output head shares the embedding.")
     rope_theta: float = Field(default=50_000.0, gt=0, description="Base of the rotary embedding.")
-    no_rope_every: int = Field(
-        default=4, ge=0, description="Every n-th layer has no rotary embedding (NoPE); 0: none."
+    no_rope_every: CountOrZero = Field(
+        default=4, description="Every n-th layer has no rotary embedding (NoPE); 0: none."
     )
     intra_document_mask: bool = Field(
         default=True, description="A token attends only within its own document."

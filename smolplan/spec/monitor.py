@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from smolplan.spec.fields import Seconds, SpecPart
+from smolplan.spec.fields import Count, Seconds, SpecPart
 
 
 class MonitorSpec(SpecPart):
@@ -21,8 +21,8 @@ class MonitorSpec(SpecPart):
         default=1.0, description="Pause before the first restart; doubles at each without progress."
     )
     backoff_max_s: Seconds = Field(default=300.0, description="Longest pause before a restart.")
-    crash_loop_limit: int = Field(
-        default=5, gt=0, description="Attempts in a row without a new step: stop, call a person."
+    crash_loop_limit: Count = Field(
+        default=5, description="Attempts in a row without a new step: stop, call a person."
     )
     stop_grace_s: Seconds = Field(
         default=120.0, description="Time that a graceful stop has to save its checkpoint."

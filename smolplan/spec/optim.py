@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from smolplan.spec.fields import Count, SpecPart
+from smolplan.spec.fields import Count, CountOrZero, SpecPart
 
 
 class OptimSpec(SpecPart):
@@ -16,8 +16,10 @@ class OptimSpec(SpecPart):
     )
     global_batch_size: Count = Field(description="Sequences in one optimiser step, over all ranks.")
     learning_rate: float = Field(gt=0, description="Peak learning rate.")
-    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
-    decay_steps: int = Field(default=0, ge=0, description="Steps of linear decay to 0 at the end.")
+    warmup_steps: CountOrZero = Field(default=0, description="Steps of linear warm-up.")
+    decay_steps: CountOrZero = Field(
+        default=0, description="Steps of linear decay to 0 at the end."
+    )
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)

@@ -4,21 +4,21 @@ from typing import Literal
 
 from pydantic import Field
 
-from smolplan.spec.fields import SpecPart
+from smolplan.spec.fields import Count, SpecPart
 
 
 class ParallelSpec(SpecPart):
     """Degrees of parallelism; their product is the number of ranks."""
 
-    data_parallel: int = Field(default=1, gt=0, description="Replicas that share a global batch.")
-    tensor_parallel: int = Field(default=1, gt=0)
-    pipeline_parallel: int = Field(default=1, gt=0)
-    context_parallel: int = Field(default=1, gt=0)
-    expert_parallel: int = Field(default=1, gt=0)
+    data_parallel: Count = Field(default=1, description="Replicas that share a global batch.")
+    tensor_parallel: Count = Field(default=1)
+    pipeline_parallel: Count = Field(default=1)
+    context_parallel: Count = Field(default=1)
+    expert_parallel: Count = Field(default=1)
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=3, description="What data-parallel ranks shard: 3 is FSDP with full sharding."
     )
-    micro_batch_size: int = Field(default=1, gt=0, description="Sequences in one forward pass.")
+    micro_batch_size: Count = Field(default=1, description="Sequences in one forward pass.")
     recompute: Literal["none", "selective", "full"] = Field(
         default="none", description="Activations computed again in the backward pass."
     )

@@ -26,7 +26,7 @@ class RunSpec(SpecPart):
     name: str = Field(
         description="Names the run directory: letters, digits, dot, dash, underscore."
     )
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     model: ModelSpec
     data: DataSpec
     optim: OptimSpec
@@ -103,18 +103,19 @@ class RunSpec(SpecPart):
         batch, parallel = self.optim.global_batch_size, self.parallel
         share = parallel.data_parallel * parallel.micro_batch_size
         if batch % share:
+            below, above = batch // share * share, (batch // share + 1) * share
             raise ValueError(
                 f"optim.global_batch_size {batch} does not divide by parallel.data_parallel "
                 f"{parallel.data_parallel} × parallel.micro_batch_size "
-                f"{parallel.micro_batch_size}; use {max(1, batch // share) * share} or "
-                f"{(batch // share + 1) * share}"
+                f"{parallel.micro_batch_size}; use {f'{below} or ' if below else ''}{above}"
             )
         if parallel.ranks != self.cluster.gpus:
             raise ValueError(
-                f"parallel asks for {parallel.ranks} ranks (data {parallel.data_parallel} × "
-                f"tensor {parallel.tensor_parallel} × pipeline {parallel.pipeline_parallel} × "
-                f"context {parallel.context_parallel}), cluster has {self.cluster.gpus} "
-                f"({self.cluster.nodes} nodes × {self.cluster.gpus_per_node}); make them equal"
+                f"parallel.data_parallel {parallel.data_parallel} × tensor "
+                f"{parallel.tensor_parallel} × pipeline {parallel.pipeline_parallel} × context "
+                f"{parallel.context_parallel} are {parallel.ranks} ranks, cluster has "
+                f"{self.cluster.gpus} ({self.cluster.nodes} nodes × "
+                f"{self.cluster.gpus_per_node}); make them equal"
             )
         scheduled = self.optim.warmup_steps + self.optim.decay_steps
         if scheduled > self.steps:

@@ -21,6 +21,8 @@ def test_quantities_read_as_the_field_writes_them() -> None:
     assert parse_count("1.5 B") == 1.5e9
     assert parse_duration_s("4w") == 2_419_200
     assert parse_duration_s("90min") == 5400
+    assert parse_duration_s("4 weeks") == parse_duration_s("28days") == 2_419_200
+    assert parse_count("3,000,000,000") == parse_count("3_000_000_000") == 3e9
     assert parse_bytes("80GB") == 80e9
     assert parse_bytes("1GiB") == 2**30
     assert parse_flops("990TFLOPS") == parse_flops("990TFLOP/s") == 990e12
@@ -28,7 +30,10 @@ def test_quantities_read_as_the_field_writes_them() -> None:
     assert parse_bytes_per_s("400Gb/s") == 50e9
 
 
-@pytest.mark.parametrize("text", ["", "nan", "inf", "3X", "B", "--3", "1e999", "3 4", True])
+@pytest.mark.parametrize(
+    "text",
+    ["", "nan", "inf", "3X", "B", "--3", "1e999", "3 4", True, "1,5B", "3,0", "1,23,456", 10**400],
+)
 def test_nonsense_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         parse_count(text)
