@@ -5,12 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from launcher.backends import local
 from launcher.outcome import describe_exit
 from launcher.processes import is_alive
 from launcher.store import Attempt, Run, Store
-from smolplan.errors import ExitCode, SmolplanError
+from smolplan.errors import ExitCode, SmolplanError, UserError
 from smolplan.rundir import RunDir, read_json
 from smolplan.spec import RunSpec, load_spec
 
@@ -29,10 +30,24 @@ def start(store: Store, run: Run, attempt: Attempt, spec: RunSpec) -> None:
         ensure_daemon(store)
 
 
+def resumable(store: Store, run: Run) -> RunSpec:
+    """The spec of a run that can be resumed. Raises UserError if it cannot."""
+    if run.state in ("active", "finished"):
+        raise UserError(f"run {run.id} is {run.state}: there is nothing to resume")
+    return load_spec(run_folder(run).spec)
+
+
+def run_folder(run: Run) -> RunDir:
+    """Raises UserError if the run directory is gone."""
+    if not run.path.is_dir():
+        raise UserError(f"the folder of run {run.id} is gone", where=str(run.path))
+    return RunDir(run.path)
+
+
 def resume(store: Store, run: Run, *, monitored: bool) -> Attempt:
     """Start a stopped or failed run again, from its newest whole checkpoint. Raises UserError."""
+    spec = resumable(store, run)
     directory = RunDir(run.path)
-    spec = load_spec(directory.spec)
     best = max((a.step_at_end or 0 for a in store.attempts(run.id)), default=0)
     attempt = store.reopen(run.id, best, monitored=monitored)
     directory.stop_request.unlink(missing_ok=True)
@@ -41,11 +56,20 @@ def resume(store: Store, run: Run, *, monitored: bool) -> Attempt:
 
 
 def request_stop(store: Store, run: Run) -> None:
-    """Ask a run to save a checkpoint after the step at hand and end."""
-    directory = RunDir(run.path)
+    """Ask a run to save a checkpoint after the step at hand and end. Raises UserError if its
+    ranks cannot be told."""
+    directory = run_folder(run)
+    try:
+        directory.stop_request.touch()
+    except OSError as error:
+        raise UserError(
+            f"the ranks cannot be told: {error.strerror}",
+            where=str(directory.stop_request),
+            remedy=f"End it without a checkpoint by: smolplan stop {run.id} --now",
+        ) from None
     store.request_stop(run.id)
-    directory.stop_request.touch()
-    directory.record("stop_requested", "user")
+    with suppress(OSError):  # what is asked for is in the store
+        directory.record("stop_requested", "user")
 
 
 def await_end(
@@ -67,11 +91,15 @@ def await_end(
 def kill(store: Store, run: Run) -> Run:
     """End a run's processes at once, without a checkpoint, and put it on record as stopped."""
     attempt = store.attempts(run.id)[-1]
+    store.request_stop(run.id)  # so that the monitor does not start it again
     store.move_attempt(attempt, "condemned", fence=None, cause="killed by the user")
     if not local.kill(attempt):
         raise SmolplanError(f"processes of run {run.id} resist SIGKILL (a hung disk or device?)")
     store.move_attempt(attempt, "ended", fence=None)
     store.end_run(run.id, "stopped", "killed by the user", fence=None)
+    if run.path.is_dir():
+        with suppress(OSError):
+            RunDir(run.path).record("killed", "user", attempt=attempt.number)
     return store.run(run.id)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from launcher.processes import is_alive, process_name
@@ -18,8 +19,27 @@ from smolplan.spec import RunSpec, dump_spec
 
 
 def runs_folder(spec: RunSpec, given: Path | None = None) -> Path:
-    """Where run directories go: as asked on the command line, by the spec, or ./runs."""
-    return (given or spec.launch.runs_dir or Path("runs")).expanduser().resolve()
+    """Where run directories go: as asked on the command line, by the spec, or ./runs. Raises
+    UserError."""
+    folder = given or spec.launch.runs_dir or Path("runs")
+    try:
+        return folder.expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "it begins with the home of an unknown user"
+        raise UserError(f"{str(folder)[:200]} is no folder: {reason}", where="--runs-dir") from None
+
+
+def check(spec: RunSpec) -> None:
+    """Raises UserError for a spec that cannot be launched on this machine now."""
+    if problems := spec.unsupported_by_trainer():
+        raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
+    make_plan(spec)  # refuses a GPU that nobody knows
+    if trouble := port_trouble(spec.launch.rendezvous_port):
+        raise UserError(
+            f"port {spec.launch.rendezvous_port} cannot be used: {trouble.strerror}",
+            where="launch.rendezvous_port",
+            remedy="Give another port, or 0 for a free one.",
+        )
 
 
 def create_run(
@@ -35,15 +55,9 @@ def create_run(
     It is built beside its final name and renamed: killed at any moment, this leaves no run
     behind that looks like one. Raises UserError for whatever the user can mend.
     """
-    if problems := spec.unsupported_by_trainer():
-        raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
-    if trouble := port_trouble(spec.launch.rendezvous_port):
-        raise UserError(
-            f"port {spec.launch.rendezvous_port} cannot be used: {trouble.strerror}",
-            where="launch.rendezvous_port",
-            remedy="Give another port, or 0 for a free one.",
-        )
+    check(spec)
     run_id = f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    is_new = not folder.exists()
     final, staging = folder / run_id, _staging(folder, run_id)
     try:
         try:
@@ -62,6 +76,9 @@ def create_run(
         staging.rename(final)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # somebody else's run is in it by now
+                folder.rmdir()
         raise
     return store.add_run(run_id, final, spec.content_hash(), monitored=monitored)
 

@@ -10,13 +10,18 @@ from smolplan.rundir import RunDir
 
 def _files(run: RunDir, attempt: int, rank: int | None) -> list[Path]:
     folder = run.attempt(attempt) / "logs"
-    return sorted(folder.glob("*.log" if rank is None else f"rank-{rank}.log"))
+    name = "*" if rank is None else f"rank-{rank}"
+    # The trainer writes to stderr only; a library that prints gets a file of its own.
+    printed = [path for path in folder.glob(f"{name}.stdout") if path.stat().st_size]
+    return sorted([*folder.glob(f"{name}.log"), *printed])
 
 
 def read_logs(path: Path, *, rank: int | None, attempt: int | None) -> Iterator[str]:
     """Lines "rank-0 | …" of an attempt (the newest unless given). Raises UserError if it or the
     rank has no log."""
     run = RunDir(path)
+    if not path.is_dir():
+        raise UserError("the folder of this run is gone", where=str(path))
     number = attempt or run.latest_attempt()
     files = _files(run, number, rank)
     if not files:
@@ -27,7 +32,11 @@ def read_logs(path: Path, *, rank: int | None, attempt: int | None) -> Iterator[
         )
     for file in files:
         for line in file.read_text(errors="replace").splitlines():
-            yield f"{file.stem} | {line}"
+            yield f"{_label(file)} | {line}"
+
+
+def _label(file: Path) -> str:
+    return file.stem if file.suffix == ".log" else file.name
 
 
 def follow_logs(
@@ -50,7 +59,7 @@ def follow_logs(
             whole = block if over else block[: block.rfind(b"\n") + 1]
             positions[file] = positions.get(file, 0) + len(whole)
             for line in whole.decode(errors="replace").splitlines():
-                yield f"{file.stem} | {line}"
+                yield f"{_label(file)} | {line}"
         if over:
             return
         time.sleep(poll_s)

@@ -6,7 +6,8 @@ from typing import Any
 
 from launcher.processes import is_alive
 from launcher.store import Attempt, Run, Store
-from smolplan.rundir import RunDir, read_json, read_last_line, read_tail
+from smolplan.errors import UserError
+from smolplan.rundir import Heartbeat, RunDir, read_json, read_last_line, read_tail
 from smolplan.spec import load_spec
 
 
@@ -24,6 +25,8 @@ class RunStatus:
     events: tuple[dict[str, Any], ...]
     watched: bool
     """Whether a monitor looks after the run."""
+    problem: str
+    """What keeps us from knowing more; empty if nothing does."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,6 +46,7 @@ class RunStatus:
             "last_metrics": self.last,
             "eta_s": self.eta_s,
             "watched": self.watched,
+            "problem": self.problem,
         }
 
 
@@ -54,19 +58,31 @@ def run_status(store: Store, run: Run) -> RunStatus:
     beats = [b for b in directory.read_heartbeats().values() if b.attempt == current]
     last = read_last_line(directory.metrics) or {}
     step = max([b.step for b in beats], default=0) or int(last.get("step", 0))
-    steps = load_spec(directory.spec).steps if directory.spec.exists() else 0
-    phase = min(beats, key=lambda b: b.step).phase if beats else "starting"
+    steps, problem = 0, ""
+    try:
+        steps = load_spec(directory.spec).steps
+    except UserError as error:
+        problem = str(error) if run.path.is_dir() else f"its folder {run.path} is gone"
     recent = [line["step_s"] for line in read_tail(directory.metrics, 50) if "step_s" in line]
     running = run.state == "active" and attempts[-1].state == "running" and recent
-    ended = read_json(directory.attempt_exit(current)) is not None
     return RunStatus(
         run=run,
         attempts=attempts,
         step=step,
         steps=steps,
-        phase="between attempts" if ended and run.state == "active" else phase,
+        phase=_phase(directory, run, attempts[-1], beats),
         last=last,
         eta_s=(steps - step) * statistics.median(recent) if running else None,
         events=tuple(read_tail(directory.events, 5)),
         watched=run.monitored and bool(store.live_daemons(is_alive)),
+        problem=problem,
     )
+
+
+def _phase(directory: RunDir, run: Run, attempt: Attempt, beats: list[Heartbeat]) -> str:
+    """What the attempt at hand does; empty once the run is over."""
+    if run.state != "active":
+        return ""
+    if attempt.state != "running" or read_json(directory.attempt_exit(attempt.number)) is not None:
+        return "between attempts"
+    return min(beats, key=lambda beat: beat.step).phase if beats else "starting"

@@ -65,6 +65,10 @@ CREATE TABLE IF NOT EXISTS daemons (
 """
 
 
+class StoreUnusable(SmolplanError):
+    """The file of the record cannot be read or written now."""
+
+
 class LostLease(SmolplanError):
     """Another daemon holds the run now; whatever was decided here must not be carried out."""
 
@@ -117,11 +121,17 @@ class Daemon:
 
 
 def state_folder() -> Path:
-    """$SMOLPLAN_STATE, else the XDG state folder."""
-    if given := os.environ.get("SMOLPLAN_STATE"):
-        return Path(given).expanduser()
+    """$SMOLPLAN_STATE, else the XDG state folder. Raises UserError."""
+    given = os.environ.get("SMOLPLAN_STATE")
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "smolplan"
+    folder = Path(given) if given else Path(base) / "smolplan"
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{folder} begins with a home folder that cannot be found",
+            remedy="Set SMOLPLAN_STATE to a folder for the record of runs.",
+        ) from None
 
 
 def boot_id() -> str:
@@ -153,21 +163,41 @@ class Store:
                 where=str(self.folder),
                 remedy="Make this folder writable, or set SMOLPLAN_STATE to one that is.",
             ) from None
+        except sqlite3.DatabaseError as error:
+            raise self._unusable(error) from None
 
     def close(self) -> None:
         self._db.close()
 
+    def _unusable(self, error: sqlite3.Error) -> StoreUnusable:
+        return StoreUnusable(f"the record of runs, {self.folder / 'runs.sqlite'}: {error}")
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        # IMMEDIATE takes the write lock before the first read, so that what is checked inside
-        # still holds when it is acted upon.
-        self._db.execute("BEGIN IMMEDIATE")
+        """Raises StoreUnusable where the file is damaged, its disk full, or others hold it."""
         try:
-            yield self._db
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            # IMMEDIATE takes the write lock before the first read, so that what is checked
+            # inside still holds when it is acted upon.
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                # SQLite may have rolled back by itself, as it does on a full disk.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise self._unusable(error) from error
+
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """Raises StoreUnusable."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     # Runs
 
@@ -187,21 +217,21 @@ class Store:
     def runs(self, *, to_watch: bool = False) -> list[Run]:
         """All runs, oldest first; with `to_watch`, those that a daemon is to look after."""
         where = "WHERE state = 'active' AND monitored" if to_watch else ""
-        rows = self._db.execute(f"SELECT * FROM runs {where} ORDER BY created_at, rowid")
+        rows = self._read(f"SELECT * FROM runs {where} ORDER BY created_at, rowid")
         return [_run(row) for row in rows]
 
     def run(self, run_id: str) -> Run:
-        row = self._db.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
-        if row is None:
+        rows = self._read("SELECT * FROM runs WHERE id = ?", (run_id,))
+        if not rows:
             raise UserError(f"there is no run {run_id!r}", remedy="See them by: smolplan runs")
-        return _run(row)
+        return _run(rows[0])
 
     def find(self, name: str) -> Run:
         """A run by id, unique beginning of an id, path, or `latest`. Raises UserError."""
         runs = self.runs()
         if name == "latest" and runs:
             return runs[-1]
-        exact = [r for r in runs if name == r.id or Path(name).resolve() == r.path]
+        exact = [r for r in runs if name == r.id or os.path.realpath(name) == str(r.path)]
         near = exact or [r for r in runs if r.id.startswith(name)]
         if len(near) == 1:
             return near[0]
@@ -303,9 +333,7 @@ class Store:
     # Attempts
 
     def attempts(self, run_id: str) -> list[Attempt]:
-        rows = self._db.execute(
-            "SELECT * FROM attempts WHERE run_id = ? ORDER BY number", (run_id,)
-        )
+        rows = self._read("SELECT * FROM attempts WHERE run_id = ? ORDER BY number", (run_id,))
         return [_attempt(row) for row in rows]
 
     def _plan(
@@ -404,7 +432,7 @@ class Store:
 
     def live_daemons(self, holder_alive: Any, *, seen_within_s: float = 10.0) -> list[Daemon]:
         """Daemons that said so lately and whose process exists."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT * FROM daemons WHERE boot = ? AND seen_at_s >= ?",
             (boot_id(), time.monotonic() - seen_within_s),
         )

@@ -7,12 +7,13 @@ moment: the training goes on, and the next daemon takes the run up where the rec
 import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from launcher.backends import local
 from launcher.processes import is_alive, process_name
-from launcher.store import Attempt, LostLease, Run, Store
+from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
 from monitor.policy import Decision, decide
@@ -22,6 +23,8 @@ from smolplan.rundir import RunDir, read_json
 from smolplan.spec import RunSpec, load_spec
 
 log = logging.getLogger("monitor")
+
+STORE_RETRY_S = 2.0
 
 LEASE_S = 10.0
 """A lease of a process that is certainly dead is taken over at once; this long only bounds the
@@ -52,31 +55,43 @@ class Daemon:
         self.metrics_url = ""
         self._until_idle = until_idle
         self._registered_at_s = float("-inf")
+        self._troubles: dict[str, str] = {}
 
     def run(self) -> None:
         """Loop until `stopping` is set; then give the leases back."""
         pid = int(self.holder.partition(":")[0])
         try:
             while not self.stopping.is_set():
-                now_s = time.monotonic()
-                if now_s - self._registered_at_s > 2.0:
-                    self._store.register_daemon(self.holder, pid, self.metrics_url)
-                    self._registered_at_s = now_s
-                runs = self._store.runs(to_watch=True)
-                for run in runs:
-                    self._look_after(run)
-                for gone in self.watches.keys() - {run.id for run in runs}:
-                    del self.watches[gone]
-                if (
-                    self._until_idle
-                    and not runs
-                    and self._store.unregister_daemon(self.holder, only_if_idle=True)
-                ):
-                    return
+                try:
+                    if self._round(pid):
+                        return
+                except StoreUnusable as error:
+                    # A full disk or a lock held for long: without the record nothing may be
+                    # done, and it may well come back.
+                    log.error("%s", error)
+                    self.stopping.wait(STORE_RETRY_S)
                 polls = [w.spec.monitor.poll_s for w in self.watches.values()]
                 self.stopping.wait(min(polls, default=1.0))
         finally:
-            self._store.unregister_daemon(self.holder, only_if_idle=False)
+            with suppress(StoreUnusable):
+                self._store.unregister_daemon(self.holder, only_if_idle=False)
+
+    def _round(self, pid: int) -> bool:
+        """One look at every run; True if there is none left to look at, and that was asked for."""
+        now_s = time.monotonic()
+        if now_s - self._registered_at_s > 2.0:
+            self._store.register_daemon(self.holder, pid, self.metrics_url)
+            self._registered_at_s = now_s
+        runs = self._store.runs(to_watch=True)
+        for run in runs:
+            self._look_after(run)
+        for gone in self.watches.keys() - {run.id for run in runs}:
+            del self.watches[gone]
+        return (
+            self._until_idle
+            and not runs
+            and self._store.unregister_daemon(self.holder, only_if_idle=True)
+        )
 
     def _look_after(self, run: Run) -> None:
         """One look at one run. Trouble with one run must not leave the others unwatched."""
@@ -88,11 +103,21 @@ class Daemon:
                 return
             # The store is read again: the lease may have come with changes by its last holder.
             self.step(self._store.run(run.id), watch)
+            self._troubles.pop(run.id, None)
         except LostLease as lost:
             log.warning("%s", lost)
             self.watches[run.id].fence = None
         except (SmolplanError, OSError) as error:
-            log.error("run %s could not be looked after: %s", run.id, error)
+            self._complain(run, str(error))
+        except Exception as error:
+            # Whatever is odd about this run, the others still need their watchman.
+            self._complain(run, f"{type(error).__name__}: {error}", traceback=True)
+
+    def _complain(self, run: Run, trouble: str, *, traceback: bool = False) -> None:
+        """Once for each new trouble, not at every look."""
+        if self._troubles.get(run.id) != trouble:
+            log.error("%s could not be looked after: %s", run.id, trouble, exc_info=traceback)
+        self._troubles[run.id] = trouble
 
     def _hold(self, run: Run, watch: Watch) -> bool:
         now_s = time.monotonic()

@@ -92,8 +92,8 @@ def _ended(view: RunView) -> Decision:
     if code == ExitCode.NON_FINITE_LOSS and _same_fault_before(view):
         return Decision(
             "end_run",
-            f"the loss became non-finite again after step {attempt.step_at_end}, from the same "
-            f"checkpoint: not a passing fault. Lower the learning rate or look at that data",
+            f"the loss became non-finite again after step {attempt.step_at_end}, as in the "
+            f"attempt before: not a passing fault. Lower the learning rate or look at that data",
         )
     fruitless = attempts_without_progress(view.attempts)
     limit = view.settings.crash_loop_limit

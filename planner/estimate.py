@@ -5,6 +5,7 @@
 Pure arithmetic: give all but one of params, tokens, GPUs, deadline and MFU.
 """
 
+import math
 from dataclasses import replace
 
 from planner.answer import Answer, Cost, SensitivityRow
@@ -50,7 +51,8 @@ def solve(q: Question) -> Answer:
     except (OverflowError, ZeroDivisionError):
         raise _out_of_range() from None
     assert q.tokens is not None and q.gpus is not None and q.deadline_s is not None
-    figures = (per_token, rate, q.tokens, q.gpus, q.deadline_s, per_token * q.tokens)
+    figures = [per_token, rate, q.tokens, q.gpus, q.deadline_s, per_token * q.tokens]
+    figures += [] if q.price_per_gpu_hour is None else [q.price_per_gpu_hour]
     # Beyond these a quotient of two of them leaves the range of a float.
     if not all(1e-30 < x < 1e60 for x in figures):
         raise _out_of_range()
@@ -151,6 +153,14 @@ def _cost(q: Question, hours: float) -> Cost | None:
 
 def _notes(q: Question, gpus: int, rate: float) -> tuple[str, ...]:
     notes = []
+    speed = rate / (per_token_flops(q) or math.inf)
+    views = mfu_views(q, speed)
+    # A mask may well leave out more than the difference, so full attention may exceed the base.
+    if beyond := [name for name, share in views.items() if share > 1 and "full" not in name]:
+        notes.append(
+            f"{speed:,.0f} tokens/s per GPU are more than all that there is, by {beyond[0]}: "
+            f"give --flops-formula exact or a lower MFU"
+        )
     achievable = q.gpu.achievable_bf16_flops
     if achievable is None:
         notes.append(

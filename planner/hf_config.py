@@ -11,13 +11,18 @@ from smolplan.errors import UserError
 
 Config = dict[str, Any]
 
+LARGEST = 10**12
+"""More than any field of a config; beyond it a mistyped number would overflow on its way."""
+
 
 def read_hf_config(path: Path) -> tuple[Architecture, int]:
     """Architecture and longest sequence (max_position_embeddings). Raises UserError for what
     cannot be read, and for anything that would make our count of parameters or FLOPs wrong."""
-    where = str(path)
-    path = path / "config.json" if path.is_dir() else path
+    where = str(path)[:200]
     try:
+        if path.is_dir():
+            path = path / "config.json"
+            where = str(path)
         config = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the config: {error.strerror}", where=where) from None
@@ -72,8 +77,17 @@ def _whole(config: Config, field: str, default: int | None = None) -> int:
     value = default if value is None else value
     if value is None:
         raise _BadField(f"the field {field!r} is missing")
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise _BadField(f"{field} is {value!r}; it is a whole number above zero")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST:
+        raise _BadField(f"{field} is {str(value)[:40]}; it is a whole number above zero")
+    return value
+
+
+def _flag(config: Config, field: str, default: bool = False) -> bool:
+    value = config.get(field)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise _BadField(f"{field} is {value!r}; it is true or false")
     return value
 
 
@@ -106,7 +120,7 @@ def _decoder(
         head_dim=_whole(config, "head_dim", hidden // heads),
         ffn_hidden=_whole(config, "intermediate_size"),
         vocab_size=_whole(config, "vocab_size"),
-        tied_embeddings=bool(config.get("tie_word_embeddings", tied)),
+        tied_embeddings=_flag(config, "tie_word_embeddings", tied),
         qkv_bias=attention_bias or qkv_bias,
         output_bias=attention_bias,
         ffn_bias=ffn_bias,
@@ -133,14 +147,15 @@ def _windows(config: Config) -> tuple[int | None, int]:
 def _llama(config: Config) -> Architecture:
     return _decoder(
         config,
-        attention_bias=bool(config.get("attention_bias")),
-        ffn_bias=bool(config.get("mlp_bias")),
+        attention_bias=_flag(config, "attention_bias"),
+        ffn_bias=_flag(config, "mlp_bias"),
     )
 
 
 def _mistral(config: Config) -> Architecture:
     # Every layer has the window; a config without the field means 4,096, one with null none.
-    window = config.get("sliding_window", 4096)
+    has_window = config.get("sliding_window", 4096) is not None
+    window = _whole(config, "sliding_window", 4096) if has_window else None
     layers = _whole(config, "num_hidden_layers")
     return _decoder(config, kv_heads=8, window=window, windowed_layers=layers if window else 0)
 
@@ -148,7 +163,7 @@ def _mistral(config: Config) -> Architecture:
 def _qwen_windows(config: Config) -> tuple[int | None, int]:
     if config.get("layer_types"):
         return _windows(config)
-    if not config.get("use_sliding_window"):
+    if not _flag(config, "use_sliding_window"):
         return None, 0
     layers = _whole(config, "num_hidden_layers")
     # Layers from max_window_layers on have the window.
@@ -164,7 +179,7 @@ def _qwen2(config: Config) -> Architecture:
 
 def _qwen3(config: Config) -> Architecture:
     window, count = _qwen_windows(config)
-    bias = bool(config.get("attention_bias"))
+    bias = _flag(config, "attention_bias")
     return _decoder(
         {"head_dim": 128, **config},
         kv_heads=32,
@@ -176,7 +191,7 @@ def _qwen3(config: Config) -> Architecture:
 
 
 def _olmo2(config: Config) -> Architecture:
-    bias = bool(config.get("attention_bias"))
+    bias = _flag(config, "attention_bias")
     return _decoder(config, attention_bias=bias, qk_norm="full_width")
 
 
@@ -192,13 +207,13 @@ def _olmo3(config: Config) -> Architecture:
 
 def _smollm3(config: Config) -> Architecture:
     # The switch of a layer's rotary embedding (NoPE) changes neither parameters nor our FLOPs.
-    window, count = _windows(config) if config.get("use_sliding_window") else (None, 0)
+    window, count = _windows(config) if _flag(config, "use_sliding_window") else (None, 0)
     return _decoder(
         config,
         tied=True,
         kv_heads=4,
-        attention_bias=bool(config.get("attention_bias")),
-        ffn_bias=bool(config.get("mlp_bias")),
+        attention_bias=_flag(config, "attention_bias"),
+        ffn_bias=_flag(config, "mlp_bias"),
         window=window,
         windowed_layers=count,
     )

@@ -30,11 +30,10 @@ def next_smooth(number: int) -> int:
 
 def whole_up(quotient: float) -> int:
     """The quotient as whole GPUs. One that is whole but for rounding must not cost one more."""
-    return max(1, math.ceil(quotient * (1 - 1e-12)))
+    return max(1, math.ceil(quotient - min(1e-6, quotient * 1e-12)))
 
 
 def whole_gpus(quotient: float, node_size: int) -> int:
     """The smallest number of whole nodes that is enough and whose count has no prime factor above
     LARGEST_PRIME. (The node's own size is given, whatever its factors.)"""
-    nodes = max(1, math.ceil(quotient / node_size * (1 - 1e-12)))
-    return next_smooth(nodes) * node_size
+    return next_smooth(whole_up(quotient / node_size)) * node_size

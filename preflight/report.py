@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 State = Literal["pass", "warn", "fail", "skipped", "unknown"]
 Severity = Literal["required", "advisory"]
@@ -55,8 +55,13 @@ class Report(_Part):
     def count(self, state: State) -> int:
         return sum(result.state == state for result in self.results)
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def fit(self) -> bool:
+        """Whether no required check failed. A check that could not be made is shown, but nothing
+        is known against the machine."""
+        return not any(r.state == "fail" and r.severity == "required" for r in self.results)
+
     @property
     def exit_code(self) -> int:
-        """1 if a required check failed, else 0. A check that could not be made is shown, but
-        nothing is known against the machine."""
-        return int(any(r.state == "fail" and r.severity == "required" for r in self.results))
+        return int(not self.fit)

@@ -68,14 +68,16 @@ def events(run: Run, kind: str) -> list[dict[str, object]]:
     return [e for e in RunDir(run.path).read_events() if e["kind"] == kind]
 
 
-def smolplan(*arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-    """The command as a user's shell runs it."""
+def smolplan(
+    *arguments: str, timeout_s: float = 120.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The command as a user's shell runs it, with these variables set."""
     return subprocess.run(
         [sys.executable, "-m", "smolplan", *arguments],
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        env={**os.environ, "COLUMNS": "80"},
+        env={**os.environ, "COLUMNS": "80", **environment},
         check=False,
     )
 

@@ -1,6 +1,7 @@
 """What a rank tells the world: heartbeats, metrics, events, and how it ended. Needs no torch."""
 
 import errno
+import logging
 import os
 import resource
 import socket
@@ -13,6 +14,10 @@ from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import Heartbeat, Phase, RunDir, append_line, read_json, write_json
 from smolplan.spec import RunSpec
 
+log = logging.getLogger("trainer")
+
+NARRATE_S = 10.0
+
 
 class Reporter:
     """Writes a rank's part of the run directory. Raises NamedExit RUN_FOLDER_UNWRITABLE or
@@ -21,6 +26,7 @@ class Reporter:
     def __init__(self, run: RunDir, attempt: int, rank: int) -> None:
         self._run, self._attempt, self._rank = run, attempt, rank
         self._host = socket.gethostname()
+        self._narrated, self._narrated_at_s = 0, 0.0
 
     def beat(self, step: int, phase: Phase, last_step_s: float | None = None) -> None:
         beat = Heartbeat(
@@ -40,10 +46,27 @@ class Reporter:
             raise _unwritable(error, self._run) from None
 
     def metrics(self, **line: Any) -> None:
+        self._narrate(line)
         try:
             append_line(self._run.metrics, {**line, "attempt": self._attempt, "time": time.time()})
         except OSError as error:
             raise _unwritable(error, self._run) from None
+
+    def _narrate(self, line: dict[str, Any]) -> None:
+        """A step in the log, for people: the first ten, then one in NARRATE_S at most. The whole
+        of it is in metrics.jsonl."""
+        now_s = time.monotonic()
+        self._narrated += 1
+        if self._narrated > 10 and now_s - self._narrated_at_s < NARRATE_S:
+            return
+        self._narrated_at_s = now_s
+        log.info(
+            "step %d: loss %.4f, gradient norm %.3f, %.3g tokens/s",
+            line["step"],
+            line["loss"],
+            line["grad_norm"],
+            line["tokens_per_s"],
+        )
 
     def sync_metrics(self) -> None:
         """Have the disk hold the steps that led to a checkpoint before it holds the checkpoint:
@@ -54,6 +77,8 @@ class Reporter:
     def event(self, kind: str, **details: Any) -> None:
         """From rank 0 only, so that a thing is told once."""
         if self._rank == 0:
+            told = ", ".join(f"{name} {value}" for name, value in details.items())
+            log.info("%s: %s", kind.replace("_", " "), told)
             try:
                 self._run.record(kind, "trainer", attempt=self._attempt, **details)
             except OSError as error:

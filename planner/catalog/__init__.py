@@ -68,8 +68,10 @@ def find_gpu(name: str, *, where: str = "--gpu") -> Gpu:
             return gpu
     from smolplan.spec.load import suggestion  # costs pydantic: only on the way to an error
 
+    # A driver's name ("NVIDIA H100 80GB HBM3") holds ours, and may be of a slower variant.
+    held = [row for row in gpus() if row in wanted]
     raise UserError(
         f"the GPU {name!r} is not in the catalogue",
         where=where,
-        remedy=suggestion(wanted, sorted(gpus())),
+        remedy=suggestion(max(held, key=len) if held else wanted, sorted(gpus())),
     )

@@ -1,5 +1,6 @@
 """smolplan estimate: from a question to a number of GPUs, days, tokens, parameters or an MFU."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from planner.architecture import Architecture
     from planner.catalog import Gpu
     from smolplan.spec import ModelSpec
+
+LEAST_GPU_FLOPS = 1e9
+
+LARGEST = 10**9
+"""GPUs of a node, tokens of a sequence: far beyond any, and within what a float counts exactly."""
 
 ROUNDING = 0.1
 """How far --params may be from the architecture named beside it: SmolLM3's 3.08B is called 3B."""
@@ -40,9 +46,9 @@ def estimate(
     tokens_per_s_per_gpu: Annotated[
         str | None, typer.Option(help="Measured throughput, in place of an MFU.")
     ] = None,
-    node_size: Annotated[int, typer.Option(min=1, help="GPUs of one node.")] = 8,
+    node_size: Annotated[int, typer.Option(min=1, max=LARGEST, help="GPUs of one node.")] = 8,
     lost_hours: Annotated[
-        str, typer.Option(help="Hours of the deadline lost to failures and restarts.")
+        str, typer.Option(help="Hours of the deadline lost to failures and restarts (or 2d).")
     ] = "0",
     price: Annotated[str | None, typer.Option(help="US dollars per GPU-hour.")] = None,
     preset: Annotated[str | None, typer.Option(help="A bundled architecture: smollm3-3b.")] = None,
@@ -50,7 +56,8 @@ def estimate(
         Path | None, typer.Option(help="A Hugging Face config.json, or its folder.")
     ] = None,
     seq_len: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a sequence, for exact FLOPs.")
+        int | None,
+        typer.Option(min=1, max=LARGEST, help="Tokens of a sequence, for exact FLOPs."),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Each line of arithmetic.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
@@ -65,11 +72,18 @@ def estimate(
     from planner.catalog import find_gpu
     from planner.estimate import DEFAULT_MFU, Question, solve
     from planner.params import parameter_count
+    from smolplan.errors import UserError
     from smolplan.units import parse_count
 
     row = _measured(find_gpu(gpu), achievable)
     notes = []
     shape, spec_seq_len, spec_tokens = _architecture(preset, model)
+    if seq_len is not None and shape is None:
+        raise UserError(
+            "without an architecture FLOPs do not depend on the sequence",
+            where="--seq-len",
+            remedy="Give --preset or --model, or leave it out.",
+        )
     n = _positive("--params", params, parse_count)
     if shape is not None:
         n = _agreed(n, parameter_count(shape), params)
@@ -81,12 +95,16 @@ def estimate(
         notes.append(f"tokens are the preset's, {d:,.0f}")
     rate = _positive("--tokens-per-s-per-gpu", tokens_per_s_per_gpu, parse_count)
     share = _mfu(mfu)
+    if mfu_base is None:
+        mfu_base = "peak" if row.achievable_bf16_flops is None else "achievable"
+    base = _one_of("--mfu-base", mfu_base, ["achievable", "peak"])
+    formula = _one_of("--flops-formula", flops_formula, ["6nd", "exact"])
     if share is None and rate is None and None in (n, d, time_s, count):
         share = DEFAULT_MFU
-        notes.append("an MFU of 30% is assumed, as the Smol Training Playbook planned with")
-    known_base = "peak" if row.achievable_bf16_flops is None else "achievable"
-    base = _one_of("--mfu-base", mfu_base or known_base, ["achievable", "peak"])
-    formula = _one_of("--flops-formula", flops_formula, ["6nd", "exact"])
+        notes.append(
+            f"an MFU of 30% ({formula.upper() if formula == '6nd' else formula} over {base}) is "
+            f"assumed; the Smol Training Playbook planned with 30% by 6ND over achievable"
+        )
     answer = solve(
         Question(
             gpu=row,
@@ -99,8 +117,8 @@ def estimate(
             flops_formula="exact" if formula == "exact" else "6nd",
             tokens_per_s_per_gpu=rate,
             node_size=node_size,
-            lost_s=_lost_hours(lost_hours) * 3600,
-            price_per_gpu_hour=_positive("--price", price, parse_count),
+            lost_s=_lost_s(lost_hours),
+            price_per_gpu_hour=_positive("--price", price, _price),
             model=shape,
             seq_len=seq_len or spec_seq_len,
         )
@@ -170,6 +188,12 @@ def _measured(row: "Gpu", achievable: str | None) -> "Gpu":
     rate = _positive("--achievable", achievable, parse_flops)
     if rate is None:
         return row
+    if rate < LEAST_GPU_FLOPS:
+        raise UserError(
+            f"{achievable} is {rate:.3g} FLOP/s, which no GPU is so slow as to reach",
+            where="--achievable",
+            remedy="Write it with its unit: 720TFLOPS.",
+        )
     if rate > row.peak_bf16_flops:
         raise UserError(
             f"{rate / 1e12:,.4g} TFLOP/s is above the dense bf16 peak of {row.name}, "
@@ -200,26 +224,52 @@ def _positive(where: str, text: str | None, parse: Callable[[str], float]) -> fl
     return value
 
 
-def _lost_hours(text: str) -> float:
-    from smolplan.errors import UserError
-    from smolplan.units import parse_count
+def _price(text: str) -> float:
+    from smolplan.units import parse_plain
 
-    hours = _number("--lost-hours", text, parse_count)
-    if hours < 0:
-        raise UserError(f"{text} is negative", where="--lost-hours", remedy="Give 0 or more.")
-    return hours
+    return parse_plain(text.strip().removeprefix("$"), "a price in US dollars", "2.50")
+
+
+def _lost_s(text: str) -> float:
+    """Hours, or a span with its unit, in seconds."""
+    from smolplan.errors import UserError
+    from smolplan.units import parse_duration_s
+
+    bare = _is_bare_number(text)
+    seconds = _number("--lost-hours", text, parse_duration_s) * (3600 if bare else 1)
+    if not 0 <= seconds < math.inf:
+        what = "negative" if seconds < 0 else "more hours than there are"
+        raise UserError(f"{text} is {what}", where="--lost-hours", remedy="Give 0 or more.")
+    return seconds
+
+
+def _is_bare_number(text: str) -> bool:
+    return text.strip()[-1:] in set("0123456789.")
 
 
 def deadline_s(text: str | None, now: "datetime") -> float | None:
     """A span in seconds; a date is as far as it is from `now`. Raises UserError."""
+    remedy = "Write it like 4w, 30d, 12h or 2027-01-31."
     import re
     from datetime import UTC, datetime
 
     from smolplan.errors import UserError
     from smolplan.units import parse_duration_s
 
-    if text is None or not re.fullmatch(r"\d{4}-\d{1,2}-\d{1,2}", text.strip()):
-        return _positive("--deadline", text, parse_duration_s)
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{4}-\d{1,2}-\d{1,2}", text.strip()):
+        try:
+            seconds = parse_duration_s(text)
+        except ValueError:
+            raise UserError(
+                f"{text!r} is neither a span nor a date", where="--deadline", remedy=remedy
+            ) from None
+        if _is_bare_number(text) and seconds > 0:
+            raise UserError(f"{text} has no unit", where="--deadline", remedy=remedy)
+        if seconds <= 0:
+            raise UserError(f"{text} is not more than zero", where="--deadline", remedy=remedy)
+        return seconds
     try:
         year, month, day = map(int, text.split("-"))
         end = datetime(year, month, day, tzinfo=UTC)

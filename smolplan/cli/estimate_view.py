@@ -8,20 +8,12 @@ from rich.table import Table
 from planner.answer import Answer
 from planner.explain import scientific
 from planner.params import parameter_counts
-from smolplan.cli.style import console
+from smolplan.cli import style
 from smolplan.units import format_count, format_duration
 
 
 def show(answer: Answer, *, explain: bool) -> None:
-    out = console()
-    if out.is_terminal:
-        _show(answer, out, explain)
-        return
-    # Tables pad their lines, which a file or a pipe need not have.
-    with out.capture() as captured:
-        _show(answer, out, explain)
-    for line in captured.get().splitlines():
-        print(line.rstrip())
+    style.show(lambda out: _show(answer, out, explain), narrow=False)
 
 
 def _show(answer: Answer, out: Console, explain: bool) -> None:

@@ -1,5 +1,8 @@
 """The command `smolplan`: one file a command, each importing its own part only when it runs."""
 
+import errno
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -10,7 +13,7 @@ from smolplan.errors import SmolplanError
 app = typer.Typer(
     name="smolplan",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -39,8 +42,16 @@ def options(
 
 def main() -> None:
     """Run the command; a mistake of the user ends in a sentence, not in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows ASCII only gets a ? for a ×, and its answer.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:  # as it is after >&-
+                sys.stdout.flush()
     except SmolplanError as error:
         print(f"smolplan: {error}", file=sys.stderr)
         raise SystemExit(int(error.exit_code)) from None
@@ -48,8 +59,19 @@ def main() -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; that is its right.
-        sys.stderr.close()
-        raise SystemExit(141) from None
+        _give_up_output()
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"smolplan: cannot write the output: {error.strerror}", file=sys.stderr)
+        _give_up_output()
+        raise SystemExit(1) from None
+
+
+def _give_up_output() -> None:
+    """Have Python not try once more to write what is left, and complain, at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _register() -> None:

@@ -7,7 +7,9 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+    from preflight.registry import Check
     from preflight.report import Report
 
 _COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "unknown": "magenta"}
@@ -40,17 +42,22 @@ def preflight(
     from launcher.create import runs_folder
     from preflight import runner
     from preflight.registry import select
-    from smolplan.cli.style import console, progress_line
+    from smolplan.cli import style
+    from smolplan.cli.style import progress_line
     from smolplan.errors import UserError
     from smolplan.spec import load_spec
 
     chosen = select(only or (), skip or ())
+    if not chosen:
+        raise UserError(
+            "no check is left", where="--skip", remedy="Skip less of what --only names."
+        )
     if list_checks:
         if as_json:
             told = [{"name": c.name, "severity": c.severity, "checks": c.doc} for c in chosen]
             print(json.dumps(told, indent=1))
         else:
-            console().print(_list(chosen))
+            style.show(lambda out: out.print(_list(chosen)), narrow=False)
         return
     if not spec:
         raise UserError(
@@ -72,7 +79,7 @@ def preflight(
     if as_json:
         print(report.model_dump_json(indent=1))
     else:
-        show(report, console())
+        style.show(lambda out: show(report, out), narrow=False)
     sys.exit(report.exit_code)
 
 
@@ -106,17 +113,13 @@ def show(report: "Report", out: "Console") -> None:
     out.print(f"\n{counts} in {report.seconds:.0f} s: {verdict}")
 
 
-def _list(checks: object) -> object:
+def _list(checks: "list[Check]") -> "Table":
     from rich.table import Table
 
-    from preflight.registry import Check
-
-    assert isinstance(checks, list)
     table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(ratio=1)
     for check in checks:
-        assert isinstance(check, Check)
         table.add_row(check.name, check.severity, check.doc)
     return table

@@ -1,13 +1,19 @@
 """smolplan launch, status, logs, stop, runs: a run's life as its user drives it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from launcher.store import Store
+    from smolplan.rundir import RunDir
+    from smolplan.spec import RunSpec
 
 RunArgument = Annotated[
     str, typer.Argument(help="A run's name, the start of it, its folder, or latest.")
 ]
+TWO_OUTPUTS = "--watch is for people and --json for machines"
 Json = Annotated[bool, typer.Option("--json", help="The answer as JSON.")]
 
 
@@ -30,27 +36,38 @@ def launch(
 ) -> None:
     """Start a training run on this machine, detached; it outlives the terminal.
 
+    With --watch it ends when the run does, with exit code 1 if the run failed.
+
     Example: `smolplan launch tiny-cpu --watch`
     """
     import json
 
     from launcher import control, create
-    from launcher.backends import local
     from launcher.store import Store
     from smolplan.cli.style import progress_line
+    from smolplan.errors import UserError
     from smolplan.rundir import RunDir
     from smolplan.spec import load_spec
 
+    if watch and as_json:
+        raise UserError(TWO_OUTPUTS, where="--json", remedy="Give one of them.")
     if resume:
+        if runs_dir is not None:
+            raise UserError(
+                "a run that is resumed stays in its folder", where="--runs-dir", remedy="Leave it."
+            )
         store = Store()
         run = store.find(spec)
+        if dry_run:
+            _show_start(control.resumable(store, run), RunDir(run.path), as_json=as_json)
+            return
         attempt = control.resume(store, run, monitored=monitor)
     else:
         loaded = load_spec(spec)
         folder = create.runs_folder(loaded, runs_dir)
         if dry_run:
-            planned = RunDir(folder / f"{loaded.name}-…")
-            print(local.render(loaded, planned, 1))
+            create.check(loaded)
+            _show_start(loaded, RunDir(folder / f"{loaded.name}-…"), as_json=as_json)
             return
         store = Store()
         with progress_line("Preparing the data") as say:
@@ -67,12 +84,28 @@ def launch(
         _watch(store, run.id)
 
 
+def _show_start(spec: "RunSpec", run: "RunDir", *, as_json: bool) -> None:
+    """What would be executed, for --dry-run."""
+    import json
+
+    from launcher.backends import local
+
+    number = run.latest_attempt() + 1
+    if as_json:
+        settings = local.environment(spec, "…")
+        print(json.dumps({"command": local.command(run, number), "environment": settings}))
+    else:
+        print(local.render(spec, run, number))
+
+
 def status(
     run: RunArgument = "latest",
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing it, live.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show how a run stands: steps, loss, speed, time to go, attempts, last events.
+
+    With --watch it ends when the run does, with exit code 1 if the run failed.
 
     Example: `smolplan status latest --watch`
     """
@@ -81,33 +114,35 @@ def status(
     from launcher import control
     from launcher.status import run_status
     from launcher.store import Store
-    from smolplan.cli.style import console
+    from smolplan.cli.style import show
     from smolplan.cli.views import status_panel
+    from smolplan.errors import UserError
 
+    if watch and as_json:
+        raise UserError(TWO_OUTPUTS, where="--json", remedy="Give one of them.")
     store = Store()
     found = store.find(run)
-    if watch and not as_json:
+    if watch:
         _watch(store, found.id)
         return
     answer = run_status(store, control.settle(store, found))
     if as_json:
         print(json.dumps(answer.to_json(), indent=1))
     else:
-        console().print(status_panel(answer))
+        show(lambda out: out.print(status_panel(answer)))
 
 
-def _watch(store: object, run_id: str) -> None:
+def _watch(store: "Store", run_id: str) -> None:
+    """Show a run until it is over. Ends the command with 1 if the run failed."""
     import time
 
     from rich.live import Live
 
     from launcher import control
     from launcher.status import run_status
-    from launcher.store import Store
-    from smolplan.cli.style import console
+    from smolplan.cli.style import console, show
     from smolplan.cli.views import status_panel
 
-    assert isinstance(store, Store)
     out = console()
     answer = run_status(store, store.run(run_id))
     with Live(console=out, auto_refresh=False, transient=False) as live:
@@ -119,7 +154,9 @@ def _watch(store: object, run_id: str) -> None:
                 break
             time.sleep(0.5)
     if not out.is_terminal:
-        out.print(status_panel(answer))
+        show(lambda out: out.print(status_panel(answer)))
+    if answer.run.state == "failed":
+        raise typer.Exit(1)
 
 
 def logs(
@@ -134,6 +171,8 @@ def logs(
 
     Example: `smolplan logs latest -f --rank 0`
     """
+    import sys
+
     from launcher.logs import follow_logs, read_logs
     from launcher.store import Store
 
@@ -148,8 +187,12 @@ def logs(
         )
     else:
         lines = read_logs(found.path, rank=rank, attempt=attempt)
+    written = False
     for line in lines:
         print(line, flush=follow)
+        written = True
+    if not written:
+        print(f"Nothing was written. How it stands: smolplan status {found.id}", file=sys.stderr)
 
 
 def stop(
@@ -178,10 +221,10 @@ def stop(
     found = control.settle(store, store.find(run))
     if found.state != "active":
         raise UserError(f"run {found.id} is not running: it is {found.state}")
-    control.request_stop(store, found)
     if now:
         ended = control.kill(store, found)
     else:
+        control.request_stop(store, found)
         if found.monitored:
             control.ensure_daemon(store)
         grace_s = load_spec(RunDir(found.path).spec).monitor.stop_grace_s
@@ -208,7 +251,7 @@ def runs(as_json: Json = False) -> None:
     from launcher import control
     from launcher.status import run_status
     from launcher.store import Store
-    from smolplan.cli.style import console
+    from smolplan.cli.style import show
     from smolplan.cli.views import runs_table
 
     store = Store()
@@ -216,7 +259,7 @@ def runs(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([answer.to_json() for answer in answers], indent=1))
     elif answers:
-        console().print(runs_table(answers))
+        show(lambda out: out.print(runs_table(answers)), narrow=False)
     else:
         print("No run was launched yet. Try: smolplan launch tiny-cpu --watch")
 

@@ -4,7 +4,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Show, check and describe run specs.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Show, check and describe run specs.\n\nExample: `smolplan spec show tiny-cpu > run.yaml`",
+)
 
 SpecArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")]
 
@@ -37,10 +40,12 @@ def validate(
     """
     import json
 
+    from planner.plan import make_plan
     from smolplan.spec import load_spec
     from smolplan.units import format_count
 
     loaded = load_spec(spec)
+    make_plan(loaded)  # refuses what only the catalogue knows to be wrong
     summary = {
         "name": loaded.name,
         "hash": loaded.content_hash(),

@@ -20,6 +20,22 @@ def console(file: IO[str] | None = None) -> "Console":
     return out
 
 
+def show(render: Callable[["Console"], None], *, narrow: bool = True) -> None:
+    """Print what `render` prints: as it is to a terminal, without padding at the ends of lines to
+    a pipe or file. Not `narrow`: 80 columns even where the terminal has fewer, since a table with
+    columns left out would be no answer."""
+    out = console()
+    if not narrow:
+        out.width = WIDTH
+    if out.is_terminal:
+        render(out)
+        return
+    with out.capture() as captured:
+        render(out)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
 @contextmanager
 def progress_line(text: str) -> Iterator[Callable[[str], None]]:
     """A spinner on standard error with what is being done; nothing where nobody looks. Yields a

@@ -21,8 +21,8 @@ def status_panel(status: RunStatus) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(ratio=1)
-    share = 100 * status.step / status.steps if status.steps else 0.0
-    facts.add_row("step", f"{status.step:,} of {status.steps:,} ({share:.1f} %)")
+    of = f" of {status.steps:,} ({100 * status.step / status.steps:.1f} %)" if status.steps else ""
+    facts.add_row("step", f"{status.step:,}{of}")
     if last:
         facts.add_row("loss", f"{last['loss']:.4f}  gradient norm {last['grad_norm']:.3f}")
         speed = f"{format_count(last['tokens_per_s'])} tokens/s"
@@ -33,7 +33,10 @@ def status_panel(status: RunStatus) -> RenderableType:
         facts.add_row("to go", format_duration(status.eta_s))
     causes = [f"{a.number}: {a.cause}" for a in status.attempts if a.state == "ended"]
     current = status.attempts[-1]
-    facts.add_row("attempt", f"{current.number} ({current.state}, {status.phase})")
+    doing = f"{current.state}, {status.phase}" if status.phase else current.state
+    facts.add_row("attempt", f"{current.number} ({doing})")
+    if status.problem:
+        facts.add_row("problem", Text(status.problem, style="red"))
     if causes:
         facts.add_row("ended", "\n".join(causes[-5:]))
     if status.run.state == "active" and not status.watched:
@@ -49,7 +52,7 @@ def status_panel(status: RunStatus) -> RenderableType:
         facts.add_row(*_event_row(event))
     colour = _COLOURS[status.run.state]
     bar = ProgressBar(total=max(1, status.steps), completed=status.step)
-    title = f"{status.run.id} · [{colour}]{status.run.state}[/]"
+    title = f"[{colour}]{status.run.state}[/] · {status.run.id}"
     track = Table.grid(expand=True)
     track.add_row(bar)
     return Panel(Group(track, facts), title=title, title_align="left", border_style=colour)
@@ -68,19 +71,18 @@ def _event_row(event: dict[str, Any]) -> tuple[str, str]:
 def runs_table(statuses: list[RunStatus]) -> Table:
     """All runs, a row each."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("run", no_wrap=True)
-    table.add_column("state")
-    table.add_column("step", justify="right")
-    table.add_column("loss", justify="right")
-    table.add_column("attempts", justify="right")
-    table.add_column("launched")
+    table.add_column("run", overflow="fold")  # a long name takes lines, not the other columns
+    table.add_column("state", no_wrap=True)
+    for title in ("step", "loss", "attempts"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("launched", no_wrap=True)
     for status in statuses:
         loss = status.last.get("loss")
         launched = time.localtime(status.run.created_at)
         table.add_row(
             status.run.id,
             Text(status.run.state, style=_COLOURS[status.run.state]),
-            f"{status.step:,}/{status.steps:,}",
+            f"{status.step:,}/{status.steps:,}" if status.steps else "?",
             "" if loss is None else f"{loss:.4f}",
             str(len(status.attempts)),
             time.strftime("%Y-%m-%d %H:%M", launched),

@@ -42,6 +42,19 @@ def test_estimate_answers_machines_in_json() -> None:
         (["--params", "3B", "--tokens", "11T"], "must be unknown"),
         ([*QUESTION[1:], "--params", "70B", "--preset", "smollm3-3b"], "both tell the size"),
         ([*QUESTION[1:], "--lost-hours", "-1"], "negative"),
+        ([*QUESTION[1:], "--lost-hours", "x"], "--lost-hours"),
+        (["--params", "1,5B", "--tokens", "1T", "--deadline", "4w"], "is not a count"),
+        ([*QUESTION[1:], "--achievable", "700"], "720TFLOPS"),
+        ([*QUESTION[1:5], "--deadline", "28"], "28 has no unit"),
+        ([*QUESTION[1:5], "--deadline", "tomorrow"], "4w, 30d, 12h or 2027-01-31"),
+        ([*QUESTION[1:], "--seq-len", "8192"], "Give --preset or --model"),
+        ([*QUESTION[1:], "--mfu-base", ""], "--mfu-base"),
+        ([*QUESTION[1:], "--price", "cheap"], "2.50"),
+        ([*QUESTION[1:], "--price", "1e308"], "too large"),
+        ([*QUESTION[1:], "--node-size", "1" + "0" * 400], "--node-size"),
+        ([*QUESTION[1:], "--gpu", "NVIDIA H100 80GB HBM3"], "Did you mean h100"),
+        (["--model", "/no/such/config.json", "--tokens", "1T", "--deadline", "4w"], "No such file"),
+        (["--model", "x" * 5000, "--tokens", "1T", "--deadline", "4w"], "cannot read the config"),
     ],
 )
 def test_nonsense_ends_with_a_sentence_and_code_2(arguments: list[str], said: str) -> None:
@@ -49,6 +62,53 @@ def test_nonsense_ends_with_a_sentence_and_code_2(arguments: list[str], said: st
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus"),
+    [
+        (["--deadline", "4 weeks"], 384),
+        (["--deadline", "28days"], 384),
+        (["--deadline", "4w", "--price", "$2.50"], 384),
+        (["--deadline", "4w", "--lost-hours", "10h"], 392),
+        (["--deadline", "4w", "--lost-hours", "10"], 392),
+        (["--deadline", "4w", "--params", "3,000,000,000"], 384),
+    ],
+)
+def test_quantities_are_read_as_people_write_them(given: list[str], gpus: int) -> None:
+    done = smolplan(*QUESTION[:5], *given, "--json")
+    assert json.loads(done.stdout)["gpus"] == gpus, done.stderr
+
+
+def test_the_answer_survives_a_narrow_terminal_and_an_ascii_one() -> None:
+    wide = smolplan(*QUESTION).stdout
+    assert smolplan(*QUESTION, COLUMNS="40").stdout == wide
+    ascii_only = smolplan(*QUESTION, PYTHONIOENCODING="ascii")
+    assert ascii_only.returncode == 0
+    assert "384 ? h100 = 48 nodes of 8" in ascii_only.stdout
+
+
+@pytest.mark.parametrize("command", [[*QUESTION], ["spec", "schema"], ["--help"]])
+def test_output_that_cannot_be_written_is_said_to_be_so(command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "smolplan", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "smolplan: cannot write the output: No space left on device\n"
+
+
+def test_a_reader_that_goes_away_leaves_no_traceback() -> None:
+    schema = [sys.executable, "-m", "smolplan", "spec", "schema"]
+    with subprocess.Popen(schema, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 1
 
 
 def test_estimate_loads_neither_torch_nor_numpy() -> None:
@@ -67,7 +127,18 @@ def test_the_version_is_the_packages() -> None:
 
 
 def test_every_command_teaches_by_an_example(store: Store) -> None:
-    for command in ("estimate", "preflight", "launch", "status", "logs", "stop", "runs", "monitor"):
+    for command in (
+        "estimate",
+        "preflight",
+        "launch",
+        "status",
+        "logs",
+        "stop",
+        "runs",
+        "monitor",
+        "demo",
+        "spec",
+    ):
         done = smolplan(command, "--help")
         assert done.returncode == 0
         assert "Example" in done.stdout, command
@@ -79,6 +150,86 @@ def test_a_spec_with_a_typing_mistake_ends_with_code_2(tmp_path: Path) -> None:
     done = smolplan("spec", "validate", str(path))
     assert done.returncode == 2
     assert "Did you mean layers" in done.stderr
+
+
+def test_a_spec_is_validated_against_the_catalogue_too(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(smolplan("spec", "show", "tiny-cpu").stdout.replace("gpu: cpu", "gpu: h1000"))
+    done = smolplan("spec", "validate", str(path))
+    assert done.returncode == 2
+    assert "cluster.gpu" in done.stderr and "Did you mean h100" in done.stderr
+
+
+def test_a_dry_run_refuses_what_a_launch_would_and_starts_nothing(
+    store: Store, tmp_path: Path
+) -> None:
+    refused = smolplan("launch", "smollm3-3b", "--dry-run")
+    assert refused.returncode == 2
+    assert "tensor_parallel" in refused.stderr
+    shown = smolplan("launch", "tiny-cpu", "--dry-run", "--runs-dir", str(tmp_path / "runs"))
+    assert shown.returncode == 0
+    assert "launcher.supervisor" in shown.stdout
+    told = smolplan("launch", "tiny-cpu", "--dry-run", "--json")
+    assert json.loads(told.stdout)["command"][1:3] == ["-m", "launcher.supervisor"]
+    assert store.runs() == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_refused_launch_leaves_no_folder(store: Store, tmp_path: Path) -> None:
+    text = smolplan("spec", "show", "tiny-cpu").stdout.replace("python-stdlib", "no-such-text")
+    (tmp_path / "run.yaml").write_text(text)
+    done = smolplan("launch", str(tmp_path / "run.yaml"), "--runs-dir", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert f"no-such-text does not exist in the current folder {Path.cwd()}" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["launch", "status"])
+def test_watching_and_json_exclude_each_other(store: Store, command: str) -> None:
+    done = smolplan(command, "tiny-cpu", "--watch", "--json")
+    assert done.returncode == 2
+    assert "--json" in done.stderr
+
+
+def test_a_preflight_of_nothing_is_no_pass() -> None:
+    done = smolplan("preflight", "tiny-cpu", "--only", "storage", "--skip", "storage")
+    assert done.returncode == 2
+    assert "no check is left" in done.stderr
+
+
+def test_runs_whose_folder_or_spec_is_broken_are_listed_beside_the_others(
+    store: Store, tmp_path: Path
+) -> None:
+    good = tmp_path / ("a-name-of-sixty-characters-" + "x" * 33)
+    for folder in (good, tmp_path / "bad"):
+        folder.mkdir()
+    (good / "spec.yaml").write_text(smolplan("spec", "show", "tiny-cpu").stdout)
+    (tmp_path / "bad" / "spec.yaml").write_text("name: [")
+    for folder in (good, tmp_path / "bad", tmp_path / "gone"):
+        store.add_run(folder.name, folder, "hash", monitored=False)
+        store.end_run(folder.name, "failed", "", fence=None)
+    listed = smolplan("runs")
+    assert listed.returncode == 0, listed.stderr
+    assert all(word in listed.stdout for word in ("0/120", "bad", "gone", "attempts"))
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+    assert "not valid YAML" in smolplan("status", "bad").stdout
+    assert "is gone" in smolplan("status", "gone").stdout
+    for command in (["logs", "gone"], ["launch", "--resume", "gone"]):
+        done = smolplan(*command)
+        assert done.returncode == 2
+        assert "is gone" in done.stderr
+
+
+def test_a_damaged_record_of_runs_is_named(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "runs.sqlite").write_bytes(b"no database" * 1000)
+    done = smolplan("runs", SMOLPLAN_STATE=str(folder))
+    assert done.returncode == 1
+    assert "runs.sqlite: file is not a database" in done.stderr
+    done = smolplan("runs", SMOLPLAN_STATE="~nobody-here/state")
+    assert done.returncode == 2
+    assert "SMOLPLAN_STATE" in done.stderr
 
 
 def test_the_published_schema_is_the_specs() -> None:

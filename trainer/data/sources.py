@@ -82,7 +82,10 @@ def _files(source: SourceSpec, where: str) -> list[Path]:
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise UserError(f"{root} does not exist", where=where, remedy="Name a file or a folder.")
+        here = "" if root.is_absolute() else f" in the current folder {Path.cwd()}"
+        raise UserError(
+            f"{root} does not exist{here}", where=where, remedy="Name a file or a folder."
+        )
     try:
         return sorted(p for p in root.glob(source.glob) if p.is_file())
     except (ValueError, NotImplementedError) as error:
