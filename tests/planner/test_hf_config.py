@@ -138,6 +138,11 @@ def test_windows_shorten_the_attention(
         ({"model_type": "olmo3", "layer_types": ["full_attention"]}, "each of 32 layers"),
         ({"model_type": "olmo3", "layer_types": 5}, "each of 32 layers"),
         ({"model_type": ["llama"]}, "model_type"),
+        ({"tie_word_embeddings": "false"}, "true or false"),
+        ({"num_hidden_layers": 10**400}, "above zero"),
+        ({"model_type": "mistral", "sliding_window": "x"}, "above zero"),
+        ({"model_type": "mistral", "sliding_window": -5}, "above zero"),
+        ({"model_type": "mistral", "sliding_window": 10.5}, "above zero"),
     ],
 )
 def test_a_config_that_would_be_counted_wrongly_is_refused_by_name(
