@@ -23,7 +23,7 @@ from launcher import control, create
 from launcher.compare import compare, seconds_to_decision, seconds_to_next_step
 from launcher.processes import find_by_token, is_alive
 from launcher.store import Run, Store
-from smolplan.rundir import RunDir, read_json
+from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, dump_spec, parse_spec
 
 STEPS_PER_FAULT = 150
@@ -81,42 +81,46 @@ def _ranks(run: Run, store: Store) -> list[psutil.Process]:
     return found
 
 
-def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> bool:
+    """Whether any was hit."""
+    hit = False
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
+            hit = True
+    return hit
 
 
-def kill_rank(run: Run, store: Store, rng: random.Random) -> None:
-    if ranks := _ranks(run, store):
-        _signal([rng.choice(ranks)], signal.SIGKILL)
+def kill_rank(run: Run, store: Store, rng: random.Random) -> bool:
+    ranks = _ranks(run, store)
+    return _signal(rng.sample(ranks, min(1, len(ranks))), signal.SIGKILL)
 
 
-def kill_all_ranks(run: Run, store: Store, rng: random.Random) -> None:
-    _signal(_ranks(run, store), signal.SIGKILL)
+def kill_all_ranks(run: Run, store: Store, rng: random.Random) -> bool:
+    return _signal(_ranks(run, store), signal.SIGKILL)
 
 
-def kill_everything(run: Run, store: Store, rng: random.Random) -> None:
+def kill_everything(run: Run, store: Store, rng: random.Random) -> bool:
     """Ranks and their supervisor, as when the machine goes down."""
-    _signal(find_by_token(store.attempts(run.id)[-1].token), signal.SIGKILL)
+    return _signal(find_by_token(store.attempts(run.id)[-1].token), signal.SIGKILL)
 
 
-def kill_supervisor(run: Run, store: Store, rng: random.Random) -> None:
-    hosts = read_json(RunDir(run.path).attempt(store.attempts(run.id)[-1].number) / "hosts.json")
-    if hosts:
-        with suppress(ProcessLookupError):
-            os.kill(int(hosts["hosts"][0]["supervisor"].partition(":")[0]), signal.SIGKILL)
+def kill_supervisor(run: Run, store: Store, rng: random.Random) -> bool:
+    own = find_by_token(store.attempts(run.id)[-1].token)
+    ranks = {process.pid for process in _ranks(run, store)}
+    return _signal([process for process in own if process.pid not in ranks], signal.SIGKILL)
 
 
-def stop_rank(run: Run, store: Store, rng: random.Random) -> None:
+def stop_rank(run: Run, store: Store, rng: random.Random) -> bool:
     """SIGSTOP: a rank that hangs."""
-    if ranks := _ranks(run, store):
-        _signal([rng.choice(ranks)], signal.SIGSTOP)
+    ranks = _ranks(run, store)
+    return _signal(rng.sample(ranks, min(1, len(ranks))), signal.SIGSTOP)
 
 
-def kill_daemon(run: Run, store: Store, rng: random.Random) -> None:
+def kill_daemon(run: Run, store: Store, rng: random.Random) -> bool:
     """Then two new ones are started at once: one of them may act."""
-    for daemon in store.live_daemons(is_alive):
+    daemons = store.live_daemons(is_alive)
+    for daemon in daemons:
         with suppress(ProcessLookupError):
             os.kill(daemon.pid, signal.SIGKILL)
     for _ in range(2):
@@ -127,20 +131,21 @@ def kill_daemon(run: Run, store: Store, rng: random.Random) -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+    return bool(daemons)
 
 
-def kill_daemon_and_rank(run: Run, store: Store, rng: random.Random) -> None:
-    kill_rank(run, store, rng)
-    kill_daemon(run, store, rng)
+def kill_daemon_and_rank(run: Run, store: Store, rng: random.Random) -> bool:
+    hit = kill_rank(run, store, rng)
+    return kill_daemon(run, store, rng) and hit
 
 
-def damage_checkpoint(run: Run, store: Store, rng: random.Random) -> None:
+def damage_checkpoint(run: Run, store: Store, rng: random.Random) -> bool:
     """Cut short, flip a byte of, or remove a file of the newest checkpoint; then kill all."""
     folders = RunDir(run.path).checkpoints.glob("step-*")
     newest = max(folders, key=lambda p: int(p.name.removeprefix("step-")), default=None)
     kill_all_ranks(run, store, rng)
     if newest is None:
-        return
+        return False
     with suppress(FileNotFoundError):
         file = rng.choice(sorted(newest.iterdir()))
         how = rng.choice(["truncate", "flip", "remove"])
@@ -152,9 +157,11 @@ def damage_checkpoint(run: Run, store: Store, rng: random.Random) -> None:
             content = bytearray(file.read_bytes())
             content[len(content) // 2] ^= 1
             file.write_bytes(content)
+        return True
+    return False
 
 
-def kill_launcher(run: Run, store: Store, rng: random.Random) -> None:
+def kill_launcher(run: Run, store: Store, rng: random.Random) -> bool:
     """A launch of another run, killed on its way: it leaves a run that trains, or none."""
     spec = store.folder / "other.yaml"
     before = {other.id for other in store.runs()}
@@ -174,11 +181,11 @@ def kill_launcher(run: Run, store: Store, rng: random.Random) -> None:
             if time.monotonic() > deadline:
                 raise AssertionError(f"{other.id} is on record and does not train")
             time.sleep(0.1)
-        control.request_stop(store, other)
         control.kill(store, other)
+    return True
 
 
-FAULTS: dict[str, Callable[[Run, Store, random.Random], None]] = {
+FAULTS: dict[str, Callable[[Run, Store, random.Random], bool]] = {
     "rank killed": kill_rank,
     "all ranks killed": kill_all_ranks,
     "ranks and supervisor killed": kill_everything,
@@ -217,7 +224,9 @@ def inject(
         time.sleep(rng.uniform(0.0, 4.0))
         attempt = store.attempts(run.id)[-1].number
         fault = Fault(len(faults) + 1, kind, time.time(), attempt, step_of(run), alone)
-        FAULTS[kind](run, store, rng)
+        if not FAULTS[kind](run, store, rng):
+            kinds.append(kind)  # there was nothing to hit just then: once more
+            continue
         faults.append(fault)
         say(f"fault {fault.number}: {kind} at step {fault.step}")
         # One time in five the next fault comes on top of this one.

@@ -7,31 +7,55 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from launcher import create
 from launcher.backends import local
-from launcher.outcome import describe_exit
+from launcher.environment import keep_environment
+from launcher.outcome import describe_exit, read_exit
 from launcher.processes import is_alive
-from launcher.store import Attempt, Run, Store
+from launcher.store import Attempt, Run, RunState, Store
 from smolplan.errors import ExitCode, SmolplanError, UserError
-from smolplan.rundir import RunDir, read_json
+from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
+
+UNSTARTED_AFTER_S = 60.0
+"""A launcher starts what it has put on record at once."""
 
 
 def start(store: Store, run: Run, attempt: Attempt, spec: RunSpec) -> None:
-    """Start a planned attempt. Raises UserError if it cannot be; the run then ends as failed."""
+    """Start a planned attempt, and wait until it reports. Raises SmolplanError if it cannot be
+    started; the run then ends as failed."""
     directory = RunDir(run.path)
-    directory.record("launched", "launcher", attempt=attempt.number, reason=attempt.reason)
-    store.move_attempt(attempt, "running", fence=None)
     try:
-        local.submit(spec, directory, attempt)
-    except SmolplanError as error:
-        store.end_run(run.id, "failed", str(error), fence=None)
+        directory.record("launched", "launcher", attempt=attempt.number, reason=attempt.reason)
+        if run.monitored:
+            # First: whatever becomes of this process, the attempt will be started.
+            ensure_daemon(store)
+        if store.move_attempt(attempt, "running", fence=None):
+            local.submit(spec, directory, attempt)
+        local.await_report(directory, attempt)
+    except (SmolplanError, OSError) as error:
+        _end(store, run, attempt, "failed", str(error))
+        if isinstance(error, OSError):
+            raise _unwritable(error, directory) from None
         raise
-    if run.monitored:
-        ensure_daemon(store)
+
+
+def _unwritable(error: OSError, directory: RunDir) -> UserError:
+    return UserError(
+        f"the run folder cannot be written: {error.strerror}",
+        where=str(directory),
+        remedy="Make it writable, or free space there.",
+    )
 
 
 def resumable(store: Store, run: Run) -> RunSpec:
     """The spec of a run that can be resumed. Raises UserError if it cannot."""
+    if run.state == "active" and run.monitored:
+        ensure_daemon(store)  # after a restart of the machine there is none
+        raise UserError(
+            f"run {run.id} is active, and the monitor sees to it",
+            remedy=f"Look by: smolplan status {run.id}",
+        )
     if run.state in ("active", "finished"):
         raise UserError(f"run {run.id} is {run.state}: there is nothing to resume")
     return load_spec(run_folder(run).spec)
@@ -45,12 +69,18 @@ def run_folder(run: Run) -> RunDir:
 
 
 def resume(store: Store, run: Run, *, monitored: bool) -> Attempt:
-    """Start a stopped or failed run again, from its newest whole checkpoint. Raises UserError."""
+    """Start a stopped or failed run again, from its newest whole checkpoint, in the environment
+    of this process. Raises SmolplanError."""
     spec = resumable(store, run)
+    create.check(spec)
     directory = RunDir(run.path)
+    try:
+        directory.stop_request.unlink(missing_ok=True)
+        keep_environment(directory)
+    except OSError as error:
+        raise _unwritable(error, directory) from None
     best = max((a.step_at_end or 0 for a in store.attempts(run.id)), default=0)
     attempt = store.reopen(run.id, best, monitored=monitored)
-    directory.stop_request.unlink(missing_ok=True)
     start(store, store.run(run.id), attempt, spec)
     return attempt
 
@@ -90,34 +120,44 @@ def await_end(
 
 def kill(store: Store, run: Run) -> Run:
     """End a run's processes at once, without a checkpoint, and put it on record as stopped."""
-    attempt = store.attempts(run.id)[-1]
     store.request_stop(run.id)  # so that the monitor does not start it again
-    store.move_attempt(attempt, "condemned", fence=None, cause="killed by the user")
-    if not local.kill(attempt):
-        raise SmolplanError(f"processes of run {run.id} resist SIGKILL (a hung disk or device?)")
-    store.move_attempt(attempt, "ended", fence=None)
-    store.end_run(run.id, "stopped", "killed by the user", fence=None)
+    attempt = store.attempts(run.id)[-1]
+    _end(store, run, attempt, "stopped", "killed by the user")
     if run.path.is_dir():
         with suppress(OSError):
             RunDir(run.path).record("killed", "user", attempt=attempt.number)
     return store.run(run.id)
 
 
+def _end(store: Store, run: Run, attempt: Attempt, state: RunState, reason: str) -> None:
+    """Raises SmolplanError if processes are left."""
+    store.move_attempt(attempt, "condemned", fence=None, cause=reason)
+    if not local.end(RunDir(run.path), attempt, reason):
+        raise SmolplanError(f"processes of run {run.id} resist SIGKILL (a hung disk or device?)")
+    store.move_attempt(attempt, "ended", fence=None)
+    store.end_run(run.id, state, reason, fence=None)
+
+
 def settle(store: Store, run: Run) -> Run:
     """Put the end of a run that no daemon watches on record, if it has ended."""
     if run.monitored or run.state != "active":
         return run
-    attempt = store.attempts(run.id)[-1]
-    directory = RunDir(run.path)
+    attempt, directory = store.attempts(run.id)[-1], RunDir(run.path)
+    if attempt.state == "planned":
+        if time.time() - attempt.created_at > UNSTARTED_AFTER_S:
+            _end(store, run, attempt, "failed", "its launcher was killed before it started")
+        return store.run(run.id)
     alive = local.supervisor_alive(directory, attempt.number)
-    content = read_json(directory.attempt_exit(attempt.number))
-    if attempt.state == "planned" or (content is None and alive is not False):
+    content = read_exit(directory, attempt.number, attempt.token)
+    if content is None and alive is not False:
         return run
     content = content or {"exit_code": 1, "error": "its processes are gone without a word"}
-    local.kill(attempt)
-    code, cause = int(content["exit_code"]), describe_exit(content)
+    if not local.kill(directory, attempt):
+        return run
+    code, cause = content["exit_code"], describe_exit(content)
     step = max((b.step for b in directory.read_heartbeats().values()), default=0)
-    store.move_attempt(attempt, "ended", fence=None, cause=cause, exit_code=code, step=step)
+    if not store.move_attempt(attempt, "ended", fence=None, cause=cause, exit_code=code, step=step):
+        return store.run(run.id)  # somebody else saw to it
     if code == ExitCode.OK:
         store.end_run(run.id, "finished", "all steps are done", fence=None)
     elif run.stop_requested_at is not None:
@@ -137,7 +177,7 @@ def ensure_daemon(store: Store) -> None:
     log = store.folder / "monitor.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "monitor", "--until-idle"],
+            [sys.executable, "-P", "-m", "monitor", "--until-idle"],
             env={**os.environ, "SMOLPLAN_STATE": str(store.folder)},
             stdin=subprocess.DEVNULL,
             stdout=output,

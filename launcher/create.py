@@ -10,12 +10,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from launcher.environment import keep_environment
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, Run, Store
 from planner.plan import make_plan
 from smolplan.errors import UserError
-from smolplan.rundir import RunDir, write_text
+from smolplan.rundir import RunDir, sync_folder, write_text
 from smolplan.spec import RunSpec, dump_spec
+
+BUILDER = "builder"
+"""Names the process that builds a run directory, so that others know when to sweep."""
 
 
 def runs_folder(spec: RunSpec, given: Path | None = None) -> Path:
@@ -58,14 +62,16 @@ def create_run(
     check(spec)
     run_id = f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     is_new = not folder.exists()
-    final, staging = folder / run_id, _staging(folder, run_id)
+    final, staging = folder / run_id, folder / f".{run_id}.partial"
     try:
         try:
             staging.mkdir(parents=True)
+            (staging / BUILDER).write_text(process_name(), "utf-8")
             _sweep(folder)
             run = RunDir(staging)
             write_text(run.spec, dump_spec(spec))
             write_text(run.plan, make_plan(spec).model_dump_json(indent=1) + "\n")
+            keep_environment(run)
         except OSError as error:
             raise UserError(
                 f"cannot write a run directory: {error.strerror}",
@@ -73,7 +79,9 @@ def create_run(
                 remedy="Name a writable folder by --runs-dir or launch.runs_dir.",
             ) from None
         prepare_data(run, on_progress)
+        (staging / BUILDER).unlink()
         staging.rename(final)
+        sync_folder(folder)  # before it is on record: a power cut leaves a run that is whole
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         if is_new:
@@ -83,24 +91,18 @@ def create_run(
     return store.add_run(run_id, final, spec.content_hash(), monitored=monitored)
 
 
-def _staging(folder: Path, run_id: str) -> Path:
-    """Where a run directory is built; the name says by whom, so that others know when to sweep."""
-    return folder / f".{run_id}.{socket.gethostname()}.{process_name()}.partial"
-
-
 def _sweep(folder: Path) -> None:
-    """Remove what launchers of this host that were killed on their way left behind."""
-    mine = f".{socket.gethostname()}."
+    """Remove what launchers that were killed on their way left behind."""
     for path in folder.glob(".*.partial"):
-        _, here, builder = path.name.removesuffix(".partial").rpartition(mine)
-        if here and not is_alive(builder):
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            if is_alive((path / BUILDER).read_text("utf-8")) is False:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: None) -> None:
     """Tokenise the run's text if no earlier run did. Raises UserError with the tool's words."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "trainer.data.prepare", str(run.path), "--progress"],
+        [sys.executable, "-P", "-m", "trainer.data.prepare", str(run.path), "--progress"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

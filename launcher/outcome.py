@@ -1,35 +1,76 @@
 """How an attempt ended: exit.json and the causes that ranks name."""
 
+import logging
+import time
+from pathlib import Path
 from typing import Any
 
+from launcher.store import state_folder
 from smolplan.errors import ExitCode
-from smolplan.rundir import RunDir, read_json
+from smolplan.rundir import RunDir, read_json, write_json
+
+log = logging.getLogger("launcher.outcome")
 
 
-def attempt_exit_code(run: RunDir, attempt: int, failures: dict[str, int]) -> int:
-    """The exit code of an attempt whose ranks ended with `failures` (rank → code; negative: that
+def attempt_outcome(run: RunDir, attempt: int, failures: dict[str, int]) -> dict[str, Any]:
+    """exit.json of an attempt whose ranks ended with `failures` (rank → code; negative: that
     signal). A rank that names its cause (64 and above) knows more than its neighbours, which died
     of a closed connection; so does one that a signal ended (the agent's own signals come later,
     to ranks that are not among `failures`)."""
-    codes = list(failures.values())
+    if not failures:
+        return {"exit_code": 0, "failures": {}}
+    told = {}
     for file in sorted(run.attempt(attempt).glob("rank-*.exit.json")):
-        content = read_json(file)
-        if content is not None:
-            codes.append(int(content.get("exit_code", 1)))
+        content = read_json(file) or {}
+        if isinstance(content.get("exit_code"), int):
+            told[content["exit_code"]] = str(content.get("cause", ""))
+    codes = [*failures.values(), *told]
     named = [code for code in codes if code >= ExitCode.BAD_SPEC]
     signalled = [code for code in codes if code < 0]
-    return (named or signalled or codes or [1])[0]
+    code = (named or signalled or codes)[0]
+    outcome: dict[str, Any] = {"exit_code": code, "failures": failures}
+    return {**outcome, "error": told[code]} if told.get(code) else outcome
+
+
+def _spare(token: str) -> Path:
+    return state_folder() / "exits" / f"{token}.json"
+
+
+def write_exit(run: RunDir, attempt: int, token: str, content: dict[str, Any]) -> None:
+    """Put on record how an attempt ended: in the run directory, or, where that is gone or cannot
+    be written, in the state folder. Raises OSError if neither can be."""
+    content = {**content, "ended_at": time.time()}
+    if run.spec.exists():
+        try:
+            write_json(run.attempt_exit(attempt), content)
+            return
+        except OSError as error:
+            log.error("%s: %s", run.attempt_exit(attempt), error.strerror)
+    write_json(_spare(token), content)
+
+
+def read_exit(run: RunDir, attempt: int, token: str) -> dict[str, Any] | None:
+    """How an attempt ended; None if it has not. Its exit_code is an int, or None where the
+    monitor ended it."""
+    content = read_json(run.attempt_exit(attempt)) or read_json(_spare(token))
+    if content is None:
+        return None
+    code = content.get("exit_code")
+    return {**content, "exit_code": code if code is None or isinstance(code, int) else 1}
 
 
 def describe_exit(content: dict[str, Any]) -> str:
     """One clause about an exit.json: "rank 1 was ended by signal 9"."""
-    code = int(content.get("exit_code", 1))
+    code, error = content.get("exit_code"), str(content.get("error", ""))
+    if code is None:
+        return error or "ended by the monitor"
     if code == ExitCode.OK:
         return "finished"
     if code >= ExitCode.BAD_SPEC and code in set(ExitCode):
-        return ExitCode(code).name.lower().replace("_", " ")
-    if "error" in content:
-        return str(content["error"])
+        name = ExitCode(code).name.lower().replace("_", " ")
+        return f"{name}: {error}" if error else name
+    if error:
+        return error
     failures = sorted(content.get("failures", {}).items(), key=lambda item: int(item[0]))
     clauses = [
         f"rank {rank} " + (f"was ended by signal {-value}" if value < 0 else f"exited with {value}")

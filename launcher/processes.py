@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import socket
 import time
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -12,12 +14,31 @@ TOKEN_VARIABLE = "SMOLPLAN_ATTEMPT_TOKEN"
 
 
 def process_name(pid: int | None = None) -> str:
-    """ "pid:start" of a process (this one unless given): unique within one boot.
+    """ "pid:start@place" of a process (this one unless given), unique for all time.
 
     Raises psutil.NoSuchProcess.
     """
     pid = os.getpid() if pid is None else pid
-    return f"{pid}:{_started(pid)}"
+    return f"{pid}:{_started(pid)}@{place()}"
+
+
+def boot_id() -> str:
+    """Names this boot of this machine: a monotonic clock means nothing in another one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+@cache
+def place() -> str:
+    """ "host+boot+namespace": where a pid means what it says. Containers have pids of their own,
+    and a state folder may be seen by several of them."""
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        namespace = 0
+    return f"{socket.gethostname()}+{boot_id()}+{namespace}"
 
 
 def _started(pid: int) -> str:
@@ -29,9 +50,15 @@ def _started(pid: int) -> str:
         return f"{psutil.Process(pid).create_time():.2f}"
 
 
-def is_alive(name: str) -> bool:
-    """Whether the process of that name still runs. A zombie does not."""
-    pid, _, start = name.partition(":")
+def is_alive(name: str) -> bool | None:
+    """Whether the process of that name still runs (a zombie does not); None if it cannot be told,
+    since it is of another host or container."""
+    pid_and_start, _, where = name.partition("@")
+    if where != place():
+        host, boot, _ = (*where.split("+"), "", "")[:3]
+        rebooted = host == socket.gethostname() and boot != boot_id()
+        return False if rebooted or not where else None
+    pid, _, start = pid_and_start.partition(":")
     try:
         return (
             _started(int(pid)) == start

@@ -4,10 +4,11 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.outcome import read_exit
 from launcher.processes import is_alive
 from launcher.store import Attempt, Run, Store
 from smolplan.errors import UserError
-from smolplan.rundir import Heartbeat, RunDir, read_json, read_last_line, read_tail
+from smolplan.rundir import Heartbeat, RunDir, read_last_line, read_tail
 from smolplan.spec import load_spec
 
 
@@ -83,6 +84,7 @@ def _phase(directory: RunDir, run: Run, attempt: Attempt, beats: list[Heartbeat]
     """What the attempt at hand does; empty once the run is over."""
     if run.state != "active":
         return ""
-    if attempt.state != "running" or read_json(directory.attempt_exit(attempt.number)) is not None:
+    ended = read_exit(directory, attempt.number, attempt.token) is not None
+    if attempt.state != "running" or ended:
         return "between attempts"
     return min(beats, key=lambda beat: beat.step).phase if beats else "starting"

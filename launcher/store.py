@@ -20,7 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.processes import boot_id
 from smolplan.errors import SmolplanError, UserError
+
+RESUMED = "resumed by hand"
+"""Reason of an attempt that a person asked for: what failed before it is settled."""
+
+LAUNCHER_S = 5.0
+"""Time that a launcher has to start what it has planned, before a daemon does it."""
 
 RunState = Literal["active", "finished", "stopped", "failed"]
 AttemptState = Literal["planned", "running", "condemned", "ended"]
@@ -134,20 +141,13 @@ def state_folder() -> Path:
         ) from None
 
 
-def boot_id() -> str:
-    """Names this boot of this machine: a monotonic clock means nothing in another one."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return "unknown"
-
-
 class Store:
     """Open for one process; every method is one transaction. Not shared between threads."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """Raises UserError if the state folder cannot be written."""
         self.folder = folder or state_folder()
+        self._foreign_leases: dict[str, tuple[object, float]] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
@@ -211,7 +211,7 @@ class Store:
                 "INSERT INTO runs (id, path, spec_hash, monitored, created_at) VALUES (?,?,?,?,?)",
                 (run_id, str(path.resolve()), spec_hash, monitored, now),
             )
-            self._plan(db, run_id, 1, "first start", not_before=now, step=0)
+            self._plan(db, run_id, 1, "first start", not_before=now + LAUNCHER_S, step=0)
         return self.run(run_id), self.attempts(run_id)[-1]
 
     def runs(self, *, to_watch: bool = False) -> list[Run]:
@@ -248,15 +248,17 @@ class Store:
         )
 
     def request_stop(self, run_id: str) -> None:
+        """What a daemon has decided before, and not yet done, is void from here on."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE runs SET stop_requested_at = coalesce(stop_requested_at, ?) "
-                "WHERE id = ? AND state = 'active'",
+                "UPDATE runs SET stop_requested_at = coalesce(stop_requested_at, ?), "
+                "lease_fence = lease_fence + 1 WHERE id = ? AND state = 'active'",
                 (time.time(), run_id),
             )
 
     def reopen(self, run_id: str, step: int, *, monitored: bool) -> Attempt:
-        """Make a run that ended active again, with a next attempt planned. Raises UserError."""
+        """Make a run that ended active again, with a next attempt planned. What a daemon has
+        decided before, and not yet done, is void from here on. Raises UserError."""
         with self._transaction() as db:
             row = db.execute("SELECT state FROM runs WHERE id = ?", (run_id,)).fetchone()
             if row is None or row["state"] in ("active", "finished"):
@@ -264,7 +266,7 @@ class Store:
                 raise UserError(f"run {run_id} is {state}: there is nothing to resume")
             db.execute(
                 "UPDATE runs SET state = 'active', reason = '', stop_requested_at = NULL, "
-                "monitored = ? WHERE id = ?",
+                "lease_fence = lease_fence + 1, monitored = ? WHERE id = ?",
                 (monitored, run_id),
             )
             number = 1 + int(
@@ -272,7 +274,8 @@ class Store:
                     "SELECT max(number) FROM attempts WHERE run_id = ?", (run_id,)
                 ).fetchone()[0]
             )
-            self._plan(db, run_id, number, "resumed by hand", not_before=time.time(), step=step)
+            soon = time.time() + LAUNCHER_S
+            self._plan(db, run_id, number, RESUMED, not_before=soon, step=step)
         return self.attempts(run_id)[-1]
 
     def end_run(self, run_id: str, state: RunState, reason: str, *, fence: int | None) -> None:
@@ -289,8 +292,8 @@ class Store:
     def acquire(self, run_id: str, holder: str, seconds: float, holder_alive: Any) -> int | None:
         """Take or renew the lease; the fencing number, or None if another holds it.
 
-        `holder_alive(name)` tells of the present holder whether it may still live: a lease of a
-        process that is certainly dead need not be waited for.
+        `holder_alive(name)` tells of the present holder whether it lives (None: unknown): a lease
+        of a process that is certainly dead need not be waited for.
         """
         now, boot = time.monotonic(), boot_id()
         with self._transaction() as db:
@@ -301,9 +304,8 @@ class Store:
             if row["lease_holder"] != holder:
                 free = (
                     not row["lease_holder"]
-                    or row["lease_boot"] != boot
-                    or row["lease_until_s"] <= now
-                    or not holder_alive(row["lease_holder"])
+                    or holder_alive(row["lease_holder"]) is False
+                    or self._expired(row, now, seconds)
                 )
                 if not free:
                     return None
@@ -317,6 +319,18 @@ class Store:
                 (holder, fence, now + seconds, boot, run_id),
             )
         return fence
+
+    def _expired(self, row: sqlite3.Row, now: float, seconds: float) -> bool:
+        """By the clock that it was written with; another machine's means nothing here, so what
+        counts then is for how long we have seen it not renewed."""
+        if row["lease_boot"] == boot_id():
+            return bool(row["lease_until_s"] <= now)
+        lease = (row["lease_holder"], row["lease_until_s"])
+        seen, since = self._foreign_leases.get(row["id"], (None, now))
+        if seen != lease:
+            since = now
+        self._foreign_leases[row["id"]] = (lease, since)
+        return now - since > 2 * seconds
 
     def _check_fence(self, db: sqlite3.Connection, run_id: str, fence: int | None) -> None:
         if fence is None:
@@ -431,7 +445,7 @@ class Store:
         return True
 
     def live_daemons(self, holder_alive: Any, *, seen_within_s: float = 10.0) -> list[Daemon]:
-        """Daemons that said so lately and whose process exists."""
+        """Daemons that said so lately and whose process is not known to be gone."""
         rows = self._read(
             "SELECT * FROM daemons WHERE boot = ? AND seen_at_s >= ?",
             (boot_id(), time.monotonic() - seen_within_s),
@@ -439,7 +453,7 @@ class Store:
         return [
             Daemon(r["holder"], r["pid"], r["metrics_url"])
             for r in rows
-            if holder_alive(r["holder"])
+            if holder_alive(r["holder"]) is not False
         ]
 
 

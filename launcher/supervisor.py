@@ -1,22 +1,22 @@
 """`python -m launcher.supervisor RUN ATTEMPT`: one attempt on this host, from start to exit.json.
 
-It runs torchrun's own agent (torch.distributed.launcher) in-process, with no restarts of its
-own: an attempt that breaks is ended whole, and the monitor decides on the next. It detaches from
-whoever started it, and starting it twice starts one.
+It runs torchrun's own agent in-process (launcher/agent.py), with no restarts of its own: an
+attempt that breaks is ended whole, and the monitor decides on the next. It detaches from whoever
+started it, and starting it twice starts one.
 """
 
 import argparse
-import fcntl
 import logging
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from launcher.outcome import attempt_exit_code
-from launcher.processes import process_name
+from launcher.lock import hold
+from launcher.outcome import attempt_outcome, read_exit, write_exit
+from launcher.processes import TOKEN_VARIABLE, process_name
+from smolplan.errors import ExitCode, UserError, storage_exit_code
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 
@@ -34,74 +34,58 @@ def main() -> None:
         os._exit(0)
     os.setsid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    supervise(RunDir(arguments.run), arguments.attempt)
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    supervise(RunDir(arguments.run), arguments.attempt, token)
 
 
-def supervise(run: RunDir, attempt: int) -> None:
+def supervise(run: RunDir, attempt: int, token: str) -> None:
     """Start the ranks, wait, and write exit.json. Returns at once if the attempt was taken up
     by another supervisor, has ended, or is no longer the newest."""
-    folder = run.attempt(attempt)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        held = hold(run.attempt(attempt) / "lock")
+    except OSError as error:
+        log.error("%s: %s", run.attempt(attempt), error.strerror)
+        write_exit(run, attempt, token, _failed(error))
+        return
+    if not held:
         log.info("attempt %d is supervised already", attempt)
         return
-    if run.attempt_exit(attempt).exists() or run.latest_attempt() > attempt:
+    if read_exit(run, attempt, token) is not None or run.latest_attempt() > attempt:
         return
-    spec = load_spec(run.spec)
-    write_json(
-        folder / "hosts.json",
-        {
-            "hosts": [
-                {
-                    "host": socket.gethostname(),
-                    "supervisor": process_name(),
-                    "ranks": list(range(spec.parallel.ranks)),
-                }
-            ],
-            "started_at": time.time(),
-        },
-    )
-    ended: dict[str, Any]
     try:
-        failures = _run_ranks(run, attempt, spec)
-        ended = {"exit_code": 0, "failures": failures}
-        if failures:
-            ended["exit_code"] = attempt_exit_code(run, attempt, failures)
+        ended = _run_ranks(run, attempt, load_spec(run.spec))
     except Exception as error:
         log.exception("the attempt could not be run")
-        ended = {"exit_code": 1, "failures": {}, "error": f"{type(error).__name__}: {error}"}
-    write_json(run.attempt_exit(attempt), {**ended, "ended_at": time.time()})
+        ended = _failed(error)
+    write_exit(run, attempt, token, ended)
 
 
-def _run_ranks(run: RunDir, attempt: int, spec: RunSpec) -> dict[str, int]:
-    """Rank → exit code of the ranks that failed (negative: ended by that signal)."""
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def _failed(error: Exception) -> dict[str, Any]:
+    code, told = ExitCode.FAILED, f"{type(error).__name__}: {error}"
+    if isinstance(error, UserError):
+        code, told = ExitCode.BAD_SPEC, str(error)
+    elif isinstance(error, OSError) and error.filename is not None:
+        code, told = storage_exit_code(error), f"{error.filename}: {error.strerror}"
+    return {"exit_code": int(code), "failures": {}, "error": told}
 
+
+def _run_ranks(run: RunDir, attempt: int, spec: RunSpec) -> dict[str, Any]:
+    """What exit.json is to hold."""
+    ranks = list(range(spec.parallel.ranks))
+    host = {"host": socket.gethostname(), "supervisor": process_name(), "ranks": ranks}
+    write_json(run.attempt(attempt) / "hosts.json", {"hosts": [host], "started_at": time.time()})
+    # Torch takes a second to import: what can be said before is said before.
+    from launcher.agent import run_ranks
     from launcher.rank_logs import RankLogs
 
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=spec.parallel.ranks,
-        run_id=f"{spec.name}-{attempt}",
-        rdzv_backend="c10d",
-        rdzv_endpoint=f"127.0.0.1:{spec.launch.rendezvous_port}",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        logs_specs=RankLogs(run, attempt),
-        # One rank is gone, so the rest can do nothing more: they need no time to say goodbye.
-        shutdown_timeout=5,
+    failures = run_ranks(
+        ["-P", "-m", "trainer", str(run.path), "--attempt", str(attempt)],
+        ranks=len(ranks),
+        name=f"{spec.name}-{attempt}",
+        port=spec.launch.rendezvous_port,
+        logs=RankLogs(run, attempt),
     )
-    arguments = ["-m", "trainer", str(run.path), "--attempt", str(attempt)]
-    try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        return {str(rank): int(failure.exitcode) for rank, failure in error.failures.items()}
-    return {}
+    return attempt_outcome(run, attempt, failures)
 
 
 if __name__ == "__main__":

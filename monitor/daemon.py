@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.backends import local
+from launcher.outcome import read_exit
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from monitor.collect.progress import ProgressTracker
@@ -19,12 +20,19 @@ from monitor.detect import detect
 from monitor.policy import Decision, decide
 from monitor.view import RunView
 from smolplan.errors import SmolplanError
-from smolplan.rundir import RunDir, read_json
+from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 
 log = logging.getLogger("monitor")
 
 STORE_RETRY_S = 2.0
+
+LONGEST_NAP_S = 2.0
+"""Leases and the daemon's own sign of life are renewed this often, however rarely a run is to be
+looked at."""
+
+KILL_S = 1.0
+"""Time that one look gives processes to die; the next goes on with it."""
 
 LEASE_S = 10.0
 """A lease of a process that is certainly dead is taken over at once; this long only bounds the
@@ -42,6 +50,10 @@ class Watch:
         self.tracker: ProgressTracker | None = None
         self.view: RunView | None = None
         self.was_blind = False
+        self.due_at_s = 0.0
+        """When the run is to be looked at again (monotonic clock)."""
+        self.submitted_at_s: float | None = None
+        self.stop_seen_at_s: float | None = None
 
 
 class Daemon:
@@ -70,8 +82,8 @@ class Daemon:
                     # done, and it may well come back.
                     log.error("%s", error)
                     self.stopping.wait(STORE_RETRY_S)
-                polls = [w.spec.monitor.poll_s for w in self.watches.values()]
-                self.stopping.wait(min(polls, default=1.0))
+                naps = [w.due_at_s - time.monotonic() for w in self.watches.values()]
+                self.stopping.wait(max(0.0, min([*naps, LONGEST_NAP_S])))
         finally:
             with suppress(StoreUnusable):
                 self._store.unregister_daemon(self.holder, only_if_idle=False)
@@ -99,8 +111,9 @@ class Daemon:
             if run.id not in self.watches:
                 self.watches[run.id] = Watch(run)
             watch = self.watches[run.id]
-            if not self._hold(run, watch):
+            if not self._hold(run, watch) or time.monotonic() < watch.due_at_s:
                 return
+            watch.due_at_s = time.monotonic() + watch.spec.monitor.poll_s
             # The store is read again: the lease may have come with changes by its last holder.
             self.step(self._store.run(run.id), watch)
             self._troubles.pop(run.id, None)
@@ -125,11 +138,11 @@ class Daemon:
             return True
         fence = self._store.acquire(run.id, self.holder, LEASE_S, is_alive)
         if fence is None:
-            watch.fence = None
+            watch.fence, watch.due_at_s = None, now_s + LONGEST_NAP_S / 2
             return False
         if fence != watch.fence:
             log.info("run %s is held under fence %d", run.id, fence)
-            watch.tracker = None
+            watch.tracker, watch.due_at_s = None, 0.0
         watch.fence, watch.renew_at_s = fence, now_s + LEASE_S / 3
         return True
 
@@ -153,6 +166,11 @@ class Daemon:
             gap_s = max(5.0, 5 * settings.poll_s)
             watch.tracker = ProgressTracker(attempt.number, now_s, blind_gap_s=gap_s)
         blind = _why_blind(run.path)
+        if run.stop_requested_at is None:
+            watch.stop_seen_at_s = None
+        else:
+            watch.stop_seen_at_s = watch.stop_seen_at_s or now_s
+            _tell_ranks_to_stop(watch.dir)
         if not blind:
             watch.tracker.look(watch.dir.read_heartbeats(), now_s)
         # Liveness before exit.json: the supervisor writes that file and then goes, so looked at
@@ -168,7 +186,9 @@ class Daemon:
             supervisor_alive=alive,
             attempt_idle_s=watch.tracker.idle_s,
             step_s=watch.tracker.step_s,
-            exit=read_json(watch.dir.attempt_exit(attempt.number)),
+            stop_waited_s=_since(watch.stop_seen_at_s, now_s),
+            submitted_s=_since(watch.submitted_at_s, now_s),
+            exit=read_exit(watch.dir, attempt.number, attempt.token),
             best_step=max([a.step_at_end or 0 for a in attempts] + [watch.tracker.best_step]),
             blind=blind,
         )
@@ -197,10 +217,15 @@ class Daemon:
         )
         match decision.action:
             case "start":
-                self._store.move_attempt(attempt, "running", fence=fence)
+                moved = self._store.move_attempt(attempt, "running", fence=fence)
+                if attempt.state == "planned" and not moved:
+                    return  # somebody else saw to it
+                watch.submitted_at_s = time.monotonic()
                 try:
+                    if run.stop_requested_at is None:  # what is left of an earlier stop
+                        watch.dir.stop_request.unlink(missing_ok=True)
                     local.submit(watch.spec, watch.dir, attempt)
-                except SmolplanError as error:
+                except (SmolplanError, OSError) as error:
                     # An attempt that cannot be started counts as one that ended: tried again
                     # after a pause, and not for ever.
                     log.error("run %s: %s", run.id, error)
@@ -226,7 +251,7 @@ class Daemon:
         attempt: Attempt = view.attempt
         # Nothing of an attempt may be left when the next one starts. Its processes carry its own
         # token, so no other attempt can be hit, whoever does this and however late.
-        if not local.kill(attempt):
+        if not local.end(watch.dir, attempt, decision.cause, timeout_s=KILL_S):
             log.error("processes of attempt %d resist SIGKILL; waiting", attempt.number)
             return
         step = max((r.step for r in view.ranks.values()), default=0)
@@ -255,6 +280,19 @@ def _record(run: RunDir, kind: str, **details: Any) -> None:
         run.record(kind, "monitor", **details)
     except OSError as error:
         log.error("%s: %s; not told there: %s %s", run.events, error.strerror, kind, details)
+
+
+def _since(then_s: float | None, now_s: float) -> float | None:
+    return None if then_s is None else now_s - then_s
+
+
+def _tell_ranks_to_stop(run: RunDir) -> None:
+    """The one who asked may have been killed before he told them."""
+    if not run.stop_request.exists() and run.spec.exists():
+        try:
+            run.stop_request.touch()
+        except OSError as error:
+            log.error("%s: %s", run.stop_request, error.strerror)
 
 
 def _why_blind(path: Path) -> str:

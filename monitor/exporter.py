@@ -36,7 +36,10 @@ class RunCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         step = GaugeMetricFamily("smolplan_train_step", "Steps completed.", labels=["run"])
-        tokens = CounterMetricFamily("smolplan_train_tokens", "Tokens trained.", labels=["run"])
+        # No counter: it goes back where a restart does steps again.
+        tokens = GaugeMetricFamily(
+            "smolplan_train_tokens", "Tokens that the last logged step had come to.", labels=["run"]
+        )
         idle = GaugeMetricFamily(
             "smolplan_rank_idle_seconds",
             "Time that the monitor has watched a rank without progress.",

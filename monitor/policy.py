@@ -3,11 +3,12 @@
 docs/monitor.md holds the same as a table.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from launcher.outcome import describe_exit
-from launcher.store import Attempt, RunState
+from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
 from monitor.view import Finding, RunView
 from smolplan.errors import ExitCode
 
@@ -16,7 +17,7 @@ Action = Literal["wait", "start", "condemn", "end_attempt", "restart", "end_run"
 NO_CURE = {ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
 """Causes that would come again at every start."""
 
-RESUBMIT_AFTER_S = 5.0
+RESUBMIT_AFTER_S = 10.0
 """A supervisor that has not reported by then is started again; starting twice starts one."""
 
 
@@ -56,7 +57,9 @@ def decide(view: RunView, findings: tuple[Finding, ...]) -> Decision:
 def _planned(view: RunView) -> Decision:
     if view.run.stop_requested_at is not None:
         return Decision("end_attempt", cause="stopped before it started", exit_code=0)
-    if view.now < view.attempt.not_before:
+    # A pause that seems longer than any is a wall clock that was set back.
+    longest_s = max(view.settings.backoff_max_s, LAUNCHER_S)
+    if 0 < view.attempt.not_before - view.now <= longest_s:
         return WAIT
     return Decision("start", reason=view.attempt.reason)
 
@@ -67,15 +70,16 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
     if findings:
         first = findings[0]
         return Decision("condemn", first.summary, cause=first.summary, evidence=first.evidence)
-    stop = view.run.stop_requested_at
-    if stop is not None and view.now - stop > view.settings.stop_grace_s:
+    waited_s = view.stop_waited_s
+    if waited_s is not None and waited_s > view.settings.stop_grace_s:
         return Decision(
             "condemn",
-            f"asked to stop {view.now - stop:.0f} s ago, it has not "
+            f"asked to stop {waited_s:.0f} s ago, it has not "
             f"(monitor.stop_grace_s {view.settings.stop_grace_s:g})",
             cause="did not stop in time",
         )
-    if view.supervisor_alive is None and view.attempt_idle_s > RESUBMIT_AFTER_S:
+    silent_s = min(view.attempt_idle_s, view.submitted_s or math.inf)
+    if view.supervisor_alive is None and silent_s > RESUBMIT_AFTER_S:
         return Decision("start", reason="its supervisor has not reported")
     return WAIT
 
@@ -121,6 +125,8 @@ def attempts_without_progress(attempts: tuple[Attempt, ...]) -> int:
         if attempt.made_progress:
             break
         count += 1
+        if attempt.reason == RESUMED:  # a person has looked at what came before
+            break
     return count
 
 
@@ -134,4 +140,4 @@ def _same_fault_before(view: RunView) -> bool:
 
 
 def _exit_code(view: RunView) -> int | None:
-    return None if view.exit is None else int(view.exit.get("exit_code", 1))
+    return None if view.exit is None else view.exit["exit_code"]

@@ -37,6 +37,10 @@ class RunView:
     """Seconds that the monitor has watched the attempt without any rank's change."""
     step_s: float | None
     """Median of the recent step times."""
+    stop_waited_s: float | None = None
+    """Seconds that the monitor has watched since it knew that a stop was asked for."""
+    submitted_s: float | None = None
+    """Seconds since this monitor submitted the attempt; None if it did not."""
     exit: dict[str, Any] | None = None
     """The attempt's exit.json, once it has ended."""
     best_step: int = 0

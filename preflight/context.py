@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.processes import TOKEN_VARIABLE, kill_by_token
+from launcher.backends import local
+from launcher.processes import kill_by_token
 from planner.plan import Plan
 from preflight.once import Once, ProbeError
 from smolplan.spec import RunSpec
@@ -62,13 +63,7 @@ class Context:
 
     def environment(self) -> dict[str, str]:
         """Of every process of this preflight: the spec's, and a token to find it again by."""
-        launch = self.spec.launch
-        return {
-            **os.environ,
-            "OMP_NUM_THREADS": str(launch.threads_per_rank),
-            **launch.environment,
-            TOKEN_VARIABLE: self._token,
-        }
+        return {**os.environ, **local.environment(self.spec, self._token)}
 
     def folder(self, parent: Path | None = None) -> Path:
         """A new folder that is removed at the end. Raises OSError if `parent` takes none."""
@@ -85,7 +80,7 @@ class Context:
             if self._closed:
                 raise ProbeError("the preflight was broken off")
             process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [sys.executable, "-P", *arguments],
                 text=True,
                 errors="replace",
                 env=self.environment(),

@@ -17,7 +17,7 @@ from preflight.once import ProbeError
 if TYPE_CHECKING:
     from preflight.context import Context
 
-PRELOADED = ("trainer.loop", "trainer.evaluate", "torch.distributed.run")
+PRELOADED = ("trainer.loop", "trainer.evaluate", "launcher.agent")
 
 
 class RankServer:

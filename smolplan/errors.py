@@ -1,5 +1,6 @@
 """What smolplan tells a person who asked for something impossible, and the exit codes."""
 
+import errno
 from enum import IntEnum
 
 
@@ -43,6 +44,12 @@ class UserError(SmolplanError):
         super().__init__(
             (f"{where}: " if where else "") + sentence + (f" {remedy}" if remedy else "")
         )
+
+
+def storage_exit_code(error: OSError) -> ExitCode:
+    """The named cause of a run folder that cannot be written."""
+    full_or_failing = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return ExitCode.CHECKPOINT_STORAGE_LOST if full_or_failing else ExitCode.RUN_FOLDER_UNWRITABLE
 
 
 class NamedExit(SmolplanError):

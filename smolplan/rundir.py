@@ -56,6 +56,11 @@ class RunDir:
         return self.path / "plan.json"
 
     @property
+    def environment(self) -> Path:
+        """The environment variables that decide what is computed. Written by the launcher."""
+        return self.path / "environment.json"
+
+    @property
     def dataset(self) -> Path:
         """Which tokenised dataset the run reads. Written by trainer.data.prepare."""
         return self.path / "dataset.json"
@@ -125,7 +130,8 @@ class RunDir:
                 beat = Heartbeat(**content)
             except TypeError:
                 continue
-            beats[beat.rank] = beat
+            if file.name == f"rank-{beat.rank}":
+                beats[beat.rank] = beat
         return beats
 
     def write_heartbeat(self, beat: Heartbeat) -> None:

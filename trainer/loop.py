@@ -115,7 +115,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             )
         if stop_votes or step == spec.steps or step % spec.checkpoint.every_steps == 0:
             report.beat(step, "checkpointing", last_step_s)
-            checkpoints.save(step, position, model, optimizer)
+            with stop.saving():
+                checkpoints.save(step, position, model, optimizer)
             report.beat(step, "training", last_step_s)
         if stop_votes and step < spec.steps:
             report.event("stopped", step=step)

@@ -64,7 +64,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def wrong_sizes(folder: Path, manifest: Manifest) -> str:
-    """What is missing or cut short; empty if nothing."""
+    """What is missing, cut short, or not of this checkpoint; empty if nothing."""
+    try:
+        present = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    except OSError as error:
+        return f"{folder.name}: {error.strerror}"
+    # Whatever tensors lie in the folder are loaded, so none may have been put there since.
+    if strange := sorted(present - manifest.files.keys() - {MANIFEST}):
+        return f"{strange[0]} is not among the files that were written"
     for name, expected in sorted(manifest.files.items()):
         try:
             size = (folder / name).stat().st_size

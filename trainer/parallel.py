@@ -2,13 +2,15 @@
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -75,7 +77,9 @@ def join(spec: RunSpec) -> World:
     elif spec.cluster.gpu != "cpu":
         log.warning("cluster.gpu is %s, but there is no GPU: using the CPU", spec.cluster.gpu)
     dist.init_process_group(
-        "nccl" if cuda else "gloo", timeout=timedelta(seconds=spec.launch.collective_timeout_s)
+        "nccl" if cuda else "gloo",
+        timeout=timedelta(seconds=spec.launch.collective_timeout_s),
+        **_loopback_store(),
     )
     size, rank = dist.get_world_size(), dist.get_rank()
     share = size * spec.parallel.micro_batch_size
@@ -89,6 +93,24 @@ def join(spec: RunSpec) -> World:
     mesh = init_device_mesh(kind, (size,), mesh_dim_names=("data",))
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     return World(rank, size, device, mesh)
+
+
+def _loopback_store() -> dict[str, Any]:
+    """Rank 0's store on 127.0.0.1 where that is where the ranks meet without an agent: a store
+    that torch opens itself listens on every interface. Empty where torch is to see to it."""
+    host, rank = os.environ.get("MASTER_ADDR"), int(os.environ["RANK"])
+    if host != "127.0.0.1" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return {}
+    size, port = int(os.environ["WORLD_SIZE"]), int(os.environ["MASTER_PORT"])
+    descriptor = None
+    if rank == 0:
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(512)
+            port, descriptor = listener.getsockname()[1], listener.detach()
+    store = TCPStore(host, port, size, rank == 0, master_listen_fd=descriptor)
+    return {"store": store, "rank": rank, "world_size": size}
 
 
 def distribute(model: CausalLM, spec: RunSpec, mesh: DeviceMesh) -> None:

@@ -1,6 +1,5 @@
 """What a rank tells the world: heartbeats, metrics, events, and how it ended. Needs no torch."""
 
-import errno
 import logging
 import os
 import resource
@@ -10,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from smolplan.errors import ExitCode, NamedExit
+from smolplan.errors import ExitCode, NamedExit, storage_exit_code
 from smolplan.rundir import Heartbeat, Phase, RunDir, append_line, read_json, write_json
 from smolplan.spec import RunSpec
 
@@ -40,6 +39,10 @@ class Reporter:
             monotonic_s=time.monotonic(),
             last_step_s=last_step_s,
         )
+        if not self._run.spec.exists():
+            # Writing on would make the folder anew, with nothing in it to go on from.
+            gone = f"the run folder {self._run} is gone"
+            raise NamedExit(ExitCode.RUN_FOLDER_UNWRITABLE, gone)
         try:
             self._run.write_heartbeat(beat)
         except OSError as error:
@@ -134,7 +137,4 @@ def peak_resident_bytes() -> int:
 
 
 def _unwritable(error: OSError, run: RunDir) -> NamedExit:
-    code = ExitCode.RUN_FOLDER_UNWRITABLE
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        code = ExitCode.CHECKPOINT_STORAGE_LOST
-    return NamedExit(code, f"cannot write to {run}: {error.strerror}")
+    return NamedExit(storage_exit_code(error), f"cannot write to {run}: {error.strerror}")

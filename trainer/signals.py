@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 log = logging.getLogger("trainer")
 
@@ -26,6 +28,7 @@ class StopFlag:
     def __init__(self) -> None:
         self._set = threading.Event()
         self._agreed = threading.Event()
+        self._saving = threading.Event()
         self._looked_at: float | None = None
         self._longest_step_s = 0.0
 
@@ -52,12 +55,25 @@ class StopFlag:
         """All ranks know of it: from here on the loop ends by itself."""
         self._agreed.set()
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """While a checkpoint is written, which may take longer than any step: it is not stuck
+        (and if it is, the monitor's own limit for checkpoints ends it)."""
+        self._saving.set()
+        try:
+            yield
+        finally:
+            self._saving.clear()
+            self._looked_at = time.monotonic()  # the save was no part of a step
+
     def _watch(self, read_end: int) -> None:
         while os.read(read_end, 1)[0] not in _ASKING:
             pass
         self._set.set()
         patience_s = max(STUCK_S, 3 * self._longest_step_s)
-        if not self._agreed.wait(patience_s):
+        while not self._agreed.wait(patience_s):
+            if self._saving.is_set():
+                continue
             log.error("asked to stop %.0f s ago, and no step was completed since", patience_s)
             sys.stderr.flush()
             os._exit(1)

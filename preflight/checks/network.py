@@ -96,7 +96,7 @@ def names(context: Context) -> Finding:
     needs_torch=True,
 )
 def all_reduce(context: Context) -> Finding:
-    """Ranks started by torchrun find each other, and all-reduce gives right sums."""
+    """Ranks started by torchrun's agent find each other, and all-reduce gives right sums."""
     spec = context.spec
     if spec.cluster.gpu != "cpu" and not context.uses_gpus:
         return Finding(state="skipped", summary="no GPU here for NCCL to connect")
@@ -108,15 +108,14 @@ def all_reduce(context: Context) -> Finding:
     folder = context.folder()
     out = folder / "all-reduce.json"
     agent = context.server().start(
-        "torch.distributed.run",
+        "launcher.agent",
         [
-            *["--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"],
-            *["--rdzv-endpoint", f"127.0.0.1:{spec.launch.rendezvous_port}"],
-            *["--local-addr", "127.0.0.1", "-m", "preflight.probes.all_reduce"],
+            *["--ranks", str(ranks), "--port", str(spec.launch.rendezvous_port), "--"],
+            *["-P", "-m", "preflight.probes.all_reduce"],
             *[str(out), "cuda" if context.uses_gpus else "cpu"],
         ],
         {},
-        folder / "torchrun",
+        folder / "agent",
     )
     if wait([agent], 100.0)[0]:
         return Finding(

@@ -57,7 +57,7 @@ def launch(
                 "a run that is resumed stays in its folder", where="--runs-dir", remedy="Leave it."
             )
         store = Store()
-        run = store.find(spec)
+        run = control.settle(store, store.find(spec))
         if dry_run:
             _show_start(control.resumable(store, run), RunDir(run.path), as_json=as_json)
             return
@@ -214,23 +214,23 @@ def stop(
     from launcher.store import Store
     from smolplan.cli.style import progress_line
     from smolplan.errors import SmolplanError, UserError
-    from smolplan.rundir import RunDir
     from smolplan.spec import load_spec
 
     store = Store()
     found = control.settle(store, store.find(run))
     if found.state != "active":
         raise UserError(f"run {found.id} is not running: it is {found.state}")
-    if now:
+    unstarted = store.attempts(found.id)[-1].state == "planned" and not found.monitored
+    if now or unstarted:
         ended = control.kill(store, found)
     else:
+        grace_s = load_spec(control.run_folder(found).spec).monitor.stop_grace_s
         control.request_stop(store, found)
         if found.monitored:
             control.ensure_daemon(store)
-        grace_s = load_spec(RunDir(found.path).spec).monitor.stop_grace_s
         with progress_line(f"Stopping {found.id}: saving a checkpoint"):
             ended = control.await_end(store, found.id, grace_s + 30)
-        if ended.state == "active" and not ended.monitored:
+        if ended.state == "active":
             raise SmolplanError(
                 f"run {found.id} did not stop within {grace_s:g} s; end it by: "
                 f"smolplan stop {found.id} --now"

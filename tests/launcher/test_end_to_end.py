@@ -3,18 +3,21 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launcher import control
 from launcher.compare import compare
 from launcher.processes import find_by_token, is_alive
 from launcher.store import Run, Store
+from preflight.ranks import free_port
 from smolplan.errors import ExitCode, UserError
 from smolplan.rundir import RunDir
 from smolplan.spec import dump_spec
@@ -239,6 +242,149 @@ def test_what_a_killed_launcher_left_half_built_is_swept_by_the_next(
     assert list(runs.iterdir()) == [run.path]
 
 
+def test_a_deleted_run_folder_ends_the_ranks_stays_deleted_and_can_be_stopped(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    run = start(make_spec(data_cache, steps=2000), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 5)
+    token = store.attempts(run.id)[0].token
+    # By a rename first: files that come into being while a tree is removed stop its removal.
+    shutil.rmtree(run.path.rename(run.path.with_name("doomed")), ignore_errors=True)
+    wait_until(lambda: find_by_token(token) == [])
+    assert not run.path.exists()
+    assert "is gone" in smolplan("status", run.id).stdout
+    asked = smolplan("stop", run.id)
+    assert asked.returncode == 2 and "is gone" in asked.stderr
+    assert smolplan("stop", run.id, "--now").returncode == 0
+    assert store.run(run.id).state == "stopped"
+    assert not run.path.exists()
+
+
+def test_nothing_of_a_run_listens_beyond_this_machine(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    run = start(make_spec(data_cache, steps=2000), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 2)
+    ours = {p.pid for p in find_by_token(store.attempts(run.id)[0].token)}
+    ours |= {daemon.pid for daemon in store.live_daemons(is_alive)}
+    listening = [
+        c.laddr[0]
+        for c in psutil.net_connections("inet")
+        if c.laddr and c.pid in ours and c.status == psutil.CONN_LISTEN
+    ]
+    # Of the store, of gloo's two ranks, and of the metrics at least.
+    assert len(listening) >= 4
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_a_restart_runs_in_the_environment_of_the_launch(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen([sys.executable, "-m", "monitor"], stderr=subprocess.DEVNULL) as daemon:
+        wait_until(lambda: bool(store.live_daemons(is_alive)))
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+        monkeypatch.setenv("CUDA_MADE_UP_API_KEY", "secret")
+        run = start(make_spec(data_cache, steps=2000), store, tmp_path, monitored=True)
+        assert [d.pid for d in store.live_daemons(is_alive)] == [daemon.pid]
+        wait_until(lambda: steps_done(run) >= 2)
+        os.kill(rank_pid(run, 0), signal.SIGKILL)
+        wait_until(lambda: len(store.attempts(run.id)) == 2)
+        wait_until(lambda: RunDir(run.path).read_heartbeats()[0].attempt == 2)
+        variables = psutil.Process(rank_pid(run, 0)).environ()
+        daemon.terminate()
+    assert variables["ATEN_CPU_CAPABILITY"] == "default"
+    assert "secret" not in RunDir(run.path).environment.read_text()
+    assert "CUDA_MADE_UP_API_KEY" not in variables
+
+
+def test_a_daemon_in_another_container_leaves_a_healthy_run_alone(
+    store: Store, data_cache: Path, tmp_path: Path, undisturbed: RunDir
+) -> None:
+    apart = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
+        pytest.skip("a namespace of pids needs root")
+    spec = make_spec(data_cache, steps=60)
+    run = start(spec, store, tmp_path, monitored=True)
+    (own,) = store.live_daemons(is_alive)
+    os.kill(own.pid, signal.SIGKILL)
+    monitor = [*apart, sys.executable, "-m", "monitor", "--until-idle"]
+    with subprocess.Popen(monitor, stderr=subprocess.DEVNULL) as foreign:
+        assert control.await_end(store, run.id, 120).state == "finished"
+        assert foreign.wait(30) == 0
+    assert len(store.attempts(run.id)) == 1
+    assert_same_training(undisturbed, run)
+
+
+def test_a_stop_request_that_nobody_made_is_taken_back_at_the_restart(
+    store: Store, data_cache: Path, tmp_path: Path, undisturbed: RunDir
+) -> None:
+    run = start(make_spec(data_cache, steps=60), store, tmp_path, monitored=True)
+    wait_until(lambda: steps_done(run) >= 5)
+    RunDir(run.path).stop_request.touch()
+    assert control.await_end(store, run.id, 120).state == "finished"
+    codes = [a.exit_code for a in store.attempts(run.id)]
+    assert codes == [ExitCode.STOPPED_ON_REQUEST, 0]
+    assert_same_training(undisturbed, run)
+
+
+def test_modules_of_the_users_own_are_not_run_in_place_of_ours(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    for name in ("trainer", "monitor", "launcher", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    (tmp_path / "run.yaml").write_text(dump_spec(make_spec(data_cache, ranks=1)))
+    done = subprocess.run(
+        [Path(sys.executable).with_name("smolplan"), "launch", "run.yaml", "--watch"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = store.runs()
+    assert run.state == "finished"
+
+
+def test_watching_a_run_that_fails_exits_with_1(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(dump_spec(make_spec(data_cache, rate=1e30, ranks=1)))
+    runs = ["--runs-dir", str(tmp_path / "runs")]
+    done = smolplan("launch", str(tmp_path / "run.yaml"), "--watch", "--no-monitor", *runs)
+    assert done.returncode == 1, done.stderr
+    assert "non finite loss: step 2" in done.stdout
+    assert "step 1: loss" in smolplan("logs").stdout
+
+
+def test_a_dry_run_of_a_resume_starts_nothing(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    run = start(make_spec(data_cache, steps=2000), store, tmp_path, monitored=False)
+    assert smolplan("launch", "--resume", run.id, "--dry-run").returncode == 2  # it is active
+    assert smolplan("stop", run.id, "--now").returncode == 0
+    done = smolplan("launch", "--resume", run.id, "--dry-run")
+    assert done.returncode == 0 and str(run.path) in done.stdout
+    assert store.run(run.id).state == "stopped"
+    assert len(store.attempts(run.id)) == 1
+
+
+def test_a_port_taken_since_is_named_when_a_run_is_resumed(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    spec = make_spec(data_cache, steps=2000)
+    launch = spec.launch.model_copy(update={"rendezvous_port": port})
+    run = start(spec.model_copy(update={"launch": launch}), store, tmp_path, monitored=False)
+    assert smolplan("stop", run.id, "--now").returncode == 0
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", port))
+        holder.listen()
+        done = smolplan("launch", "--resume", run.id)
+    assert done.returncode == 2 and "launch.rendezvous_port" in done.stderr
+    assert store.run(run.id).state == "stopped"
+
+
 def test_a_folder_that_cannot_hold_runs_ends_with_code_2_and_leaves_nothing(
     store: Store, tmp_path: Path
 ) -> None:
@@ -252,8 +398,6 @@ def test_a_folder_that_cannot_hold_runs_ends_with_code_2_and_leaves_nothing(
 def test_a_port_in_use_ends_with_code_2_and_leaves_nothing(
     store: Store, data_cache: Path, tmp_path: Path
 ) -> None:
-    import socket
-
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -273,7 +417,7 @@ def test_text_that_is_missing_ends_with_a_sentence_and_leaves_nothing(
     done = smolplan("launch", str(tmp_path / "run.yaml"), "--runs-dir", str(tmp_path / "runs"))
     assert done.returncode == 2
     assert "/no/such/text does not exist" in done.stderr
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unwatched_run_ends_on_record_and_can_be_asked_about(

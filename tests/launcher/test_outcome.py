@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.outcome import attempt_exit_code, cause_kind, describe_exit
+from launcher.outcome import attempt_outcome, cause_kind, describe_exit, read_exit, write_exit
 from smolplan.errors import ExitCode
 from smolplan.rundir import RunDir, write_json
 
@@ -10,7 +10,7 @@ from smolplan.rundir import RunDir, write_json
 @pytest.mark.parametrize(
     ("failures", "named", "code"),
     [
-        ({}, {}, 1),
+        ({}, {}, 0),
         ({"0": 1, "1": -9}, {}, -9),
         ({"0": 1}, {}, 1),
         ({"0": -9, "1": 65}, {}, 65),
@@ -22,8 +22,32 @@ def test_the_rank_that_knows_the_cause_gives_the_attempts_exit_code(
 ) -> None:
     run = RunDir(tmp_path)
     for rank, own in named.items():
-        write_json(run.attempt(1) / f"rank-{rank}.exit.json", {"exit_code": own})
-    assert attempt_exit_code(run, 1, failures) == code
+        told = {"exit_code": int(own), "cause": "the disk is full"}
+        write_json(run.attempt(1) / f"rank-{rank}.exit.json", told)
+    outcome = attempt_outcome(run, 1, failures)
+    assert outcome["exit_code"] == code
+    assert ("the disk is full" in describe_exit(outcome)) == bool(named)
+
+
+def test_an_exit_that_the_run_folder_cannot_hold_is_kept_in_the_state_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMOLPLAN_STATE", str(tmp_path / "state"))
+    gone = RunDir(tmp_path / "gone")
+    assert read_exit(gone, 1, "token") is None
+    write_exit(gone, 1, "token", {"exit_code": 66, "failures": {}})
+    assert not gone.path.exists()
+    found = read_exit(gone, 1, "token")
+    assert found is not None and found["exit_code"] == 66
+    assert read_exit(gone, 1, "another") is None
+
+
+@pytest.mark.parametrize("code", ["9", [9], 1.5])
+def test_an_exit_code_that_is_none_counts_as_a_crash(tmp_path: Path, code: object) -> None:
+    run = RunDir(tmp_path)
+    write_json(run.attempt_exit(1), {"exit_code": code})
+    found = read_exit(run, 1, "token")
+    assert found is not None and found["exit_code"] == 1
 
 
 @pytest.mark.parametrize(
@@ -38,6 +62,7 @@ def test_the_rank_that_knows_the_cause_gives_the_attempts_exit_code(
         ),
         ({"exit_code": 1, "error": "OSError: no"}, "OSError: no", "crashed"),
         ({"exit_code": 3}, "exited with 3", "crashed"),
+        ({"exit_code": None, "error": "killed"}, "killed", "ended_by_monitor"),
     ],
 )
 def test_an_exit_is_told_in_a_clause_and_counted_under_a_kind(
@@ -45,5 +70,5 @@ def test_an_exit_is_told_in_a_clause_and_counted_under_a_kind(
 ) -> None:
     assert describe_exit(content) == said
     code = content["exit_code"]
-    assert isinstance(code, int)
+    assert code is None or isinstance(code, int)
     assert code == 0 or cause_kind(code) == kind

@@ -118,3 +118,37 @@ def test_what_was_committed_is_there_for_the_next_process(
 ) -> None:
     row = sqlite3.connect(store.folder / "runs.sqlite").execute("SELECT id FROM runs").fetchone()
     assert row == ("r",)
+
+
+def test_what_a_daemon_decided_before_a_users_command_is_void(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    fence = store.acquire("r", "a", 60, alive)
+    assert fence is not None
+    store.request_stop("r")
+    with pytest.raises(LostLease):
+        store.move_attempt(run[1], "running", fence=fence)
+    # It still holds the run, and sees the request with its next look.
+    renewed = store.acquire("r", "a", 60, alive)
+    assert renewed == fence + 1
+    store.end_run("r", "stopped", "", fence=renewed)
+    store.reopen("r", 0, monitored=True)
+    with pytest.raises(LostLease):
+        store.end_run("r", "stopped", "late", fence=renewed)
+
+
+def test_a_lease_of_another_machine_is_taken_once_it_was_seen_not_renewed(
+    store: Store, run: tuple[Run, Attempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(holder: str) -> None:
+        return None
+
+    assert store.acquire("r", "there", 1e6, alive) is not None
+    now = 1000.0
+    monkeypatch.setattr("launcher.store.boot_id", lambda: "another boot")
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    assert store.acquire("r", "here", 10, unknown) is None
+    now += 15
+    assert store.acquire("r", "here", 10, unknown) is None
+    now += 10
+    assert store.acquire("r", "here", 10, unknown) is not None

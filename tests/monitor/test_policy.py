@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launcher.store import Attempt, Run
+from launcher.store import RESUMED, Attempt, Run
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
 from monitor.policy import decide
@@ -123,9 +123,11 @@ def test_non_finite_loss_is_tried_once_more_then_ends_the_run() -> None:
     assert action(view(ended(1, code, end=7), ended(2, code, start=7, end=7))) == "end_run"
 
 
-def test_a_stop_that_is_not_heeded_is_enforced() -> None:
+def test_a_stop_that_is_not_heeded_is_enforced_once_it_was_watched_for_long_enough() -> None:
+    # Asked long ago by the wall clock, which may have been set, or the machine asleep.
     stopping = replace(RUN, stop_requested_at=time.time() - 1e4)
-    assert action(view(attempt(1), run=stopping)) == "condemn"
+    assert action(view(attempt(1), run=stopping, stop_waited_s=1.0)) == "wait"
+    assert action(view(attempt(1), run=stopping, stop_waited_s=1e4)) == "condemn"
     assert action(view(attempt(1, "planned"), run=stopping)) == "end_attempt"
     decision = decide(view(ended(1, ExitCode.STOPPED_ON_REQUEST), run=stopping), ())
     assert (decision.action, decision.end_state) == ("end_run", "stopped")
@@ -134,6 +136,23 @@ def test_a_stop_that_is_not_heeded_is_enforced() -> None:
 def test_an_attempt_waits_for_its_pause_to_pass() -> None:
     assert action(view(attempt(2, "planned", not_before=time.time() + 60))) == "wait"
     assert action(view(attempt(2, "planned"))) == "start"
+
+
+def test_a_wall_clock_that_was_set_back_delays_no_restart() -> None:
+    assert action(view(attempt(2, "planned", not_before=time.time() + 3600))) == "start"
+
+
+def test_a_supervisor_that_never_reported_is_submitted_again_but_not_at_every_look() -> None:
+    silent = view(attempt(1), ranks={}, supervisor_alive=None, attempt_idle_s=60.0)
+    assert action(silent) == "start"
+    assert action(replace(silent, submitted_s=1.0)) == "wait"
+    assert action(replace(silent, submitted_s=30.0)) == "start"
+
+
+def test_a_resume_by_hand_starts_the_count_of_fruitless_attempts_anew() -> None:
+    crashed = [ended(n, 1) for n in (1, 2, 3)]
+    assert action(view(*crashed)) == "end_run"
+    assert action(view(*crashed, ended(4, 1, reason=RESUMED))) == "restart"
 
 
 def test_a_daemon_that_was_paused_counts_no_idle_time_for_its_absence() -> None:

@@ -77,7 +77,7 @@ def test_prometheus_reads_the_run_and_sees_the_restart(run: Run, store: Store, a
     wait_until(lambda: any(value >= 5 for _, value in ask("smolplan_train_step")))
     ((labels, value),) = ask("smolplan_train_step")
     assert labels["run"] == run.id and value <= steps_done(run)
-    wait_until(lambda: any(rate > 0 for _, rate in ask("rate(smolplan_train_tokens_total[3s])")))
+    wait_until(lambda: any(rate > 0 for _, rate in ask("deriv(smolplan_train_tokens[3s])")))
     assert len(ask("smolplan_rank_idle_seconds")) == 2
     assert not ask("smolplan_train_mfu_ratio"), "a CPU has no datasheet peak"
     assert ask("time() - smolplan_monitor_heartbeat_timestamp_seconds")[0][1] < 5

@@ -1,0 +1,38 @@
+"""The part of a launcher's environment that decides what is computed, and on what.
+
+A restart comes from the monitor, which may have been started from another shell: it has to run
+in the environment of the first start, or the kernels, and so the losses, may be others. Secrets
+are no part of it: they stay in the environment of whoever starts a process.
+"""
+
+import os
+from collections.abc import Mapping
+
+from smolplan.rundir import RunDir, read_json, write_json
+
+_PREFIXES = (
+    *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "CUBLAS", "CUDNN_", "HIP_", "ROCR_", "RCCL_"),
+    *("TORCH", "PYTORCH_", "ATEN_", "TRITON_", "INDUCTOR_"),
+    *("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "BLIS_", "NUMEXPR_", "DNNL_", "ONEDNN_"),
+)
+_NAMES = {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "TMPDIR"}
+_SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "_KEY")
+
+
+def _decides(name: str) -> bool:
+    known = name in _NAMES or name.startswith(_PREFIXES)
+    return known and not any(word in name for word in _SECRET)
+
+
+def keep_environment(run: RunDir) -> None:
+    """Put this process's on record as the run's. Raises OSError."""
+    write_json(run.environment, {n: v for n, v in sorted(os.environ.items()) if _decides(n)})
+
+
+def environment_of(run: RunDir) -> Mapping[str, str]:
+    """This process's environment, with what decides put back as it is on record."""
+    kept = read_json(run.environment)
+    if kept is None:
+        return os.environ
+    others = {name: value for name, value in os.environ.items() if not _decides(name)}
+    return {**others, **{name: str(value) for name, value in kept.items()}}
