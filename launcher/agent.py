@@ -2,19 +2,14 @@
 
 torchrun's usual rendezvous listens on every interface and unpickles what it is sent. This one
 holds the ranks' store on 127.0.0.1, and needs no state to be agreed on, since there is one agent.
-
-`python -m launcher.agent --ranks N [--port P] -- -m MODULE ARGUMENTS` runs ranks to their end.
 """
 
-import argparse
-import logging
-import os
 import socket
 import sys
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, LogsSpecs
+from torch.distributed.elastic.multiprocessing.api import LogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
@@ -28,8 +23,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 HOST = "127.0.0.1"
 BACKEND = "smolplan-loopback"
 STORE_TIMEOUT = timedelta(minutes=10)
-
-log = logging.getLogger("launcher.agent")
 
 
 class LoopbackRendezvous(RendezvousHandler):
@@ -112,26 +105,3 @@ def run_ranks(
     except ChildFailedError as error:
         return {str(rank): int(failure.exitcode) for rank, failure in error.failures.items()}
     return {}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Run ranks on this machine to their end.")
-    parser.add_argument("--ranks", type=int, required=True)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="-- then Python's arguments")
-    given = parser.parse_args()
-    arguments = given.arguments[given.arguments[:1] == ["--"] :]
-    failures = run_ranks(
-        arguments,
-        ranks=given.ranks,
-        name=f"ranks-{os.getpid()}",
-        port=given.port,
-        logs=DefaultLogsSpecs(),
-    )
-    for rank, code in failures.items():
-        sys.stderr.write(f"rank {rank} ended with {code}\n")
-    return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

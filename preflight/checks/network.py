@@ -108,9 +108,9 @@ def all_reduce(context: Context) -> Finding:
     folder = context.folder()
     out = folder / "all-reduce.json"
     agent = context.server().start(
-        "launcher.agent",
+        "preflight.probes.agent",
         [
-            *["--ranks", str(ranks), "--port", str(spec.launch.rendezvous_port), "--"],
+            *[str(ranks), str(spec.launch.rendezvous_port)],
             *["-P", "-m", "preflight.probes.all_reduce"],
             *[str(out), "cuda" if context.uses_gpus else "cpu"],
         ],

@@ -170,7 +170,7 @@ def test_a_dry_run_refuses_what_a_launch_would_and_starts_nothing(
     assert shown.returncode == 0
     assert "launcher.supervisor" in shown.stdout
     told = smolplan("launch", "tiny-cpu", "--dry-run", "--json")
-    assert json.loads(told.stdout)["command"][1:3] == ["-m", "launcher.supervisor"]
+    assert json.loads(told.stdout)["command"][1:4] == ["-P", "-m", "launcher.supervisor"]
     assert store.runs() == []
     assert not (tmp_path / "runs").exists()
 
