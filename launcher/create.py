@@ -123,12 +123,13 @@ def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: 
     if code == 2:
         raise UserError(said[-1].removeprefix("smolplan: ") if said else "the data is not usable")
     if code:
-        missing = any("ModuleNotFoundError" in line for line in said)
-        raise UserError(
-            said[-1] if said else f"preparing the data ended with exit code {code}",
-            where="data",
-            remedy="Install the trainer: pip install 'smolplan[train]'" if missing else "",
-        )
+        last = said[-1] if said else f"preparing the data ended with exit code {code}"
+        if missing := last.partition("ModuleNotFoundError: ")[2]:
+            raise UserError(
+                f"the trainer is not installed here ({missing})",
+                remedy="Install it: pip install 'smolplan[train]'",
+            )
+        raise UserError(last, where="data")
 
 
 def port_trouble(port: int) -> OSError | None:

@@ -109,7 +109,9 @@ def show(report: "Report", out: "Console") -> None:
         if result.remedy:
             out.print(Padding(Text(f"→ {result.remedy}"), (0, 0, 0, 2)))
     counts = ", ".join(f"{report.count(s)} {s}" for s in STATES if report.count(s))
-    verdict = "NOT fit to start" if report.exit_code else "fit to start"
+    verdict = "fit to start" if report.fit else "NOT fit to start"
+    if report.fit and report.count("unknown"):
+        verdict = f"nothing failed, {report.count('unknown')} could not be checked"
     out.print(f"\n{counts} in {report.seconds:.0f} s: {verdict}")
 
 
