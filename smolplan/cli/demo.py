@@ -34,6 +34,7 @@ def demo(
     from launcher.create import runs_folder
     from launcher.store import Store
     from preflight import runner
+    from smolplan.cli import style
     from smolplan.cli.estimate import estimate
     from smolplan.cli.plot import draw_curve
     from smolplan.cli.preflight import show
@@ -57,7 +58,7 @@ def demo(
     out.rule("2. Is this machine fit?", align="left")
     with progress_line("Checking") as say:
         report = runner.run(spec, folder, on_start=lambda check: say(check.name))
-    show(report, out)
+    style.show(lambda out: show(report, out), narrow=False)
     if report.exit_code:
         raise SmolplanError("this machine is not fit for the demo; see above what to do")
 

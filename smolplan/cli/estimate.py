@@ -101,10 +101,10 @@ def estimate(
     formula = _one_of("--flops-formula", flops_formula, ["6nd", "exact"])
     if share is None and rate is None and None in (n, d, time_s, count):
         share = DEFAULT_MFU
-        notes.append(
-            f"an MFU of 30% ({formula.upper() if formula == '6nd' else formula} over {base}) is "
-            f"assumed; the Smol Training Playbook planned with 30% by 6ND over achievable"
-        )
+        as_planned = (formula, base) == ("6nd", "achievable")
+        named = "6ND" if formula == "6nd" else formula
+        source = ", as the Smol Training Playbook planned with" if as_planned else ""
+        notes.append(f"an MFU of 30% ({named} over {base}) is assumed{source}")
     answer = solve(
         Question(
             gpu=row,
