@@ -85,6 +85,6 @@ def runs_table(statuses: list[RunStatus]) -> Table:
             f"{status.step:,}/{status.steps:,}" if status.steps else "?",
             "" if loss is None else f"{loss:.4f}",
             str(len(status.attempts)),
-            time.strftime("%Y-%m-%d %H:%M", launched),
+            time.strftime("%m-%d %H:%M", launched),
         )
     return table
