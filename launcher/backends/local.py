@@ -123,9 +123,14 @@ def end(run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> 
 
 def kill(run: RunDir, attempt: Attempt, *, timeout_s: float = 30.0) -> bool:
     """End every process of an attempt at once; True when none is left."""
+    deadline = time.monotonic() + timeout_s
     if not kill_by_token(attempt.token, timeout_s=timeout_s):
         return False
     alive = supervisor_alive(run, attempt.number)
+    while alive and time.monotonic() < deadline:
+        # A dying process has lost its memory, and with it the token, before it lets go of files.
+        time.sleep(0.01)
+        alive = supervisor_alive(run, attempt.number)
     if alive is None:  # without locks: another host's processes are not ours to call dead
         hosts = read_json(run.attempt(attempt.number) / "hosts.json") or {"hosts": []}
         return all(entry.get("host") == socket.gethostname() for entry in hosts["hosts"])
