@@ -1,0 +1,247 @@
+"""A budget, whole: its lines, totals, checks, and what they cost, draw, emit, store and serve."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from planner.budget.checks import Check, checks_of
+from planner.budget.lines import (
+    BudgetLine,
+    RlLine,
+    evaluation_lines,
+    gpu_of,
+    item_line,
+    model_of,
+    params_of,
+    posttrain_line,
+    rl_line,
+)
+from planner.budget.spec import BudgetSpec, InferenceSpec, StorageSpec
+from planner.catalog import Gpu, find_gpu, prices
+from planner.catalog.energy import Grid, Pue, find_grid, find_pue
+from planner.catalog.nodes import NodeType, find_node
+from planner.energy import Energy, energy_of, node_power
+from planner.inference import (
+    CacheShape,
+    Serving,
+    WeightFormat,
+    cache_shape,
+    kv_bytes_per_token,
+    serving,
+)
+from planner.params import parameter_count
+from planner.storage import Storage, StoragePlan, bytes_per_token, storage
+from smolplan.errors import UserError
+
+
+@dataclass(frozen=True)
+class PriceRange:
+    """US dollars per GPU-hour."""
+
+    low: float
+    high: float
+    source: str
+
+
+@dataclass(frozen=True)
+class StorageAnswer:
+    plan: StoragePlan
+    bytes: Storage
+    node: NodeType | None
+
+
+@dataclass(frozen=True)
+class InferenceAnswer:
+    model: str
+    cache: CacheShape
+    kv_bytes_per_token: float
+    sequence_tokens: int
+    formats: dict[WeightFormat, Serving]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All of it. Dollars and energy are of the total's GPU-hours."""
+
+    name: str
+    gpu: Gpu
+    lines: tuple[BudgetLine, ...]
+    main_gpu_hours: float
+    total_gpu_hours: float
+    """Without the lines that stand beside it."""
+    price: PriceRange | None
+    energy: Energy
+    storage: StorageAnswer | None
+    inference: InferenceAnswer | None
+    rl: tuple[RlLine, ...]
+    checks: tuple[Check, ...]
+    assumptions: tuple[str, ...]
+
+    def share(self, gpu_hours: float) -> float:
+        """Of the main run."""
+        return gpu_hours / self.main_gpu_hours
+
+    def dollars(self, gpu_hours: float) -> tuple[float, float] | None:
+        """Low and high; None where no price is known."""
+        if self.price is None:
+            return None
+        return gpu_hours * self.price.low, gpu_hours * self.price.high
+
+
+def make_budget(spec: BudgetSpec) -> Budget:
+    """Raises UserError for anything that the file asks and the planner cannot answer."""
+    gpu = gpu_of(spec)
+    main = item_line("main", 0, spec.main, spec, gpu, 0.0)
+    if main.gpu_hours <= 0:
+        raise UserError("a main run of no GPU-hours is nothing to budget around", where="main")
+    rl_pairs = [rl_line(i, part, spec, gpu) for i, part in enumerate(spec.rl)]
+    lines = (main, *_other_lines(spec, gpu, main.gpu_hours), *(line for line, _ in rl_pairs))
+    total = sum(line.gpu_hours for line in lines if not line.beside_total)
+    assumptions: list[str] = [
+        f"{pair.name}: {pair.assumed}" for _, pair in rl_pairs if pair.assumed
+    ]
+    price = _price(spec, gpu)
+    if price is None:
+        assumptions.append(f"no price is known for {gpu.name}: give price_per_gpu_hour")
+    energy = _energy(spec, gpu, total, assumptions)
+    stored = _storage(spec, spec.storage, main, assumptions) if spec.storage else None
+    served = _inference(spec, spec.inference, gpu) if spec.inference else None
+    node = stored.node if stored else None
+    return Budget(
+        name=spec.name,
+        gpu=gpu,
+        lines=lines,
+        main_gpu_hours=main.gpu_hours,
+        total_gpu_hours=total,
+        price=price,
+        energy=energy,
+        storage=stored,
+        inference=served,
+        rl=tuple(pair for _, pair in rl_pairs),
+        checks=tuple(
+            checks_of(
+                lines,
+                limits=spec.limits,
+                dollars_high=total * price.high if price else None,
+                storage=stored.bytes if stored else None,
+                node=node,
+            )
+        ),
+        assumptions=tuple(assumptions),
+    )
+
+
+def _other_lines(spec: BudgetSpec, gpu: Gpu, main: float) -> Iterator[BudgetLine]:
+    items = {
+        "ablations": spec.ablations,
+        "data_mixture": spec.data_mixture,
+        "annealing": spec.annealing,
+        "debugging": spec.debugging,
+    }
+    for key, parts in items.items():
+        yield from (item_line(key, i, part, spec, gpu, main) for i, part in enumerate(parts))
+    for i, evaluation in enumerate(spec.evaluation):
+        yield from evaluation_lines(i, evaluation, spec)
+    later = {"long_context": spec.long_context, "mid_training": spec.mid_training}
+    for key, parts in later.items():
+        yield from (item_line(key, i, part, spec, gpu, main) for i, part in enumerate(parts))
+    for i, sft in enumerate(spec.sft):
+        yield posttrain_line("sft", i, sft, spec, gpu)
+    for i, preference in enumerate(spec.preference):
+        yield posttrain_line("preference", i, preference, spec, gpu)
+
+
+def _price(spec: BudgetSpec, gpu: Gpu) -> PriceRange | None:
+    if spec.price_per_gpu_hour is not None:
+        return PriceRange(spec.price_per_gpu_hour, spec.price_per_gpu_hour, "given")
+    row = prices().get(gpu.name)
+    if row is None:
+        return None
+    return PriceRange(row.low, row.high, f"{row.source}, {row.date}, on demand")
+
+
+def _energy(spec: BudgetSpec, gpu: Gpu, total: float, assumptions: list[str]) -> Energy:
+    part = spec.energy
+    pue = Pue("given", part.pue, 0, "given") if part.pue is not None else None
+    if pue is None:
+        if part.data_centre is None:
+            assumptions.append("the data centre is not told (energy.data_centre): industry's PUE")
+        pue = find_pue(part.data_centre or "industry", where="energy.data_centre")
+    grid = None
+    if part.grid_g_per_kwh is not None:
+        grid = Grid("given", part.grid_g_per_kwh, 0, "given")
+    if grid is None:
+        if part.region is None:
+            assumptions.append("the grid is not told (energy.region): the average of the USA")
+        grid = find_grid(part.region or "usa", where="energy.region")
+    power = node_power(gpu, utilisation=part.utilisation)
+    if power.assumed:
+        assumptions.append(f"power of {gpu.name} is scaled from what was measured on h100")
+    return energy_of(total, power, pue, grid)
+
+
+def _storage(
+    spec: BudgetSpec, part: StorageSpec, main: BudgetLine, assumptions: list[str]
+) -> StorageAnswer:
+    trained = part.trained_tokens or spec.main.tokens
+    if trained is None:
+        raise UserError(
+            "nothing tells how many tokens are trained on",
+            where="storage.trained_tokens",
+            remedy="Give it here, or give main.tokens.",
+        )
+    if spec.main.gpus is None:
+        raise UserError(
+            "bandwidth needs to know how long the main run takes",
+            where="main.gpus",
+            remedy="Give the number of GPUs there, beside tokens.",
+        )
+    node = find_node(part.node, where="storage.node") if part.node else None
+    evaluated = sum(e.checkpoints or 0 for e in spec.evaluation)
+    evaluated += sum(trained // e.every_tokens for e in spec.evaluation if e.every_tokens)
+    if "text_bytes_per_token" not in part.model_fields_set:
+        assumptions.append("4 bytes of text a token (storage.text_bytes_per_token)")
+    plan = StoragePlan(
+        params=params_of(spec.main, spec, "main"),
+        trained_tokens=float(trained),
+        stored_tokens=float(part.stored_tokens or trained),
+        token_bytes=float(bytes_per_token(part.vocab_size)),
+        text_bytes_per_token=part.text_bytes_per_token,
+        stepping_s=main.gpu_hours / spec.main.gpus / spec.main.count * 3600,
+        nodes=-(-spec.main.gpus // spec.node_size),
+        checkpoint_every_s=part.checkpoint_every,
+        checkpoint_bytes_per_param=part.checkpoint_bytes_per_param,
+        checkpoints_kept=part.checkpoints_kept,
+        milestones=part.milestones,
+        stall_s=part.stall,
+        object_store_bytes_per_s=part.object_store,
+        neighbour_bytes_per_s=part.neighbour,
+        eval_bytes_per_checkpoint=part.eval_bytes_per_checkpoint,
+        evaluated_checkpoints=evaluated,
+    )
+    return StorageAnswer(plan, storage(plan), node)
+
+
+def _inference(spec: BudgetSpec, part: InferenceSpec, gpu: Gpu) -> InferenceAnswer:
+    name = part.model or spec.main.model
+    main = spec.main.model_copy(update={"model": name, "params": None})
+    model = model_of(main, spec, "inference")
+    if model is None or name is None:
+        raise UserError(
+            "the cache of keys and values needs an architecture",
+            where="inference.model",
+            remedy="Give model: smollm3-3b or another preset, here or in main.",
+        )
+    on = find_gpu(part.gpu, where="inference.gpu") if part.gpu else gpu
+    cache = cache_shape(model)
+    formats = {
+        weights: serving(
+            on,
+            parameter_count(model),
+            cache,
+            weights=weights,
+            sequence_tokens=part.sequence_tokens,
+            gpus=part.gpus,
+        )
+        for weights in part.weights
+    }
+    return InferenceAnswer(name, cache, kv_bytes_per_token(cache), part.sequence_tokens, formats)
