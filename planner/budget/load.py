@@ -1,6 +1,7 @@
 """A budget from a YAML file or a bundled preset, with errors that name file, line, field, value
 and what would be right."""
 
+import re
 from collections.abc import Hashable
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,10 @@ class _OnceLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a name of a field is expected here", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the field {key.value!r} is given twice", problem_mark=key.start_mark
@@ -96,13 +101,17 @@ _SAID = {
 
 def _sentence(problem: Any, root: yaml.Node | None, where: str) -> str:
     loc: tuple[int | str, ...] = problem["loc"]
+    message = _SAID.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    # A rule over several parts begins with the field that is to be changed.
+    if not loc and (named := re.match(r"(?:\w+\.)+\w+", message)):
+        loc = tuple(named[0].split("."))
+        message = message.removeprefix(named[0]).lstrip()
     line, last = _found(root, loc)
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     place = f"{where}:{line}" + (f": {field.removeprefix('.')}" if loc else "")
     if problem["type"] == "extra_forbidden":
         known = sorted(_part(BudgetSpec, loc[:-1]).model_fields)
         return f"{place}: there is no field {loc[-1]!r} here. {suggestion(str(loc[-1]), known)}"
-    message = _SAID.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     given = problem["input"]
     if last and not isinstance(given, dict | list | BaseModel) and repr(given) not in message:
         message += f", got {given!r}"

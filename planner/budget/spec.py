@@ -22,19 +22,23 @@ def _dollars(value: Any) -> Any:
     return value
 
 
-Share = Annotated[float, BeforeValidator(_share), Field(gt=0, le=1)]
-"""A share above 0 and at most 1; "30%" is read too."""
+Share = Annotated[float, BeforeValidator(_share), Field(ge=1e-6, le=1)]
+"""A share from a millionth to 1; "30%" is read too."""
 
-Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(ge=0)]
+Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(ge=0, le=1e24)]
 """A size; "24TB" is read too."""
 
-Bandwidth = Annotated[float, BeforeValidator(parse_bytes_per_s), Field(gt=0)]
+Bandwidth = Annotated[float, BeforeValidator(parse_bytes_per_s), Field(ge=1)]
 """Bytes per second; "2.2GB/s" and "400Gb/s" are read too."""
 
-Dollars = Annotated[float, BeforeValidator(_dollars), Field(gt=0)]
+Dollars = Annotated[float, BeforeValidator(_dollars), Field(ge=1e-6, le=1e15)]
+"""US dollars; "$2.50" and "$3M" are read too."""
 
-GpuHours = Annotated[float, BeforeValidator(parse_count), Field(ge=0)]
+GpuHours = Annotated[float, BeforeValidator(parse_count), Field(ge=0, le=1e15)]
 """GPU-hours; "46,080" and "1.5k" are read too."""
+
+Span = Annotated[Seconds, Field(ge=1, le=1e10)]
+"""A span from a second to three centuries; "4h" is read too."""
 
 
 class Speed(SpecPart):
@@ -43,7 +47,7 @@ class Speed(SpecPart):
     mfu: Share | None = Field(default=None, description="Share of the base's FLOP/s.")
     mfu_base: Base | None = Field(default=None, description="achievable or peak.")
     flops_formula: Formula | None = Field(default=None, description="6nd, or exact with a model.")
-    tokens_per_s_per_gpu: Annotated[float, BeforeValidator(parse_count), Field(gt=0)] | None = (
+    tokens_per_s_per_gpu: Annotated[float, BeforeValidator(parse_count), Field(ge=1e-3)] | None = (
         Field(default=None, description="As measured, in place of an MFU.")
     )
 
@@ -75,7 +79,7 @@ class Item(Sized):
     gpus: Count | None = Field(
         default=None, description="With duration; with tokens they tell how long it takes."
     )
-    duration: Seconds | None = Field(default=None, description="With gpus: 15d.")
+    duration: Span | None = Field(default=None, description="With gpus: 15d.")
     gpu_hours: GpuHours | None = Field(default=None, description="Of each.")
     share_of_main: Share | None = Field(default=None, description="Of the main run's GPU-hours.")
     beside_total: bool = Field(
@@ -200,12 +204,27 @@ class Rl(Sized):
     reference: bool = Field(default=True, description="A frozen reference for a KL term.")
     runs: Count = 1
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.gpus % self.gpus_per_engine:
+            raise ValueError(
+                f"gpus {self.gpus:,} do not divide into engines of {self.gpus_per_engine:,}"
+            )
+        if self.generation == "asynchronous" and self.gpus < 2 * self.gpus_per_engine:
+            raise ValueError(
+                f"asynchronous generation needs an engine of {self.gpus_per_engine:,} and as many "
+                f"to train, and there are {self.gpus:,} gpus; give more, or synchronous"
+            )
+        return self
+
 
 class EnergySpec(SpecPart):
     data_centre: str | None = Field(default=None, description="Whose PUE: aws, gcp, industry …")
     pue: float | None = Field(default=None, ge=1, le=5, description="In place of data_centre.")
     region: str | None = Field(default=None, description="Of the grid: usa, france, us-iowa …")
-    grid_g_per_kwh: float | None = Field(default=None, ge=0, description="In place of a region.")
+    grid_g_per_kwh: float | None = Field(
+        default=None, ge=0, le=10_000, description="In place of a region."
+    )
     utilisation: Share = Field(
         default=1.0, description="1: GPUs as busy as in pre-training runs as they are."
     )
@@ -228,11 +247,11 @@ class StorageSpec(SpecPart):
     text_bytes_per_token: float = Field(
         default=4.0, gt=0, description="An assumption unless given."
     )
-    checkpoint_every: Seconds = 4 * 3600.0
-    checkpoint_bytes_per_param: float = Field(default=12.0, gt=0)
+    checkpoint_every: Span = 4 * 3600.0
+    checkpoint_bytes_per_param: float = Field(default=12.0, gt=0, le=1000)
     checkpoints_kept: Count = 2
     milestones: CountOrZero = Field(default=0, description="Weights published or kept.")
-    stall: Seconds = Field(default=60.0, description="Longest that a checkpoint may take.")
+    stall: Span = Field(default=60.0, description="Longest that a checkpoint may take.")
     node: str | None = Field(default=None, description="A node type of the catalogue.")
     object_store: Bandwidth = Field(default=24e12 / 10_800, description="Into one node.")
     neighbour: Bandwidth = Field(default=24e12 / 5_400, description="From another node.")

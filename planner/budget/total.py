@@ -15,7 +15,7 @@ from planner.budget.lines import (
     posttrain_line,
     rl_line,
 )
-from planner.budget.spec import BudgetSpec, InferenceSpec, StorageSpec
+from planner.budget.spec import BudgetSpec, InferenceSpec, Sized, StorageSpec
 from planner.catalog import Gpu, find_gpu, prices
 from planner.catalog.energy import Grid, Pue, find_grid, find_pue
 from planner.catalog.nodes import NodeType, find_node
@@ -29,8 +29,12 @@ from planner.inference import (
     serving,
 )
 from planner.params import parameter_count
+from planner.question import DEFAULT_MFU
 from planner.storage import Storage, StoragePlan, bytes_per_token, storage
 from smolplan.errors import UserError
+
+LEAST_GPU_HOURS = 1e-3
+"""Of a main run; shares of less say nothing."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def make_budget(spec: BudgetSpec) -> Budget:
     """Raises UserError for anything that the file asks and the planner cannot answer."""
     gpu = gpu_of(spec)
     main = item_line("main", 0, spec.main, spec, gpu, 0.0)
-    if main.gpu_hours <= 0:
+    if main.gpu_hours < LEAST_GPU_HOURS:
         raise UserError("a main run of no GPU-hours is nothing to budget around", where="main")
     rl_pairs = [rl_line(i, part, spec, gpu) for i, part in enumerate(spec.rl)]
     lines = (main, *_other_lines(spec, gpu, main.gpu_hours), *(line for line, _ in rl_pairs))
@@ -99,6 +103,10 @@ def make_budget(spec: BudgetSpec) -> Budget:
     assumptions: list[str] = [
         f"{pair.name}: {pair.assumed}" for _, pair in rl_pairs if pair.assumed
     ]
+    if "speed" not in spec.model_fields_set and _leans_on_speed(spec):
+        assumptions.append(
+            f"the speed is not told (speed.mfu): {DEFAULT_MFU:.0%} of the achievable rate, by 6ND"
+        )
     price = _price(spec, gpu)
     if price is None:
         assumptions.append(f"no price is known for {gpu.name}: give price_per_gpu_hour")
@@ -148,6 +156,15 @@ def _other_lines(spec: BudgetSpec, gpu: Gpu, main: float) -> Iterator[BudgetLine
         yield posttrain_line("sft", i, sft, spec, gpu)
     for i, preference in enumerate(spec.preference):
         yield posttrain_line("preference", i, preference, spec, gpu)
+
+
+def _leans_on_speed(spec: BudgetSpec) -> bool:
+    """Whether any part is counted in tokens without a speed of its own."""
+    items = (spec.main, *spec.ablations, *spec.data_mixture, *spec.annealing, *spec.debugging)
+    items = (*items, *spec.long_context, *spec.mid_training)
+    trained = [item for item in items if item.tokens is not None]
+    parts: tuple[Sized, ...] = (*trained, *spec.sft, *spec.preference, *spec.rl)
+    return any(part.mfu is None and part.tokens_per_s_per_gpu is None for part in parts)
 
 
 def _price(spec: BudgetSpec, gpu: Gpu) -> PriceRange | None:

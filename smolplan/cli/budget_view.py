@@ -128,8 +128,8 @@ def _rl(part: RlLine, out: Console) -> None:
         f"[dim]rollout, trainer: share of their time in use. A synchronous step waits for "
         f"{answer.longest:,.0f} tokens where the mean is {answer.mean_length:,.0f} "
         f"({answer.share_cut:.1%} are cut off). Asynchronous, with {part.rollout_share:.0%} of the "
-        f"GPUs sampling (in balance: {answer.best_rollout_share:.0%}), is {answer.speedup:.2g} times "
-        f"as fast; the Smol Training Playbook quotes 4 to 5 times.[/]"
+        f"GPUs sampling (in balance: {answer.best_rollout_share:.0%}), is {answer.speedup:.2g} "
+        f"times as fast; the Smol Training Playbook quotes 4 to 5 times.[/]"
     )
 
 
