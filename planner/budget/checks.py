@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from planner.budget.lines import SECTIONS, BudgetLine
 from planner.budget.spec import Limits
+from planner.catalog import Gpu
 from planner.catalog.nodes import NodeType
 from planner.storage import Storage
 from smolplan.units import format_bytes
@@ -38,6 +39,8 @@ def checks_of(
     dollars_high: float | None,
     storage: Storage | None,
     node: NodeType | None,
+    gpu: Gpu,
+    node_size: int,
 ) -> Iterator[Check]:
     """`lines` begin with the main run."""
     main = lines[0].gpu_hours
@@ -57,6 +60,13 @@ def checks_of(
             f"up to ${dollars_high:,.0f} planned, ${limits.dollars:,.0f} there are",
         )
     if storage is not None and node is not None:
+        yield Check(
+            "node",
+            node.gpu == gpu.name and node.gpus == node_size,
+            f"{node.name} is {node.gpus} × {node.gpu}, planned are nodes of "
+            f"{node_size:,} × {gpu.name}",
+            node.source,
+        )
         yield from _node_checks(storage, node)
 
 

@@ -101,7 +101,8 @@ _SAID = {
 
 def _sentence(problem: Any, root: yaml.Node | None, where: str) -> str:
     loc: tuple[int | str, ...] = problem["loc"]
-    message = _SAID.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    message = _SAID.get(problem["type"], problem["msg"])
+    message = message.removeprefix("Value error, ").replace("Input should be", "it must be")
     # A rule over several parts begins with the field that is to be changed.
     if not loc and (named := re.match(r"(?:\w+\.)+\w+", message)):
         loc = tuple(named[0].split("."))
@@ -113,7 +114,8 @@ def _sentence(problem: Any, root: yaml.Node | None, where: str) -> str:
         known = sorted(_part(BudgetSpec, loc[:-1]).model_fields)
         return f"{place}: there is no field {loc[-1]!r} here. {suggestion(str(loc[-1]), known)}"
     given = problem["input"]
-    if last and not isinstance(given, dict | list | BaseModel) and repr(given) not in message:
+    said = problem["type"] == "value_error" and repr(given) in message
+    if last and not said and not isinstance(given, dict | list | BaseModel):
         message += f", got {given!r}"
     return f"{place}: {message}"
 

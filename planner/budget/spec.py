@@ -1,221 +1,14 @@
 """The budget's own file: what is planned around a main run. Not the run spec, which is one run."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from planner.question import DEFAULT_MFU, Base, Formula
-from smolplan.spec.fields import Count, CountOrZero, Seconds, SpecPart
-from smolplan.units import parse_bytes, parse_bytes_per_s, parse_count, parse_plain
-
-
-def _share(value: Any) -> Any:
-    if isinstance(value, str) and value.strip().endswith("%"):
-        return parse_plain(value.strip()[:-1], "a share", "0.3 or 30%") / 100
-    return parse_plain(value, "a share", "0.3 or 30%")
-
-
-def _dollars(value: Any) -> Any:
-    if isinstance(value, str):
-        value = value.strip().removeprefix("$")
-        return parse_count(value)
-    return value
-
-
-Share = Annotated[float, BeforeValidator(_share), Field(ge=1e-6, le=1)]
-"""A share from a millionth to 1; "30%" is read too."""
-
-Bytes = Annotated[float, BeforeValidator(parse_bytes), Field(ge=0, le=1e24)]
-"""A size; "24TB" is read too."""
-
-Bandwidth = Annotated[float, BeforeValidator(parse_bytes_per_s), Field(ge=1)]
-"""Bytes per second; "2.2GB/s" and "400Gb/s" are read too."""
-
-Dollars = Annotated[float, BeforeValidator(_dollars), Field(ge=1e-6, le=1e15)]
-"""US dollars; "$2.50" and "$3M" are read too."""
-
-GpuHours = Annotated[float, BeforeValidator(parse_count), Field(ge=0, le=1e15)]
-"""GPU-hours; "46,080" and "1.5k" are read too."""
-
-Span = Annotated[Seconds, Field(ge=1, le=1e10)]
-"""A span from a second to three centuries; "4h" is read too."""
-
-
-class Speed(SpecPart):
-    """How fast GPUs train: an MFU with its base and formula, or tokens/s/GPU."""
-
-    mfu: Share | None = Field(default=None, description="Share of the base's FLOP/s.")
-    mfu_base: Base | None = Field(default=None, description="achievable or peak.")
-    flops_formula: Formula | None = Field(default=None, description="6nd, or exact with a model.")
-    tokens_per_s_per_gpu: Annotated[float, BeforeValidator(parse_count), Field(ge=1e-3)] | None = (
-        Field(default=None, description="As measured, in place of an MFU.")
-    )
-
-    @model_validator(mode="after")
-    def _one_speed(self) -> Self:
-        if self.mfu is not None and self.tokens_per_s_per_gpu is not None:
-            raise ValueError("mfu and tokens_per_s_per_gpu both tell the speed; give one")
-        return self
-
-
-class Sized(Speed):
-    """Something that trains a model."""
-
-    params: Count | None = Field(
-        default=None, description="Parameters; the main run's unless given."
-    )
-    model: str | None = Field(default=None, description="A bundled preset, for exact counts.")
-    seq_len: Count = Field(default=4096, description="Tokens of a sequence, for exact FLOPs.")
-    source: str = Field(default="", description="Where the figures come from.")
-
-
-class Item(Sized):
-    """A line of work, told in one of four ways: tokens, gpus and duration, gpu_hours, or
-    share_of_main."""
-
-    name: str = ""
-    count: Count = Field(default=1, description="How many such runs.")
-    tokens: Count | None = Field(default=None, description="Trained on in each.")
-    gpus: Count | None = Field(
-        default=None, description="With duration; with tokens they tell how long it takes."
-    )
-    duration: Span | None = Field(default=None, description="With gpus: 15d.")
-    gpu_hours: GpuHours | None = Field(default=None, description="Of each.")
-    share_of_main: Share | None = Field(default=None, description="Of the main run's GPU-hours.")
-    beside_total: bool = Field(
-        default=False, description="Shown, but not added: part of another line, or others' cost."
-    )
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        ways = {
-            "tokens": self.tokens is not None,
-            "gpus and duration": self.duration is not None,
-            "gpu_hours": self.gpu_hours is not None,
-            "share_of_main": self.share_of_main is not None,
-        }
-        given = [name for name, there in ways.items() if there]
-        if len(given) != 1:
-            said = " and ".join(given) if given else "nothing"
-            raise ValueError(f"{said} tells its GPU-hours; give exactly one of: {', '.join(ways)}")
-        if self.duration is not None and self.gpus is None:
-            raise ValueError("a duration needs gpus: gpus: 192, duration: 15d")
-        return self
-
-
-class Evaluation(SpecPart):
-    """Suites run on checkpoints of the main run, or all evaluation in one figure."""
-
-    name: str = "evaluation"
-    gpu_hours: GpuHours | None = Field(default=None, description="All of it, in place of a suite.")
-    suite_gpu_hours: GpuHours | None = Field(default=None, description="Of the suite, once.")
-    every_tokens: Count | None = Field(default=None, description="A checkpoint is evaluated each.")
-    checkpoints: Count | None = Field(default=None, description="In place of every_tokens.")
-    long_context_gpu_hours: GpuHours = Field(default=0, description="Of a long-context run.")
-    long_context_checkpoints: CountOrZero = 0
-    beside_total: bool = False
-    source: str = ""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if (self.gpu_hours is None) == (self.suite_gpu_hours is None):
-            raise ValueError("give either gpu_hours or suite_gpu_hours with every_tokens")
-        counts = (self.every_tokens is not None) + (self.checkpoints is not None)
-        if counts != (self.suite_gpu_hours is not None):
-            raise ValueError(
-                "a suite needs one of every_tokens and checkpoints, and gpu_hours neither"
-            )
-        if self.long_context_gpu_hours and not self.long_context_checkpoints:
-            raise ValueError("long_context_gpu_hours need long_context_checkpoints to run on")
-        return self
-
-
-class Sft(Sized):
-    """Supervised fine-tuning."""
-
-    name: str = "supervised fine-tuning"
-    tokens: Count = Field(description="Of the examples, once.")
-    epochs: float = Field(default=1.0, gt=0, le=100)
-    packing: Share = Field(default=1.0, description="Share of positions that holds tokens.")
-    runs: Count = Field(default=1, description="Sweeps and repeats included.")
-
-
-class Preference(Sized):
-    """Direct preference optimisation and its relatives that keep a reference (APO, IPO)."""
-
-    name: str = "preference optimisation"
-    pairs: Count
-    tokens_per_sequence: Count = Field(description="Prompt and response, mean.")
-    epochs: float = Field(default=1.0, gt=0, le=100)
-    reference_once: bool = Field(
-        default=False, description="Reference log-probabilities are computed once and kept."
-    )
-    runs: Count = 1
-
-
-class Split(SpecPart):
-    """Shares of the GPUs, adding up to 1."""
-
-    rollout: Share
-    training: Share
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> Self:
-        if abs(self.rollout + self.training - 1) > 1e-6:
-            raise ValueError(
-                f"rollout {self.rollout:g} and training {self.training:g} add up to "
-                f"{self.rollout + self.training:g}, not 1"
-            )
-        return self
-
-
-class Lengths(SpecPart):
-    """Tokens of responses: log-normal, cut at `longest`."""
-
-    mean: Count
-    sigma: float = Field(ge=0, le=4, description="Standard deviation of the logarithm.")
-    longest: Count
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.mean > self.longest:
-            raise ValueError(f"the mean {self.mean:,} is above the longest {self.longest:,}")
-        return self
-
-
-class Rl(Sized):
-    """Reinforcement learning with verifiable rewards (GRPO and its relatives)."""
-
-    name: str = "RL with verifiable rewards"
-    gpus: Count
-    split: Split | None = Field(default=None, description="Asynchronous; balanced unless given.")
-    generation: Literal["synchronous", "asynchronous"] = "asynchronous"
-    gpus_per_engine: Count = Field(
-        default=1, description="Tensor parallel of the inference engine."
-    )
-    steps: Count
-    prompts: Count = Field(description="Of one step.")
-    samples: Count = Field(description="Responses to each prompt.")
-    prompt_tokens: Count = 512
-    lengths: Lengths
-    decode_efficiency: Share = Field(
-        default=0.5, description="Of the bandwidth bound; 0.5 is an assumption: measure yours."
-    )
-    reference: bool = Field(default=True, description="A frozen reference for a KL term.")
-    runs: Count = 1
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.gpus % self.gpus_per_engine:
-            raise ValueError(
-                f"gpus {self.gpus:,} do not divide into engines of {self.gpus_per_engine:,}"
-            )
-        if self.generation == "asynchronous" and self.gpus < 2 * self.gpus_per_engine:
-            raise ValueError(
-                f"asynchronous generation needs an engine of {self.gpus_per_engine:,} and as many "
-                f"to train, and there are {self.gpus:,} gpus; give more, or synchronous"
-            )
-        return self
+from planner.budget.fields import Bandwidth, Bytes, Dollars, GpuHours, Share, Span
+from planner.budget.work import Evaluation, Item, Preference, Rl, Sft, Speed
+from planner.inference import WeightFormat
+from planner.question import DEFAULT_MFU
+from smolplan.spec.fields import Count, CountOrZero, SpecPart
 
 
 class EnergySpec(SpecPart):
@@ -258,12 +51,48 @@ class StorageSpec(SpecPart):
     eval_bytes_per_checkpoint: Bytes = 0.0
 
 
+class ServedShape(SpecPart):
+    """A model that is no preset, as its cache sees it: key-value heads (all heads for multi-head,
+    1 for multi-query attention), or the ranks of multi-head latent attention."""
+
+    params: Count
+    active_params: Count | None = Field(default=None, description="Of a mixture of experts.")
+    layers: Count
+    kv_heads: Count | None = None
+    head_dim: Count | None = None
+    kv_lora_rank: Count | None = Field(default=None, description="Of latent attention.")
+    rope_head_dim: Count | None = Field(default=None, description="Of latent attention.")
+    windowed_layers: CountOrZero = 0
+    window: Count | None = Field(default=None, description="Tokens that a windowed layer keeps.")
+
+    @model_validator(mode="after")
+    def _one_attention(self) -> Self:
+        heads, latent = (self.kv_heads, self.head_dim), (self.kv_lora_rank, self.rope_head_dim)
+        whole = [pair for pair in (heads, latent) if None not in pair]
+        if len(whole) != 1 or (heads != (None, None) and latent != (None, None)):
+            raise ValueError("give either kv_heads and head_dim, or kv_lora_rank and rope_head_dim")
+        if (self.window is None) != (self.windowed_layers == 0):
+            raise ValueError("windowed_layers and window belong together")
+        if self.windowed_layers and latent != (None, None):
+            raise ValueError("windows are counted for key-value heads, not for latent attention")
+        if self.windowed_layers > self.layers:
+            raise ValueError(f"{self.windowed_layers} windowed_layers of {self.layers} layers")
+        return self
+
+
 class InferenceSpec(SpecPart):
     model: str | None = Field(default=None, description="A preset; the main run's unless given.")
-    weights: tuple[Literal["bf16", "fp8", "int4"], ...] = ("bf16", "fp8", "int4")
+    shape: ServedShape | None = Field(default=None, description="In place of model.")
+    weights: tuple[WeightFormat, ...] = Field(default=("bf16", "fp8", "int4"), min_length=1)
     sequence_tokens: Count = 8192
     gpu: str | None = Field(default=None, description="The budget's unless given.")
     gpus: Count = 1
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if self.model is not None and self.shape is not None:
+            raise ValueError("model and shape both tell what is served; give one")
+        return self
 
 
 class Limits(SpecPart):

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from planner.budget.checks import Check, checks_of
 from planner.budget.lines import (
     BudgetLine,
-    RlLine,
     evaluation_lines,
     gpu_of,
     item_line,
     model_of,
     params_of,
     posttrain_line,
-    rl_line,
 )
-from planner.budget.spec import BudgetSpec, InferenceSpec, Sized, StorageSpec
+from planner.budget.rl_lines import RlLine, rl_line
+from planner.budget.spec import BudgetSpec, InferenceSpec, StorageSpec
+from planner.budget.work import Sized
 from planner.catalog import Gpu, find_gpu, prices
 from planner.catalog.energy import Grid, Pue, find_grid, find_pue
 from planner.catalog.nodes import NodeType, find_node
@@ -25,7 +25,9 @@ from planner.inference import (
     Serving,
     WeightFormat,
     cache_shape,
+    gqa_cache,
     kv_bytes_per_token,
+    mla_cache,
     serving,
 )
 from planner.params import parameter_count
@@ -132,6 +134,8 @@ def make_budget(spec: BudgetSpec) -> Budget:
                 dollars_high=total * price.high if price else None,
                 storage=stored.bytes if stored else None,
                 node=node,
+                gpu=gpu,
+                node_size=spec.node_size,
             )
         ),
         assumptions=tuple(assumptions),
@@ -239,6 +243,38 @@ def _storage(
 
 
 def _inference(spec: BudgetSpec, part: InferenceSpec, gpu: Gpu) -> InferenceAnswer:
+    on = find_gpu(part.gpu, where="inference.gpu") if part.gpu else gpu
+    name, params, active, cache = _served(spec, part)
+    formats = {
+        weights: serving(
+            on,
+            params,
+            cache,
+            weights=weights,
+            sequence_tokens=part.sequence_tokens,
+            gpus=part.gpus,
+            active_params=active,
+        )
+        for weights in part.weights
+    }
+    return InferenceAnswer(name, cache, kv_bytes_per_token(cache), part.sequence_tokens, formats)
+
+
+def _served(spec: BudgetSpec, part: InferenceSpec) -> tuple[str, float, float | None, CacheShape]:
+    """Name, parameters, active ones of a mixture of experts, and cache of what is served."""
+    if shape := part.shape:
+        if shape.kv_lora_rank and shape.rope_head_dim:
+            cache = mla_cache(shape.layers, shape.kv_lora_rank, shape.rope_head_dim)
+        else:
+            assert shape.kv_heads and shape.head_dim
+            cache = gqa_cache(
+                shape.layers,
+                shape.kv_heads,
+                shape.head_dim,
+                windowed_layers=shape.windowed_layers,
+                window=shape.window,
+            )
+        return "the shape given", shape.params, shape.active_params, cache
     name = part.model or spec.main.model
     main = spec.main.model_copy(update={"model": name, "params": None})
     model = model_of(main, spec, "inference")
@@ -246,19 +282,6 @@ def _inference(spec: BudgetSpec, part: InferenceSpec, gpu: Gpu) -> InferenceAnsw
         raise UserError(
             "the cache of keys and values needs an architecture",
             where="inference.model",
-            remedy="Give model: smollm3-3b or another preset, here or in main.",
+            remedy="Give model: smollm3-3b or another preset, here or in main, or give shape.",
         )
-    on = find_gpu(part.gpu, where="inference.gpu") if part.gpu else gpu
-    cache = cache_shape(model)
-    formats = {
-        weights: serving(
-            on,
-            parameter_count(model),
-            cache,
-            weights=weights,
-            sequence_tokens=part.sequence_tokens,
-            gpus=part.gpus,
-        )
-        for weights in part.weights
-    }
-    return InferenceAnswer(name, cache, kv_bytes_per_token(cache), part.sequence_tokens, formats)
+    return name, parameter_count(model), None, cache_shape(model)

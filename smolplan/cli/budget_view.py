@@ -6,8 +6,10 @@ from rich.padding import Padding
 from rich.table import Table
 
 from planner.budget import Budget
-from planner.budget.lines import OWN_PLAN, RlLine
+from planner.budget.lines import OWN_PLAN
+from planner.budget.rl_lines import RlLine
 from planner.budget.total import InferenceAnswer, StorageAnswer
+from planner.catalog.nodes import NodeType
 from smolplan.cli import style
 from smolplan.units import format_bytes, format_duration
 
@@ -190,7 +192,24 @@ def _storage(answer: StorageAnswer) -> Table:
         f"is filled in {format_duration(stored.fill_from_object_store_s)} from object storage, "
         f"{format_duration(stored.fill_from_neighbour_s)} from a neighbour",
     )
+    if answer.node is not None:
+        facts.add_row(answer.node.name, _node(answer.node))
     return facts
+
+
+def _node(node: NodeType) -> str:
+    """What the catalogue has of it; what was not read is left out."""
+    link = node.gpu_link
+    if node.gpu_link_bytes_per_s is not None:
+        link += f" of {format_bytes(node.gpu_link_bytes_per_s)}/s a GPU"
+    parts = [f"{node.gpus} × {node.gpu}", link]
+    if node.fabric_bits_per_s is not None:
+        parts.append(f"network {node.fabric_bits_per_s / 1e9:,.0f} Gb/s")
+    if node.local_nvme_bytes is not None:
+        parts.append(f"NVMe {format_bytes(node.local_nvme_bytes)}")
+    if node.host_memory_gib is not None:
+        parts.append(f"memory {node.host_memory_gib:,.0f} GiB")
+    return ", ".join(parts)
 
 
 def _inference(answer: InferenceAnswer, out: Console) -> None:
@@ -210,9 +229,9 @@ def _inference(answer: InferenceAnswer, out: Console) -> None:
     first = next(iter(answer.formats.values()))
     out.print(table)
     out.print(
-        f"[dim]On {first.gpus} × {first.gpu.name}: sequences of {answer.sequence_tokens:,} tokens "
-        f"that fit at once, and decoded tokens/s at most, by memory bandwidth. Cache in bf16: "
-        f"{answer.kv_bytes_per_token / 1024:,.4g} KiB a token, "
+        f"[dim]{escape(answer.model)} on {first.gpus} × {first.gpu.name}: sequences of "
+        f"{answer.sequence_tokens:,} tokens that fit at once, and decoded tokens/s at most, "
+        f"by memory bandwidth. Cache in bf16: {answer.kv_bytes_per_token / 1024:,.4g} KiB a token, "
         f"{format_bytes(first.kv_bytes_per_sequence)} a sequence.[/]"
     )
 
