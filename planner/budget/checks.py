@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from planner.budget.lines import SECTIONS, BudgetLine
+from planner.budget.lines import SECTIONS, BudgetLine, format_hours
 from planner.budget.spec import Limits
 from planner.catalog import Gpu
 from planner.catalog.nodes import NodeType
@@ -51,7 +51,7 @@ def checks_of(
         yield Check(
             "GPU-hours",
             total <= limits.gpu_hours,
-            f"{total:,.0f} planned, {limits.gpu_hours:,.0f} there are",
+            f"{format_hours(total)} planned, {format_hours(limits.gpu_hours)} there are",
         )
     if limits.dollars is not None and dollars_high is not None:
         yield Check(
@@ -80,8 +80,8 @@ def _experiments(lines: Sequence[BudgetLine], main: float) -> Check:
     return Check(
         "ablations and debugging",
         ok,
-        f"your plan sets aside {hours / main:.1%} of the main run ({hours:,.0f} GPU-hours); "
-        f"SmolLM3 needed {needed:.1%} ({SMOLLM3_AROUND_GPU_HOURS:,} beside "
+        f"your plan sets aside {hours / main:.1%} of the main run ({format_hours(hours)} "
+        f"GPU-hours); SmolLM3 needed {needed:.1%} ({SMOLLM3_AROUND_GPU_HOURS:,} beside "
         f"{SMOLLM3_MAIN_GPU_HOURS:,}), OLMo's development about {MORRISON_DEVELOPMENT:.0%}",
         "Smol Training Playbook (2025), cost table; Morrison et al. 2025, arXiv 2503.05804",
     )
@@ -96,8 +96,8 @@ def _evaluation(lines: Sequence[BudgetLine], main: float) -> Check:
     return Check(
         "evaluation",
         hours / main >= needed / 2,
-        f"your plan evaluates for {hours / main:.1%} of the main run ({hours:,.0f} GPU-hours); "
-        f"SmolLM3, ablations included, for {needed:.1%}",
+        f"your plan evaluates for {hours / main:.1%} of the main run ({format_hours(hours)} "
+        f"GPU-hours); SmolLM3, ablations included, for {needed:.1%}",
         "Smol Training Playbook (2025): slightly under 10,000; warned of below half of its share",
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from planner.budget.spec import BudgetSpec
 from planner.budget.work import Evaluation, Item, Preference, Sft, Sized, Speed
-from planner.catalog import Gpu, find_gpu
+from planner.catalog import Gpu
 from planner.explain import scientific
 from planner.flops import FLOPS_PER_PARAM_6ND, flops_per_token
 from planner.params import parameter_count
@@ -42,6 +42,11 @@ class BudgetLine:
     formula: str
     source: str
     beside_total: bool = False
+
+
+def format_hours(gpu_hours: float) -> str:
+    """161,280; to three digits below a hundred and where nobody counts any more."""
+    return f"{gpu_hours:,.0f}" if 100 <= gpu_hours < 1e10 else scientific(gpu_hours)
 
 
 def model_of(part: Sized, spec: BudgetSpec, where: str) -> ModelSpec | None:
@@ -147,7 +152,10 @@ def item_line(
         hours = item.gpus * item.duration / 3600
         formula = f"{times}{item.gpus:,} GPUs × {format_duration(item.duration)}"
     elif item.gpu_hours is not None:
-        hours, formula = item.gpu_hours, f"{times}{item.gpu_hours:,.0f} GPU-hours, as given"
+        hours, formula = (
+            item.gpu_hours,
+            f"{times}{format_hours(item.gpu_hours)} GPU-hours, as given",
+        )
     else:
         assert item.share_of_main is not None
         hours, formula = (
@@ -171,7 +179,7 @@ def evaluation_lines(index: int, part: Evaluation, spec: BudgetSpec) -> Iterator
         return BudgetLine(SECTIONS["evaluation"], name, hours, formula, source, part.beside_total)
 
     if part.gpu_hours is not None:
-        yield line(part.name, part.gpu_hours, f"{part.gpu_hours:,.0f} GPU-hours, as given")
+        yield line(part.name, part.gpu_hours, f"{format_hours(part.gpu_hours)} GPU-hours, as given")
         return
     assert part.suite_gpu_hours is not None
     checkpoints = part.checkpoints
@@ -222,7 +230,3 @@ def _work(part: Sft | Preference) -> Work:
     return preference(
         part.pairs, part.tokens_per_sequence, part.epochs, reference_once=part.reference_once
     )
-
-
-def gpu_of(spec: BudgetSpec) -> Gpu:
-    return find_gpu(spec.gpu, where="gpu")

@@ -74,7 +74,7 @@ def rl_line(index: int, part: Rl, spec: BudgetSpec, gpu: Gpu) -> tuple[BudgetLin
         SECTIONS["rl"],
         part.name,
         chosen.gpu_hours * part.runs,
-        f"{times}{part.steps:,} steps × {chosen.step_s:,.1f} s × {part.gpus:,} GPUs, "
+        f"{times}{part.steps:,} steps × {chosen.step_s:,.4g} s × {part.gpus:,} GPUs, "
         f"{part.generation}",
         part.source or "planner/rl.py: decoding bound by memory bandwidth",
     )

@@ -8,6 +8,7 @@ from planner.budget.fields import Bandwidth, Bytes, Dollars, GpuHours, Share, Sp
 from planner.budget.work import Evaluation, Item, Preference, Rl, Sft, Speed
 from planner.inference import WeightFormat
 from planner.question import DEFAULT_MFU
+from planner.storage import CHECKPOINT_BYTES_PER_PARAM, TEXT_BYTES_PER_TOKEN
 from smolplan.spec.fields import Count, CountOrZero, SpecPart
 
 
@@ -38,10 +39,10 @@ class StorageSpec(SpecPart):
     )
     vocab_size: Count = 128_256
     text_bytes_per_token: float = Field(
-        default=4.0, gt=0, description="An assumption unless given."
+        default=TEXT_BYTES_PER_TOKEN, gt=0, description="An assumption unless given."
     )
     checkpoint_every: Span = 4 * 3600.0
-    checkpoint_bytes_per_param: float = Field(default=12.0, gt=0, le=1000)
+    checkpoint_bytes_per_param: float = Field(default=CHECKPOINT_BYTES_PER_PARAM, gt=0, le=1000)
     checkpoints_kept: Count = 2
     milestones: CountOrZero = Field(default=0, description="Weights published or kept.")
     stall: Span = Field(default=60.0, description="Longest that a checkpoint may take.")

@@ -7,7 +7,6 @@ from planner.budget.checks import Check, checks_of
 from planner.budget.lines import (
     BudgetLine,
     evaluation_lines,
-    gpu_of,
     item_line,
     model_of,
     params_of,
@@ -32,7 +31,7 @@ from planner.inference import (
 )
 from planner.params import parameter_count
 from planner.question import DEFAULT_MFU
-from planner.storage import Storage, StoragePlan, bytes_per_token, storage
+from planner.storage import TEXT_BYTES_PER_TOKEN, Storage, StoragePlan, bytes_per_token, storage
 from smolplan.errors import UserError
 
 LEAST_GPU_HOURS = 1e-3
@@ -95,7 +94,7 @@ class Budget:
 
 def make_budget(spec: BudgetSpec) -> Budget:
     """Raises UserError for anything that the file asks and the planner cannot answer."""
-    gpu = gpu_of(spec)
+    gpu = find_gpu(spec.gpu, where="gpu")
     main = item_line("main", 0, spec.main, spec, gpu, 0.0)
     if main.gpu_hours < LEAST_GPU_HOURS:
         raise UserError("a main run of no GPU-hours is nothing to budget around", where="main")
@@ -220,7 +219,9 @@ def _storage(
     evaluated = sum(e.checkpoints or 0 for e in spec.evaluation)
     evaluated += sum(trained // e.every_tokens for e in spec.evaluation if e.every_tokens)
     if "text_bytes_per_token" not in part.model_fields_set:
-        assumptions.append("4 bytes of text a token (storage.text_bytes_per_token)")
+        assumptions.append(
+            f"{TEXT_BYTES_PER_TOKEN:g} bytes of text a token (storage.text_bytes_per_token)"
+        )
     plan = StoragePlan(
         params=params_of(spec.main, spec, "main"),
         trained_tokens=float(trained),

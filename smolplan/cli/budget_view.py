@@ -6,10 +6,11 @@ from rich.padding import Padding
 from rich.table import Table
 
 from planner.budget import Budget
-from planner.budget.lines import OWN_PLAN
+from planner.budget.lines import OWN_PLAN, format_hours
 from planner.budget.rl_lines import RlLine
 from planner.budget.total import InferenceAnswer, StorageAnswer
 from planner.catalog.nodes import NodeType
+from planner.explain import scientific
 from smolplan.cli import style
 from smolplan.units import format_bytes, format_duration
 
@@ -21,8 +22,8 @@ def show(answer: Budget, *, explain: bool) -> None:
 def _show(answer: Budget, out: Console, explain: bool) -> None:
     total = answer.total_gpu_hours
     out.print(
-        f"[bold green]{escape(answer.name)}: {total:,.0f} GPU-hours on {answer.gpu.name}, "
-        f"{answer.share(total):.3f} × the main run[/]"
+        f"[bold green]{escape(answer.name)}: {format_hours(total)} GPU-hours on {answer.gpu.name}, "
+        f"{answer.share(total):,.4g} × the main run[/]"
     )
     _ledger(answer, out)
     if answer.price is not None:
@@ -86,10 +87,11 @@ def _columns(name: str, hours: str, share: str, dollars: str) -> str:
 
 
 def _figures(answer: Budget, gpu_hours: float) -> list[str]:
-    hours = f"{gpu_hours:,.0f}" if gpu_hours >= 100 else f"{gpu_hours:,.3g}"
     share = answer.share(gpu_hours)
     shown = f"{share:.1%}" if share >= 1e-3 or share == 0 else f"{share:.2%}"
-    return [hours, shown, _dollars(answer, gpu_hours)]
+    if share >= 100:
+        shown = f"{scientific(share)} ×"
+    return [format_hours(gpu_hours), shown, _dollars(answer, gpu_hours)]
 
 
 def _dollars(answer: Budget, hours: float) -> str:
@@ -119,8 +121,8 @@ def _rl(part: RlLine, out: Console) -> None:
     for mode in (answer.synchronous, answer.asynchronous):
         table.add_row(
             f"[bold]{mode.name}[/]" if mode.name == part.chosen else mode.name,
-            *(f"{seconds:,.3g} s" for seconds in (mode.sample_s, mode.train_s, mode.step_s)),
-            f"{mode.gpu_hours:,.0f}",
+            *(_seconds(s) for s in (mode.sample_s, mode.train_s, mode.step_s)),
+            format_hours(mode.gpu_hours),
             f"{mode.rollout_utilisation:.0%}",
             f"{mode.training_utilisation:.0%}",
             f"{mode.tokens_per_s_per_gpu:,.0f}",
@@ -133,6 +135,13 @@ def _rl(part: RlLine, out: Console) -> None:
         f"GPUs sampling (in balance: {answer.best_rollout_share:.0%}), is {answer.speedup:.2g} "
         f"times as fast; the Smol Training Playbook quotes 4 to 5 times.[/]"
     )
+
+
+def _seconds(seconds: float) -> str:
+    """In seconds where that has few digits, so that both ways compare at a glance."""
+    if not 0.1 <= seconds < 1e5:
+        return format_duration(seconds)
+    return f"{seconds:,.0f} s" if seconds >= 100 else f"{seconds:.3g} s"
 
 
 def _grid() -> Table:

@@ -75,6 +75,31 @@ def test_a_mistake_in_the_file_ends_with_its_place_and_code_2(
     assert "Traceback" not in done.stderr
 
 
+ABSURD = """
+name: "[red]absurd[/]"
+main: {params: 1e18, tokens: 1e18, mfu: 0.000001, gpus: 1, source: "[bold]"}
+ablations: [{name: "a name of an ablation that goes well beyond forty columns", tokens: 1,
+             params: 1, count: 1e18}]
+sft: [{tokens: 1e18, epochs: 100, packing: 1e-6, runs: 1e18, mfu: 1e-6}]
+rl: [{model: smollm3-3b, gpus: 1e18, steps: 1e18, prompts: 1e18, samples: 1e18, runs: 1e18,
+      lengths: {mean: 1k, sigma: 4, longest: 10k}, decode_efficiency: 1e-6, mfu: 1e-6}]
+energy: {pue: 5, grid_g_per_kwh: 10000, utilisation: 1e-6}
+storage: {checkpoint_every: 1s, stall: 1s, object_store: 1, neighbour: 1, milestones: 1e18}
+inference: {model: smollm3-3b, sequence_tokens: 1e18, gpus: 1e18}
+price_per_gpu_hour: 1e15
+"""
+
+
+def test_absurd_numbers_within_the_bounds_have_finite_answers(tmp_path: Path) -> None:
+    file = tmp_path / "absurd.yaml"
+    file.write_text(ABSURD)
+    shown = smolplan("budget", str(file), "--explain")
+    assert shown.returncode == 0, shown.stderr
+    assert "[red]absurd[/]" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert json.loads(smolplan("budget", str(file), "--json").stdout)["total_gpu_hours"] > 1e50
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.storage import StoragePlan, bytes_per_token, storage
+from planner.plan import CHECKPOINT_BYTES_PER_PARAM as OF_THE_PLAN
+from planner.storage import CHECKPOINT_BYTES_PER_PARAM, StoragePlan, bytes_per_token, storage
 
 SMOLLM3 = StoragePlan(
     params=3_075_098_624,
@@ -72,3 +73,7 @@ def test_twice_the_bandwidth_fills_a_node_in_half_the_time(scale: float) -> None
         storage(faster).fill_from_object_store_s * scale,
         storage(SMOLLM3).fill_from_object_store_s,
     )
+
+
+def test_a_checkpoint_is_as_large_as_the_plan_says() -> None:
+    assert CHECKPOINT_BYTES_PER_PARAM == OF_THE_PLAN
