@@ -89,9 +89,7 @@ class Rate:
 def rate_of(part: Speed, spec: BudgetSpec, gpu: Gpu, where: str) -> Rate:
     """A part's own speed, or else the budget's."""
     tokens_per_s = part.tokens_per_s_per_gpu
-    mfu = part.mfu
-    if tokens_per_s is None and mfu is None:
-        tokens_per_s, mfu = spec.speed.tokens_per_s_per_gpu, spec.speed.mfu
+    mfu = part.mfu if part.mfu is not None else spec.speed.mfu
     formula: Formula = part.flops_formula or spec.speed.flops_formula or "6nd"
     if tokens_per_s is not None:
         return Rate(None, tokens_per_s, formula, f"{tokens_per_s:,.0f} tokens/s/GPU")

@@ -133,9 +133,14 @@ class BudgetSpec(SpecPart):
     limits: Limits = Limits()
 
     @model_validator(mode="after")
-    def _main_is_told_by_itself(self) -> Self:
+    def _main_and_speed_hold_for_all(self) -> Self:
         if self.main.share_of_main is not None:
             raise ValueError("main.share_of_main the main run cannot be a share of itself")
+        if self.speed.tokens_per_s_per_gpu is not None:
+            raise ValueError(
+                "speed.tokens_per_s_per_gpu holds for one size of model only; give mfu here, or "
+                "tokens_per_s_per_gpu on each line"
+            )
         if self.main.beside_total:
             raise ValueError("main.beside_total the main run is what all else is measured by")
         return self

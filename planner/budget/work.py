@@ -24,6 +24,8 @@ class Speed(SpecPart):
     def _one_speed(self) -> Self:
         if self.mfu is not None and self.tokens_per_s_per_gpu is not None:
             raise ValueError("mfu and tokens_per_s_per_gpu both tell the speed; give one")
+        if self.mfu_base is not None and self.mfu is None:
+            raise ValueError("mfu_base says what an mfu is a share of; give mfu beside it")
         return self
 
 
@@ -36,6 +38,12 @@ class Sized(Speed):
     model: str | None = Field(default=None, description="A bundled preset, for exact counts.")
     seq_len: Count = Field(default=4096, description="Tokens of a sequence, for exact FLOPs.")
     source: str = Field(default="", description="Where the figures come from.")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.params is not None and self.model is not None:
+            raise ValueError("params and model both tell the size; give one")
+        return self
 
 
 class Item(Sized):
@@ -69,6 +77,9 @@ class Item(Sized):
             raise ValueError(f"{said} tells its GPU-hours; give exactly one of: {', '.join(ways)}")
         if self.duration is not None and self.gpus is None:
             raise ValueError("a duration needs gpus: gpus: 192, duration: 15d")
+        speed = self.mfu if self.mfu is not None else self.tokens_per_s_per_gpu
+        if speed is not None and self.tokens is None:
+            raise ValueError(f"with {given[0]} a speed says nothing; leave it out, or give tokens")
         return self
 
 
