@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from preflight.report import Finding, Severity
 from smolplan.errors import UserError
-from smolplan.spec.load import suggestion
+from smolplan.spec.parse import suggestion
 
 if TYPE_CHECKING:
     from preflight.context import Context

@@ -66,7 +66,7 @@ def find_gpu(name: str, *, where: str = "--gpu") -> Gpu:
     for gpu in gpus().values():
         if wanted in (gpu.name, *gpu.aliases):
             return gpu
-    from smolplan.spec.load import suggestion  # costs pydantic: only on the way to an error
+    from smolplan.spec.parse import suggestion  # costs pydantic: only on the way to an error
 
     # A driver's name ("NVIDIA H100 80GB HBM3") holds ours, and may be of a slower variant.
     held = [row for row in gpus() if row in wanted]

@@ -115,7 +115,7 @@ def find_grid(region: str, *, where: str) -> Grid:
 
 
 def _unknown(what: str, name: str, known: list[str], where: str) -> UserError:
-    from smolplan.spec.load import suggestion
+    from smolplan.spec.parse import suggestion
 
     return UserError(
         f"{what} {name!r}", where=where, remedy=suggestion(name, known) + " Or give the number."

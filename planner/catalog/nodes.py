@@ -50,7 +50,7 @@ def find_node(name: str, *, where: str) -> NodeType:
     for row in node_types().values():
         if row.name.lower() == name.strip().lower():
             return row
-    from smolplan.spec.load import suggestion
+    from smolplan.spec.parse import suggestion
 
     raise UserError(
         f"the node type {name!r} is not in the catalogue",
