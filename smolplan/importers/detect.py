@@ -11,7 +11,7 @@ from smolplan.importers.options import Options
 from smolplan.importers.result import Imported
 from smolplan.spec.load import suggestion
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 500_000
 """Configurations are smaller by far; a data set given by mistake is not read whole."""
 
 
@@ -58,8 +58,8 @@ def import_file(path: Path, options: Options, format_name: str | None = None) ->
             where="--format",
             remedy=suggestion(format_name, list(FORMATS)),
         )
-    where = str(path)[:200]
-    content = _content(path, where)
+    where = str(path)
+    content = _content(path, where[:200])
     return FORMATS[format_name or detect(content, where)].read(content, where, options)
 
 

@@ -20,6 +20,7 @@ DENSE = (
     "A run spec describes a dense decoder: grouped-query attention, SwiGLU, RMSNorm, rotary "
     "embeddings, no biases."
 )
+UNKNOWN = "unknown here: a run spec has no such field"
 USUAL_GPUS_PER_NODE = 8
 
 
@@ -60,12 +61,13 @@ class Draft:
         """Set a field from the first of these fields of the file; from the default, where it has
         none; and raise UserError, where there is no default either."""
         found = self.source.find(*sources)
+        if name in self.options.overrides:
+            self.source.get(found or sources[0])
+            return cast(T, self.options.overrides[name])
         if found is not None:
             return self.put(name, self.source.read(found, convert), found)
         if default is not None:
             return self.assume(name, default, why)
-        if name in self.options.overrides:
-            return cast(T, self.options.overrides[name])
         raise self.source.missing(sources[0], name)
 
     def value(self, name: str, default: T) -> T:
@@ -96,21 +98,21 @@ class Draft:
         name begins with."""
         for name, value in self.source.unused():
             why = next((why for pattern, why in reasons if re.match(pattern, name)), None)
-            self.leave(name, value, why or "a run spec has no such field")
+            self.leave(name, value, why or UNKNOWN)
 
     def refuse(self, name: str, what: str) -> UserError:
         """The error for a model that no run spec can hold."""
         return self.source.error(name, what, remedy=DENSE)
 
-    def name_run(self, wanted: Any, source: str) -> None:
+    def name_run(self, wanted: Any, source: str, *, otherwise: str = "") -> None:
         """The run's name, with what no folder can hold replaced; the file's own, if none is given.
 
-        %date and %jobid in a name are filled in by nanotron when a run starts."""
-        if isinstance(wanted, str) and (named := _folder_name(re.sub(r"%\w+", "", wanted))):
+        nanotron fills in %date and %jobid of a name when the run starts; here they fall away."""
+        if isinstance(wanted, str) and (named := _folder_name(re.sub("%(date|jobid)", "", wanted))):
             self.put("name", named, source)
         else:
-            stem = _folder_name(Path(self.source.where).stem) or "imported"
-            self.assume("name", stem, "the file's name: it names no run")
+            named = _folder_name(otherwise or Path(self.source.where).stem) or "imported"
+            self.assume("name", named, "the file's name: no run is named in it")
 
     def spread(self, ranks: int, *sources: str) -> None:
         """Nodes for that many ranks: of eight GPUs, or the most that divides."""

@@ -58,10 +58,12 @@ def parse(content: str, where: str) -> Any:
 
 def read(content: str, where: str, options: Options) -> Imported:
     """A config.json as a run spec. Raises UserError for a model that no run spec can hold."""
-    architecture, longest = read_hf_config(Path(where))
     source = Source(flatten(parse(content, where), where), content, where)
+    architecture, longest = _architecture(source)
     draft = Draft("huggingface", source, options)
-    draft.name_run(source.get("_name_or_path"), "_name_or_path")
+    path = Path(where)
+    folder = path.resolve().parent.name if path.stem == "config" else path.stem
+    draft.name_run(source.get("_name_or_path"), "_name_or_path", otherwise=folder)
     length = draft.assume(
         "data.seq_len",
         min(longest, 4096),
@@ -76,6 +78,19 @@ def read(content: str, where: str, options: Options) -> Imported:
         draft.leave(dropout, source.get(dropout), "the trainer has no dropout")
     draft.leave_rest(_REASONS)
     return draft.finish()
+
+
+def _architecture(source: Source) -> tuple[Architecture, int]:
+    """As the planner reads it, with the line of what it refuses."""
+    try:
+        return read_hf_config(Path(source.where))
+    except UserError as error:
+        field = error.what.split()[0] if error.what else ""
+        raise UserError(
+            error.what,
+            where=source.place(field) if source.find(field) else source.where,
+            remedy=DENSE if error.remedy else "",
+        ) from None
 
 
 def _without_idle_window(draft: Draft, architecture: Architecture, length: int) -> Architecture:
@@ -190,12 +205,18 @@ def _check_same(draft: Draft, architecture: Architecture) -> None:
 def _run(draft: Draft, architecture: Architecture, length: int) -> None:
     """The rest of the spec, from --gpus and --set, or from stated rules of thumb."""
     gpus = draft.options.gpus or 8
-    said = "--gpus" if draft.options.gpus else "eight GPUs: one node"
-    data = draft.assume("parallel.data_parallel", gpus, f"{said}, all data parallel")
-    degrees = [
+    said = "--gpus" if draft.options.gpus else "eight GPUs, one node; change it by --gpus"
+    others = math.prod(
         draft.value(f"parallel.{name}_parallel", 1) for name in ("tensor", "pipeline", "context")
-    ]
-    draft.spread(data * math.prod(degrees), "the degrees of parallelism")
+    )
+    if gpus % others and "parallel.data_parallel" not in draft.options.overrides:
+        raise UserError(
+            f"{gpus} GPUs do not divide by tensor × pipeline × context parallel, together {others}",
+            where="--gpus",
+            remedy=f"Give a multiple of {others}.",
+        )
+    data = draft.assume("parallel.data_parallel", max(1, gpus // others), said)
+    draft.spread(data * others, "the degrees of parallelism")
     micro = draft.assume("parallel.micro_batch_size", 1, "ours")
     share = data * micro
     batch = draft.assume(

@@ -216,8 +216,9 @@ def _zero_stage(draft: Draft) -> None:
         draft.put("parallel.zero_stage", stages[named], strategy)
         source.get(fsdp)
         source.get("--use-distributed-optimizer")
-    elif source.find("--use-distributed-optimizer"):
-        source.get("--use-distributed-optimizer")
+        return
+    draft.leave_if_there(strategy, "read with Megatron's FSDP alone")
+    if source.get("--use-distributed-optimizer"):
         draft.put("parallel.zero_stage", 1, "--use-distributed-optimizer")
     else:
         draft.assume("parallel.zero_stage", 0, DEFAULT)

@@ -43,9 +43,13 @@ _REASONS = [
     (r"model\.model_config\.initializer_range", "nanotron reads model.init_method.std"),
     (r"model\.model_config\.max_position", "the length trained on is tokens.sequence_length"),
     (r"model\.model_config\.\w+_token_id", "the tokeniser's matter"),
-    (r"model\.(model_config|ddp)", "how the framework computes it, not what"),
+    (
+        r"model\.ddp_bucket|model\.model_config\.(_attn_impl|_fused|_use_qkv_packed|ring_attn|log_attn"
+        r"|pretraining_tp|use_cache|is_\w+_config|rope_interleaved)",
+        "how the framework computes it, not what",
+    ),
     (r"parallelism\.tp_mode", "how tensor parallelism communicates: smolplan always does it so"),
-    (r"parallelism", "how the framework computes it, not what"),
+    (r"parallelism\.(pp_engine|tp_|moe_layer)", "how the framework computes it, not what"),
     (r"optimizer\.optimizer_factory", "which kernel runs the optimiser"),
 ]
 
@@ -76,10 +80,7 @@ def parse(content: str, where: str) -> Any:
 
 def read(content: str, where: str, options: Options) -> Imported:
     """A nanotron YAML as a run spec. Raises UserError."""
-    parsed = parse(content, where)
-    if not isinstance(parsed, Mapping):
-        raise UserError("a nanotron configuration is a mapping of sections", where=where)
-    source = Source(flatten(parsed, where), content, where)
+    source = Source(flatten(parse(content, where), where), content, where)
     draft = Draft("nanotron", source, options)
     draft.name_run(source.get("general.run"), "general.run")
     draft.take("seed", count_or_zero, "general.seed", default=42, why=DEFAULT)

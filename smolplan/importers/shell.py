@@ -15,9 +15,10 @@ MAX_VALUE = 10_000
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^{}]*))?\})")
 _ARITHMETIC = re.compile(r"\$\(\(([^()$]*(?:\([^()$]*\)[^()$]*)*)\)\)")
+_SPACED_SUM = re.compile(r"\$\(\([^\n]{0,200}?\)\)")
 _OPENING = {"if", "case", "for", "while", "until", "select"}
 _CLOSING = {"fi", "esac", "done"}
-_SEPARATORS = {"&&", "||", "|", "&", ";", ";;", "(", ")", "{", "}", "then", "else", "elif", "do"}
+_SEPARATORS = {"&&", "||", "|", "&", ";", "(", ")", "{", "}", "then", "else", "elif", "do"}
 _OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -96,23 +97,24 @@ def _value(node: ast.expr) -> int:
 def read_script(content: str, where: str) -> Script:
     """Every option and every assignment of a script, from arrays and quoted lists too. Raises
     UserError where quotes do not close."""
-    # A comment does not go on by a backslash; a command does.
+    # A comment does not go on by a backslash; a command does, over a line's end like any blank.
     lines = ("" if line.lstrip().startswith("#") else line for line in content.splitlines())
-    joined = "\n".join(lines).replace("\\\n", "  ").rstrip("\\")
-    joined = re.sub(r"\$\(\(.*?\)\)", lambda found: re.sub(r"\s+", "", found[0]), joined)
-    lexer = shlex.shlex(joined, posix=True)
+    joined = "\n".join(lines).replace("\\\n", " \n").rstrip("\\")
+    lexer = shlex.shlex(_SPACED_SUM.sub(lambda sum: sum[0].replace(" ", ""), joined), posix=True)
     lexer.whitespace_split = True
-    script, depth = Script(), 0
+    script, depth, line = Script(), 0, 1
     try:
         words: list[tuple[str, bool]] = []
         for token in lexer:
-            word = token.rstrip(";") if token != ";;" else token
+            word = token.rstrip(";")
             depth = max(0, depth + (word in _OPENING) - (word in _CLOSING))
             words.extend((part, depth > 0) for part in _parts(token))
-    except ValueError as error:
+            line = lexer.lineno
+    except (ValueError, RecursionError) as error:
+        why = "nested too deep" if isinstance(error, RecursionError) else str(error).lower()
         raise UserError(
-            f"not a readable list of arguments: {str(error).lower()}",
-            where=f"{where}:{lexer.lineno}",
+            f"not a readable list of arguments: {why}",
+            where=f"{where}:{line}",
             remedy="Close the quotes, or keep only the arguments.",
         ) from None
     _collect(script, words)
@@ -125,6 +127,10 @@ _BREAK = ";"
 
 def _parts(token: str) -> Iterator[str]:
     """A token as words: arrays opened, quoted lists of options taken apart."""
+    if token.endswith(";"):
+        yield from _parts(token.rstrip(";"))
+        yield _BREAK
+        return
     assignment = _ASSIGNMENT.fullmatch(token)
     if assignment and assignment[2].startswith("("):
         yield _BREAK
@@ -138,10 +144,10 @@ def _parts(token: str) -> Iterator[str]:
             yield _BREAK
     elif re.match(r"\s*--[A-Za-z]\S*\s", token):
         yield from _split(token.rstrip(")"))
-    elif token.rstrip(";") in _SEPARATORS | _OPENING | _CLOSING:
+    elif token in _SEPARATORS | _OPENING | _CLOSING:
         yield _BREAK
-    elif token.endswith((")", ";")) and "(" not in token:
-        yield token.rstrip(");")
+    elif token.endswith(")") and "(" not in token:
+        yield token.rstrip(")")
         yield _BREAK
     else:
         yield token

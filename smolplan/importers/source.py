@@ -27,7 +27,10 @@ def brief(value: Any) -> str:
         return "a number of many digits"  # Python refuses to print more than 4,300 of them
     if isinstance(value, list) and len(value) > 6:
         return f"a list of {len(value)}"
-    return _BRIEF.repr(value)
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:  # such a number within
+        return "a value of many digits"
 
 
 def plain(value: Any) -> Any:
@@ -168,8 +171,10 @@ def line_of(content: str, name: str) -> int | None:
     return content.count("\n", 0, position) + 1
 
 
-def flatten(content: Mapping[Any, Any], where: str) -> dict[str, Any]:
+def flatten(content: Any, where: str) -> dict[str, Any]:
     """Nested mappings under dotted names. Raises UserError for what no configuration is."""
+    if not isinstance(content, Mapping):
+        raise UserError("a configuration is a mapping of fields", where=where)
     fields: dict[str, Any] = {}
 
     def descend(node: Mapping[Any, Any], prefix: str, depth: int) -> None:
