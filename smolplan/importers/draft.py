@@ -74,6 +74,16 @@ class Draft:
         """What a field of the spec has been set to so far."""
         return cast(T, {**self._values, **self.options.overrides}.get(name, default))
 
+    def take_steps(self, *sources: str, default: int | None = None, why: str = "") -> int:
+        """Steps of the run, from the file; or of the tokens that --set gives in their place."""
+        tokens: int | None = self.options.overrides.get("optim.tokens")
+        if tokens is None:
+            return self.take("optim.steps", count, *sources, default=default, why=why)
+        for name in sources:
+            self.source.get(name)
+        batch = self.value("optim.global_batch_size", 1) * self.value("data.seq_len", 1)
+        return math.ceil(tokens / batch)
+
     def model(self) -> ModelSpec:
         """The model as it has been set so far. Raises UserError where it is none."""
         fields = {**self._values, **self.options.overrides}
@@ -114,8 +124,9 @@ class Draft:
             named = _folder_name(otherwise or Path(self.source.where).stem) or "imported"
             self.assume("name", named, "the file's name: no run is named in it")
 
-    def spread(self, ranks: int, *sources: str) -> None:
-        """Nodes for that many ranks: of eight GPUs, or the most that divides."""
+    def spread(self, ranks: int, *sources: str, per_node: tuple[int, str] | None = None) -> None:
+        """Nodes for that many ranks: as large as the file says, and by which of its fields; else
+        of eight GPUs, or the most that divides."""
         given = self.options.gpus
         if given is not None and given != ranks:
             raise UserError(
@@ -124,25 +135,27 @@ class Draft:
                 remedy="Leave --gpus out, or change a degree by --set, "
                 "such as --set parallel.data_parallel=N.",
             )
-        most = min(USUAL_GPUS_PER_NODE, ranks)
-        usual = next(n for n in range(most, 0, -1) if ranks % n == 0)
-        why = f"{ranks:,} ranks in nodes of at most {USUAL_GPUS_PER_NODE}"
-        per_node = self.assume("cluster.gpus_per_node", usual, why)
-        if per_node == 0 or ranks % per_node:
+        if per_node is not None:
+            size = self.put("cluster.gpus_per_node", *per_node)
+        else:
+            most = min(USUAL_GPUS_PER_NODE, ranks)
+            usual = next(n for n in range(most, 0, -1) if ranks % n == 0)
+            why = f"{ranks:,} ranks in nodes of at most {USUAL_GPUS_PER_NODE}"
+            size = self.assume("cluster.gpus_per_node", usual, why)
+        if ranks % size:
             raise UserError(
-                f"{ranks:,} ranks do not fill nodes of {per_node} GPUs",
-                where="--set cluster.gpus_per_node",
+                f"{ranks:,} ranks do not fill nodes of {size} GPUs",
+                where=self.source.where,
+                remedy="Give --set cluster.gpus_per_node=N, which divides them.",
             )
-        self.put("cluster.nodes", ranks // per_node, *sources)
+        self.put("cluster.nodes", ranks // size, *sources)
 
     def finish(self) -> Imported:
         """The spec with its report. Raises UserError that names the fields of the file."""
         overrides = self.options.overrides
         values = {**self._values, **overrides}
-        # Of these the spec holds one: the other one's override replaces it.
-        for one, other in (("optim.steps", "optim.tokens"), ("optim.tokens", "optim.steps")):
-            if one in overrides and other not in overrides:
-                values.pop(other, None)
+        if "optim.steps" in overrides and "optim.tokens" not in overrides:
+            values.pop("optim.tokens", None)  # the spec holds one of the two
         content: dict[str, Any] = {}
         for name, value in values.items():
             *parts, last = name.split(".")

@@ -1,16 +1,16 @@
 """Megatron-LM's arguments (NVIDIA/Megatron-LM, megatron/training/arguments.py at core_v0.13.1)."""
 
 import re
+from dataclasses import dataclass
 
 from smolplan.errors import UserError
-from smolplan.importers.draft import DENSE, Draft, take_vocabulary
+from smolplan.importers.draft import Draft
+from smolplan.importers.megatron_model import check_kind, take_model
+from smolplan.importers.megatron_optim import DEFAULT, take_optim
 from smolplan.importers.options import Options
 from smolplan.importers.result import Imported
-from smolplan.importers.schedule import Decay, put_decay
 from smolplan.importers.shell import Script, read_script
-from smolplan.importers.source import Source, count, count_or_zero, number, positive, text
-
-DEFAULT = "Megatron's default"
+from smolplan.importers.source import Source, count, count_or_zero, text
 
 FLAGS = frozenset(
     {
@@ -37,19 +37,6 @@ FLAGS = frozenset(
     }
 )
 """Arguments that stand alone: what follows them is not their value."""
-
-REFUSED = [
-    ("--num-experts", "a mixture of experts"),
-    ("--multi-latent-attention", "multi-head latent attention"),
-    ("--hybrid-override-pattern", "a hybrid with state-space layers"),
-    ("--is-hybrid-model", "a hybrid with state-space layers"),
-    ("--mtp-num-layers", "multi-token prediction adds layers"),
-    ("--add-qkv-bias", "attention has biases"),
-    ("--qk-layernorm", "queries and keys have norms"),
-    ("--squared-relu", "the feed-forward layer is not SwiGLU"),
-    ("--rampup-batch-size", "the batch grows; a run spec has one size"),
-    ("--step-batch-size-schedule", "the batch grows; a run spec has one size"),
-]
 
 _REASONS = [
     (
@@ -112,13 +99,10 @@ def read(content: str, where: str, options: Options) -> Imported:
     draft = Draft("megatron", source, options)
     draft.name_run(None, "")
     draft.take("seed", count_or_zero, "--seed", default=1234, why=DEFAULT)
-    for name, what in REFUSED:
-        if source.find(name):
-            raise draft.refuse(name, what)
-    _check_kind(draft)
+    check_kind(draft)
     _parallel(draft, script)
-    _model(draft)
-    _optim(draft)
+    take_model(draft)
+    take_optim(draft)
     draft.take(
         "checkpoint.every_steps",
         count,
@@ -130,28 +114,36 @@ def read(content: str, where: str, options: Options) -> Imported:
     return draft.finish()
 
 
-def _world(draft: Draft, script: Script) -> tuple[int, str]:
-    """GPUs, and what says so: --gpus, the options of torchrun, or the usual variables."""
-    if draft.options.gpus is not None:
-        return draft.options.gpus, "--gpus"
+@dataclass(frozen=True)
+class World:
+    """GPUs of the run, and of a node where that is told, each with what says so."""
+
+    gpus: int
+    told_by: str
+    per_node: tuple[int, str] | None
+
+
+def _world(draft: Draft, script: Script) -> World:
+    """From --gpus, the options of torchrun, or the usual variables. Raises UserError."""
     source = draft.source
 
     def told(option: str, *variables: str) -> tuple[int, str] | None:
         if source.find(option) and "$" not in str(source.get(option)):
             return source.read(option, count), option
         for name in variables:
-            value = script.variable(name)
-            if value is not None and re.fullmatch(r"\d{1,9}", script.resolve(value)):
-                return int(script.resolve(value)), name
+            value = script.resolve(script.variable(name) or "")
+            if re.fullmatch(r"\d{1,9}", value) and int(value):
+                return int(value), name
         return None
 
     per_node = told("--nproc-per-node", "GPUS_PER_NODE", "NPROC_PER_NODE")
     nodes = told("--nnodes", "NNODES", "NUM_NODES")
-    if per_node and nodes and per_node[0] * nodes[0]:
-        return per_node[0] * nodes[0], f"{per_node[1]} × {nodes[1]}"
-    world = told("--world-size", "WORLD_SIZE")
-    if world and world[0]:
-        return world
+    if draft.options.gpus is not None:
+        return World(draft.options.gpus, "--gpus", per_node)
+    if per_node and nodes:
+        return World(per_node[0] * nodes[0], f"{per_node[1]} × {nodes[1]}", per_node)
+    if world := told("--world-size", "WORLD_SIZE"):
+        return World(*world, per_node)
     raise UserError(
         "the number of GPUs is nowhere told: not by --nproc-per-node and --nnodes, and not by "
         "GPUS_PER_NODE and NNODES",
@@ -171,22 +163,22 @@ def _parallel(draft: Draft, script: Script) -> None:
         ]
     )
     draft.leave_if_there("--expert-model-parallel-size", "the model has no experts", unless=("1",))
-    world, told_by = _world(draft, script)
+    world = _world(draft, script)
     model_ranks = tensor * pipeline * context
-    if world % model_ranks:
+    if world.gpus % model_ranks:
         raise UserError(
-            f"{world} GPUs ({told_by}) do not divide by tensor {tensor} × pipeline {pipeline} × "
-            f"context {context} parallel, together {model_ranks}",
+            f"{world.gpus} GPUs ({world.told_by}) do not divide by tensor {tensor} × pipeline "
+            f"{pipeline} × context {context} parallel, together {model_ranks}",
             where=source.where,
             remedy=f"Give --gpus a multiple of {model_ranks}.",
         )
     data = draft.put(
         "parallel.data_parallel",
-        world // model_ranks,
-        told_by,
+        world.gpus // model_ranks,
+        world.told_by,
         "1/(tensor × pipeline × context parallel)",
     )
-    draft.spread(data * model_ranks, told_by)
+    draft.spread(data * model_ranks, world.told_by, per_node=world.per_node)
     micro = draft.take("parallel.micro_batch_size", count, "--micro-batch-size")
     draft.take(
         "optim.global_batch_size",
@@ -236,171 +228,3 @@ def _recompute(draft: Draft) -> None:
         draft.put("parallel.recompute", named, granularity)
     else:
         draft.assume("parallel.recompute", "none", DEFAULT)
-
-
-def _model(draft: Draft) -> None:
-    source = draft.source
-    layers = draft.take("model.layers", count, "--num-layers")
-    hidden = draft.take("model.hidden", count, "--hidden-size")
-    heads = draft.take("model.heads", count, "--num-attention-heads")
-    if source.find("--group-query-attention"):
-        source.get("--group-query-attention")
-        draft.take("model.kv_heads", count, "--num-query-groups", default=1, why=DEFAULT)
-    else:
-        draft.leave_if_there("--num-query-groups", "without --group-query-attention it is not read")
-        draft.assume("model.kv_heads", heads, "Megatron's default: as many as query heads")
-    if source.find("--kv-channels"):
-        draft.take("model.head_dim", count, "--kv-channels")
-    draft.take(
-        "model.ffn_hidden",
-        count,
-        "--ffn-hidden-size",
-        default=int(4 * hidden * 2 / 3 / 64) * 64,
-        why="Megatron's default with --swiglu: 8/3 of --hidden-size, down to 64s",
-    )
-    divisor = "--make-vocab-size-divisible-by"
-    take_vocabulary(
-        draft,
-        "--vocab-size",
-        source.read(divisor, count) if source.find(divisor) else 128,
-        f"{divisor} (or 128) × tensor parallel",
-    )
-    draft.put(
-        "model.tied_embeddings",
-        not source.get("--untie-embeddings-and-output-weights"),
-        "--untie-embeddings-and-output-weights"
-        + ("" if source.find("--untie-embeddings-and-output-weights") else " (absent)"),
-    )
-    draft.take("model.rope_theta", positive, "--rotary-base", default=10_000.0, why=DEFAULT)
-    _no_rope(draft, layers)
-    _document_mask(draft)
-    draft.take("model.norm_eps", positive, "--norm-epsilon", default=1e-5, why=DEFAULT)
-    draft.take("model.init_std", positive, "--init-method-std", default=0.02, why=DEFAULT)
-    for name in ("--attention-dropout", "--hidden-dropout"):
-        dropped = source.read(name, number) if source.find(name) else 0.1
-        if dropped:
-            draft.leave(name, dropped, "the trainer has no dropout (Megatron's default is 0.1)")
-
-
-def _check_kind(draft: Draft) -> None:
-    """Megatron's defaults are GPT-2's: whatever departs from a run spec's model is refused."""
-    source = draft.source
-    for option, what in [
-        ("--swiglu", "without --swiglu the feed-forward layer has GELU"),
-        ("--disable-bias-linear", "without --disable-bias-linear all layers have biases"),
-    ]:
-        if not source.get(option):
-            raise _not_held(draft, what)
-    norm = source.get("--normalization") or "LayerNorm"
-    if norm != "RMSNorm":
-        raise _not_held(draft, f"--normalization is {norm} ({DEFAULT}: LayerNorm)")
-    position = source.get("--position-embedding-type")
-    rotary = source.get("--use-rotary-position-embeddings")
-    if position != "rope" and not (rotary and position is None):
-        raise _not_held(
-            draft, f"--position-embedding-type is {position or 'learned_absolute'}, not rope"
-        )
-    draft.leave_if_there(
-        "--rotary-percent", "a run spec rotates all of a head", unless=("1.0", "1")
-    )
-    window = "--window-size"
-    if source.find(window):
-        raise draft.refuse(window, "attention has a window")
-
-
-def _not_held(draft: Draft, what: str) -> UserError:
-    return UserError(what, where=draft.source.where, remedy=DENSE)
-
-
-def _no_rope(draft: Draft, layers: int) -> None:
-    source, name = draft.source, "--no-rope-freq"
-    if source.find(name) is None:
-        draft.assume("model.no_rope_every", 0, "Megatron's default: rotary embedding everywhere")
-        return
-    every = draft.take("model.no_rope_every", count, name)
-    if layers % every:
-        raise source.error(name, f"it does not divide {layers} layers")
-
-
-def _document_mask(draft: Draft) -> None:
-    name = "--reset-attention-mask"
-    if draft.source.get(name):
-        draft.put("model.intra_document_mask", True, name)
-    else:
-        draft.assume("model.intra_document_mask", False, DEFAULT)
-
-
-def _optim(draft: Draft) -> None:
-    source = draft.source
-    if source.find("--optimizer") and source.read("--optimizer", text) != "adam":
-        raise source.error("--optimizer", "the trainer has AdamW, which Megatron calls adam")
-    draft.take("optim.beta1", number, "--adam-beta1", default=0.9, why=DEFAULT)
-    draft.take("optim.beta2", number, "--adam-beta2", default=0.999, why=DEFAULT)
-    draft.take("optim.eps", positive, "--adam-eps", default=1e-8, why=DEFAULT)
-    draft.take("optim.weight_decay", number, "--weight-decay", default=0.01, why=DEFAULT)
-    draft.take("optim.clip_norm", positive, "--clip-grad", default=1.0, why=DEFAULT)
-    draft.take("optim.learning_rate", positive, "--lr")
-    if source.get("--bf16"):
-        draft.put("optim.precision", "bf16", "--bf16")
-    elif source.get("--fp16"):
-        draft.leave("--fp16", True, "taken as bf16, which is as large and as fast")
-        draft.put("optim.precision", "bf16", "--fp16")
-    else:
-        draft.assume("optim.precision", "fp32", DEFAULT)
-    _schedule(draft)
-
-
-def _schedule(draft: Draft) -> None:
-    """Megatron counts a schedule in iterations or in samples; samples are divided by the batch."""
-    source, batch = draft.source, draft.value("optim.global_batch_size", 1)
-    if source.find("--train-samples"):
-        unit, per_step = "samples", batch
-        steps = source.read("--train-samples", count) // batch
-        if steps == 0:
-            raise source.error("--train-samples", f"less than one batch of {batch}")
-        steps = draft.put("optim.steps", steps, "--train-samples", "1/--global-batch-size")
-    else:
-        unit, per_step = "iters", 1
-        steps = draft.take("optim.steps", count, "--train-iters")
-
-    def in_steps(option: str) -> int | None:
-        name = f"--{option}-{unit}"
-        return source.read(name, count_or_zero) // per_step if source.find(name) else None
-
-    end = in_steps("lr-decay")
-    end = steps if end is None else end
-    fraction = "--lr-warmup-fraction"
-    if source.find(fraction):
-        warmup = draft.put("optim.warmup_steps", int(source.read(fraction, _share) * end), fraction)
-    else:
-        told = in_steps("lr-warmup")
-        name = f"--lr-warmup-{unit}"
-        warmup = (
-            draft.assume("optim.warmup_steps", 0, DEFAULT)
-            if told is None
-            else draft.put("optim.warmup_steps", told, name)
-        )
-    style = source.read("--lr-decay-style", text) if source.find("--lr-decay-style") else "linear"
-    if style == "constant":
-        draft.put("optim.decay_steps", 0, "--lr-decay-style")
-        draft.leave_if_there("--min-lr", "the learning rate is constant")
-        return
-    start, length_source = warmup, f"--lr-decay-{unit}"
-    shape, shape_source = style, "--lr-decay-style"
-    if style == "WSD":
-        length_source, shape_source = f"--lr-wsd-decay-{unit}", "--lr-wsd-decay-style"
-        last = in_steps("lr-wsd-decay")
-        if last is None:
-            raise source.missing(length_source, "optim.decay_steps")
-        start = max(warmup, end - last)
-        shape = source.read(shape_source, text) if source.find(shape_source) else "exponential"
-    floor = source.read("--min-lr", number) if source.find("--min-lr") else 0.0
-    decay = Decay(start, max(0, end - start), shape, floor, length_source, shape_source, "--min-lr")
-    put_decay(draft, steps, decay)
-
-
-def _share(value: object) -> float:
-    share = number(value)
-    if not 0 <= share <= 1:
-        raise ValueError("a share lies between 0 and 1")
-    return share

@@ -157,6 +157,9 @@ def test_gpus_come_from_the_option_where_the_script_has_none() -> None:
 def test_set_stands_in_for_what_the_script_leaves_open() -> None:
     spec = read(('"--vocab-size 128256"', '""'), overrides=("model.vocab_size=128256",)).spec
     assert spec.model.vocab_size == 128_256
+    spec = read(("--train-iters 100000", ""), overrides=("optim.tokens=1T",)).spec
+    assert (spec.optim.tokens, spec.steps) == (10**12, 476_838)
+    assert spec.optim.decay_steps == 476_838 - 500
 
 
 def test_a_refusal_names_file_line_option_and_value() -> None:

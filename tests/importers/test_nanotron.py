@@ -155,8 +155,11 @@ def test_set_wins_over_the_file_and_is_reckoned_with() -> None:
 
 
 def test_steps_give_way_to_tokens_that_are_set() -> None:
-    spec = read(None, "optim.tokens=20T").spec
-    assert (spec.optim.steps, spec.optim.tokens) == (None, 20 * 10**12)
+    imported = read(None, "optim.tokens=20T")
+    optim = imported.spec.optim
+    assert (optim.steps, optim.tokens) == (None, 20 * 10**12)
+    decay = left(imported)["optimizer.learning_rate_scheduler.lr_decay_steps"]
+    assert f"the run goes on to {imported.spec.steps:,}" in decay[1]
 
 
 def test_gpus_that_contradict_the_layout_are_refused() -> None:

@@ -30,9 +30,12 @@ def test_a_spec_in_nanotrons_terms_comes_back(spec: RunSpec) -> None:
     assert back.spec.name == spec.name
 
 
-@given(run_specs(), st.booleans())
-def test_a_spec_in_megatrons_terms_comes_back(spec: RunSpec, head_dim: bool) -> None:
+@given(run_specs(), st.booleans(), st.integers(1, 16))
+def test_a_spec_in_megatrons_terms_comes_back(spec: RunSpec, head_dim: bool, per_node: int) -> None:
     assume(spec.model.z_loss == 0)
+    if spec.cluster.gpus % per_node == 0:
+        size = {"nodes": spec.cluster.gpus // per_node, "gpus_per_node": per_node}
+        spec = spec.model_copy(update={"cluster": spec.cluster.model_copy(update=size)})
     if head_dim:
         model = spec.model.model_copy(update={"head_dim": spec.model.attention_head_dim + 2})
         spec = spec.model_copy(update={"model": model})
