@@ -224,7 +224,10 @@ def _z_loss(draft: Draft) -> None:
         draft.take("model.z_loss", number, weight, default=1e-4, why=DEFAULT)
     else:
         draft.leave_if_there(weight, "the z-loss is off")
-        draft.put("model.z_loss", 0.0, switch)
+        if source.find(switch):
+            draft.put("model.z_loss", 0.0, switch)
+        else:
+            draft.assume("model.z_loss", 0.0, DEFAULT)
 
 
 def _window(draft: Draft) -> None:

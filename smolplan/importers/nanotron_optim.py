@@ -73,8 +73,11 @@ def _schedule(draft: Draft) -> None:
     # Without a floor nanotron takes the peak for it, and the rate stays where it is.
     floor = source.read(floor_name, number) if source.find(floor_name) else rate
     if floor >= rate:
-        draft.put("optim.decay_steps", 0, floor_name)
-        draft.leave(length_name, length, "min_decay_lr is the peak, so nothing decays")
+        if source.find(floor_name):
+            draft.put("optim.decay_steps", 0, floor_name)
+        else:
+            draft.assume("optim.decay_steps", 0, "without min_decay_lr nanotron decays nothing")
+        draft.leave_if_there(length_name, "min_decay_lr is the peak, so nothing decays")
         source.get(section + "lr_decay_style")
         return
     style = section + "lr_decay_style"

@@ -234,6 +234,13 @@ def _zero_stage(draft: Draft, shard: int, pipeline: int, context: int) -> None:
         draft.put("parallel.zero_stage", 3, f"{name} ({policy})")
 
 
+def _batch_size(value: Any) -> int:
+    size = whole(value)
+    if size != -1 and size < 1:
+        raise ValueError("a batch is above zero, or -1 for one local batch a replica")
+    return size
+
+
 def _batch(draft: Draft, data: int, pipeline: int) -> None:
     source = draft.source
     local_field = source.find("training.local_batch_size", "training.batch_size")
@@ -246,7 +253,7 @@ def _batch(draft: Draft, data: int, pipeline: int) -> None:
         source.get(micro_field)
         draft.put("parallel.micro_batch_size", local, local_name)
     total_field = source.find("training.global_batch_size")
-    total = source.read(total_field, _degree) if total_field else -1
+    total = source.read(total_field, _batch_size) if total_field else -1
     if total == -1:
         draft.put("optim.global_batch_size", local * data, local_name, "data parallel")
         return

@@ -32,7 +32,7 @@ def read(
     return import_file(folder / "config.json", Options(gpus, parse_overrides(overrides)))
 
 
-def test_llama_3_8b_has_the_preset_s_model() -> None:
+def test_llama_3_8b_has_the_model_of_its_preset() -> None:
     spec = import_file(DATA / "llama3_config.json", Options()).spec
     assert spec.model == load_preset("llama3-8b").model
     assert parameter_count(spec.model) == 8_030_261_248

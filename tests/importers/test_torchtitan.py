@@ -80,7 +80,7 @@ def test_without_sharding_the_stage_is_zero() -> None:
     assert (spec.parallel.zero_stage, spec.parallel.data_parallel) == (0, 2)
 
 
-def test_a_pipelines_microbatch_is_the_spec_s() -> None:
+def test_a_pipelines_microbatch_becomes_that_of_the_spec() -> None:
     pipelined = SAMPLE.replace("[parallelism]", "[parallelism]\npipeline_parallel_degree = 2")
     parallel = read(pipelined).spec.parallel
     assert (parallel.micro_batch_size, parallel.pipeline_parallel) == (1, 2)
@@ -109,6 +109,7 @@ def test_a_warm_up_longer_than_the_run_is_cut_as_torchtitan_cuts_it() -> None:
         ({"name": '"bert"'}, "Known: llama3, llama2"),
         ({"flavor": '"9B"'}, "Known: debugmodel"),
         ({"global_batch_size": "100"}, "does not divide by training.local_batch_size 2"),
+        ({"global_batch_size": "0"}, "a batch is above zero"),
         ({"tensor_parallel_degree": "3"}, "do not divide by the other degrees"),
         ({"tensor_parallel_degree": "0"}, "above zero"),
         ({"data_parallel_shard_degree": "-2"}, "-1 for what is left"),
