@@ -1,12 +1,14 @@
-"""smolplan spec: look at run specs, check them, and publish their schema."""
+"""smolplan spec: look at run specs, check and import them, and publish their schema."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Show, check and describe run specs.\n\nExample: `smolplan spec show tiny-cpu > run.yaml`",
+    help="Show, check, import and describe run specs.\n\n"
+    "Example: `smolplan spec show tiny-cpu > run.yaml`",
 )
 
 SpecArgument = Annotated[str, typer.Argument(help="A YAML file, or the name of a preset.")]
@@ -92,3 +94,88 @@ def presets(
 
     names = preset_names()
     print(json.dumps(names) if as_json else "\n".join(names))
+
+
+@app.command("import")
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A nanotron YAML, a torchtitan TOML, a script or "
+            "list of Megatron arguments, or a config.json."
+        ),
+    ],
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="nanotron, torchtitan, megatron or huggingface; told by the content unless given.",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of the run, where the file gives no number.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field of the spec, over what the file says; may be repeated.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the spec here, not to the output.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Spec and report as JSON.")] = False,
+) -> None:
+    """Make a run spec of another trainer's configuration, and say what could not be taken over.
+
+    The report goes to standard error. Exit 2, and nothing written, where no spec can be made.
+
+    Example: `smolplan spec import stage1_8T.yaml --out run.yaml`
+    """
+    import json
+    import sys
+
+    from planner.plan import make_plan
+    from smolplan.importers.detect import import_file
+    from smolplan.importers.options import Options, parse_overrides
+    from smolplan.importers.report import report_lines
+    from smolplan.spec import dump_spec, parse_spec
+
+    options = Options(gpus, parse_overrides(settings or ()))
+    imported = import_file(file, options, format_name)
+    text = dump_spec(imported.spec)
+    make_plan(parse_spec(text, where=str(file)))  # what is handed out is fit for every command
+    if out is not None:
+        _write(out, text, force)
+    if as_json:
+        print(json.dumps(imported.as_json(), indent=1, allow_nan=False))
+        return
+    if out is None:
+        print(text, end="", flush=True)
+    print("\n".join(report_lines(imported)), file=sys.stderr)
+
+
+def _write(path: Path, text: str, force: bool) -> None:
+    """Whole or not at all; over an existing file only by force. Raises UserError."""
+    import os
+
+    from smolplan.errors import UserError
+
+    if path.is_dir() or (path.exists() and not force):
+        raise UserError(
+            "it is a folder" if path.is_dir() else "the file exists",
+            where=f"--out {path}",
+            remedy="Name another" + ("." if path.is_dir() else ", or give --force."),
+        )
+    whole = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            whole.write_text(text, "utf-8")
+            whole.replace(path)
+        finally:
+            whole.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write: {error.strerror}", where=f"--out {path}") from None

@@ -1,0 +1,66 @@
+"""What the user says besides the file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from smolplan.errors import UserError
+from smolplan.spec import RunSpec
+from smolplan.spec.load import suggestion
+
+
+@dataclass(frozen=True)
+class Options:
+    """GPUs of the run where the file names none, and fields that win over the file."""
+
+    gpus: int | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """By dotted name of the spec's field; already of the field's type (see parse_overrides)."""
+
+
+def parse_overrides(given: Sequence[str]) -> dict[str, Any]:
+    """["optim.tokens=11T"] → {"optim.tokens": 11_000_000_000_000}. Raises UserError."""
+    known = _fields(RunSpec, "")
+    overrides: dict[str, Any] = {}
+    for item in given:
+        name, sign, written = item.partition("=")
+        if not sign:
+            raise UserError(
+                f"{item!r} has no value", where="--set", remedy="Write --set optim.tokens=11T."
+            )
+        if name not in known:
+            raise UserError(
+                f"a run spec has no field {name!r}",
+                where="--set",
+                remedy=suggestion(name, sorted(known)),
+            )
+        try:
+            value = yaml.safe_load(written)
+            annotation = known[name].rebuild_annotation()
+            overrides[name] = TypeAdapter[Any](annotation).validate_python(value)
+        except ValidationError as error:
+            why = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UserError(f"{name} cannot be {written!r}: {why}", where="--set") from None
+        except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
+            why = str(error).splitlines()[0]
+            raise UserError(f"{name} cannot be {written!r}: {why}", where="--set") from None
+    return overrides
+
+
+def spec_fields() -> list[str]:
+    """Dotted names of all fields of the spec, in its order."""
+    return list(_fields(RunSpec, ""))
+
+
+def _fields(model: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found |= _fields(info.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = info
+    return found
