@@ -9,7 +9,7 @@ from smolplan.errors import UserError
 from smolplan.importers import huggingface, megatron, nanotron, torchtitan
 from smolplan.importers.options import Options
 from smolplan.importers.result import Imported
-from smolplan.spec.load import suggestion
+from smolplan.spec.parse import suggestion
 
 MAX_BYTES = 500_000
 """Configurations are smaller by far; a data set given by mistake is not read whole."""

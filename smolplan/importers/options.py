@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
-from smolplan.spec.load import suggestion
+from smolplan.spec.parse import suggestion
 
 
 @dataclass(frozen=True)
