@@ -23,6 +23,23 @@ DALY = "Daly 2006, A higher order estimate of the optimum checkpoint interval fo
 KOKOLIS = "Kokolis et al. 2024, arXiv 2410.21680"
 
 
+ASSUMED = "assumption"
+BYTECHECKPOINT = "ByteCheckpoint, arXiv 2407.20143, table 8: 405B on 8,960 GPUs"
+MEGASCALE = "MegaScale, arXiv 2402.15627"
+
+TYPICAL_S: dict[str, tuple[float, str]] = {
+    "stall": (0.59, BYTECHECKPOINT),
+    "write": (51.06, BYTECHECKPOINT),
+    "detect": (300.0, f"{ASSUMED}; {MEGASCALE}: with diagnosis under 10 min on average"),
+    "provision": (120.0, ASSUMED),
+    "load": (129.49, BYTECHECKPOINT),
+    "warm_up": (60.0, f"{ASSUMED}; {MEGASCALE}: initialisation alone under 30 s"),
+    "repair": (DAY_S, ASSUMED),
+}
+"""Seconds of each step for who knows no better, with its source. Detection, provisioning, load and
+warm-up, 10 min in all, lie within the 5 to 20 min that Kokolis et al. give for restarts."""
+
+
 @dataclass(frozen=True)
 class Component:
     name: str
@@ -268,7 +285,7 @@ class Expectation:
     failures: float
     planned_stops: float
     events: float
-    """Failures that found the job running, planned stops, and waits for a spare."""
+    """Failures that found the job running, and planned stops."""
     least_s: float
     """Wall time without any failure or planned stop."""
     causes_s: dict[str, float]
@@ -283,6 +300,10 @@ class Moments:
 
     mean: float
     square: float
+
+    @classmethod
+    def of(cls, mean: float, variance: float) -> "Moments":
+        return cls(mean, mean**2 + variance)
 
     @property
     def variance(self) -> float:
@@ -385,12 +406,10 @@ def expect(run: Run) -> Expectation:
     causes["warm-up"] = interrupted * restart.warm_up_s
     causes["failed restarts"] = max(0.0, in_restart - (interrupted + stops) * restart.busy_s)
     causes["planned stops"] = stops * restart.busy_s
-    waits = 0.0
     if run.spares is not None:
         rate = failures * run.node_share / wall
         wait = spare_wait(run.spares, rate, run.repair_s, wall, restart.detect_s)
         causes["spare wait"] = wait.mean
-        waits = wait.mean / run.repair_s * (run.spares + 1) if wait.mean else 0.0
         wall += wait.mean
         variance += wait.variance
     return Expectation(
@@ -398,7 +417,7 @@ def expect(run: Run) -> Expectation:
         variance_s2=variance,
         failures=failures,
         planned_stops=stops,
-        events=interrupted + stops + waits,
+        events=interrupted + stops,
         least_s=n * s + write,
         causes_s=causes,
         goodput=run.work_s / wall,
@@ -436,8 +455,7 @@ def spare_wait(
         saved += in_repair[j + 1] * climb
     beyond = math.exp(-detect_s * (spares + 1) / repair_s)
     mean = beyond * max(0.0, short * busy_s - saved) / (1 - short)
-    variance = spread * (busy_s + mean) / (1 - short) ** 2
-    return Moments(mean, mean**2 + variance)
+    return Moments.of(mean, spread * (busy_s + mean) / (1 - short) ** 2)
 
 
 def short_share(spares: int, node_failures_per_s: float, repair_s: float) -> float:
@@ -504,20 +522,40 @@ def deadline_probability(run: Run, deadline_s: float) -> float:
     """P(wall time ≤ deadline), as a compound Poisson sum: the number of events is Poisson of the
     expected mean, and each costs an independent time, such that mean and variance of the whole are
     those of `expect`. The time of one event is taken as uniform, as the work since the last safe
-    checkpoint nearly is, or, where its spread is too wide for that, as gamma."""
-    e = expect(run)
+    checkpoint nearly is, or, where its spread is too wide for that, as gamma.
+
+    With counted spares that holds for the runs that never wait (`never_short_probability`); the
+    time lost by those that do is taken as gamma, such that mean and variance of all agree."""
+    e = expect(replace(run, spares=None))
     slack_s = deadline_s - e.least_s
     if slack_s < 0:
         return 0.0
     if e.events == 0:
         return 1.0
+    met = _compound_poisson(e, slack_s)
+    waiting = e if run.spares is None else expect(run)
+    if run.spares is None or waiting.causes_s["spare wait"] == 0:
+        return met
+    rate = e.failures * run.node_share / e.wall_s
+    never = never_short_probability(run.spares, rate, run.repair_s, e.wall_s)
+    if never > 1 - 1e-9:
+        return met
+    lost, with_waits = (Moments.of(x.wall_s - x.least_s, x.variance_s2) for x in (e, waiting))
+    late = Moments(
+        (with_waits.mean - never * lost.mean) / (1 - never),
+        (with_waits.square - never * lost.square) / (1 - never),
+    )
+    return never * met + (1 - never) * _gamma(late, slack_s)
+
+
+def _compound_poisson(e: Expectation, limit: float) -> float:
     each = (e.wall_s - e.least_s) / e.events
     spread = math.sqrt(max(0.0, e.variance_s2 / e.events - each**2))
     reach = int(10 * math.sqrt(e.events) + 10)
     total = 0.0
     for count in range(max(0, int(e.events) - reach), int(e.events) + reach + 1):
         weight = math.exp(count * math.log(e.events) - e.events - math.lgamma(count + 1))
-        total += weight * _sum_within(count, each, spread, slack_s)
+        total += weight * _sum_within(count, each, spread, limit)
     return min(1.0, max(0.0, total))
 
 
@@ -541,14 +579,35 @@ def _sum_within(count: int, mean: float, spread: float, limit: float) -> float:
             (-1) ** k * math.comb(count, k) * (x - k) ** count for k in range(math.floor(x) + 1)
         ]
         return math.fsum(terms) / math.factorial(count) if x > 0 else 0.0
-    shape = count * (mean / spread) ** 2
-    # Wilson and Hilferty 1931: the cube root of a gamma variable is nearly normal.
-    root = (limit / (count * mean)) ** (1 / 3)
+    return _gamma(Moments.of(count * mean, count * spread**2), limit)
+
+
+def _gamma(time: Moments, limit: float) -> float:
+    """P(X ≤ limit) of a gamma variable with these moments, whose cube root is nearly normal (Wilson
+    and Hilferty 1931)."""
+    if time.variance <= 1e-18 * time.square:
+        return float(time.mean <= limit)
+    shape = time.mean**2 / time.variance
+    root = (limit / time.mean) ** (1 / 3)
     return _normal((root - 1 + 1 / (9 * shape)) * 3 * math.sqrt(shape))
 
 
 def _normal(z: float) -> float:
     return math.erfc(-z / math.sqrt(2)) / 2
+
+
+def finished_within_s(run: Run, confidence: float) -> float:
+    """The wall time that this share of the runs keeps to, by bisection of deadline_probability."""
+    e = expect(run)
+    low, high = 0.0, e.wall_s
+    while deadline_probability(run, high) < confidence:
+        low, high = high, 2 * high
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (
+            (low, middle) if deadline_probability(run, middle) >= confidence else (middle, high)
+        )
+    return high
 
 
 def gpus_for_deadline(
@@ -567,24 +626,22 @@ def gpus_for_deadline(
         return deadline_probability(run_on(nodes * node_size), deadline_s) >= confidence
 
     def speed(nodes: int) -> float:
-        return 1 / expect(run_on(nodes * node_size)).wall_s
+        try:
+            return 1 / expect(run_on(nodes * node_size)).wall_s
+        except UserError:  # it never ends
+            return 0.0
 
     low = max(0, math.ceil(gpu_s / deadline_s / node_size - 1e-9) - 1)
     step, high = 1, low + 1
-    while not enough(high):
-        further = high + step
-        try:
-            gained = speed(further) > speed(high)
-        except UserError:
-            gained = False
-        if not gained:
+    while not (speed(high) > 0 and enough(high)):
+        if speed(high + step) <= speed(high):
             raise UserError(
                 f"no number of GPUs meets the deadline: beyond {high * node_size:,} failures cost "
                 f"more than GPUs add",
                 where="--deadline",
                 remedy="Give a later one, faster restarts or a lower --confidence.",
             )
-        low, high, step = high, further, step * 2
+        low, high, step = high, high + step, step * 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

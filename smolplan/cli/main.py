@@ -75,9 +75,10 @@ def _give_up_output() -> None:
 
 
 def _register() -> None:
-    from smolplan.cli import demo, estimate, preflight, run, spec
+    from smolplan.cli import demo, estimate, goodput, preflight, run, spec
 
     app.command()(estimate.estimate)
+    app.command()(goodput.goodput)
     app.command()(preflight.preflight)
     app.command()(demo.demo)
     run.register(app)
