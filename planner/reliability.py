@@ -366,6 +366,10 @@ def _episode(restart: Restart, mttf_s: float) -> Moments:
     return Moments(mean, square)
 
 
+MOST_MTTFS = 30.0
+"""Times the MTTF that a segment and a restart may last: e^30 attempts are as good as never."""
+
+
 def expect(run: Run) -> Expectation:
     """Expected wall time and where it goes. Without planned stops and waits for spares, a segment
     takes (M + D) e^((R+ω)/M) (e^((τ+δ)/M) − 1): with D = ω = 0 Daly's exact cost function (2006).
@@ -374,7 +378,7 @@ def expect(run: Run) -> Expectation:
     """
     m, write, stall = run.mttf_s, run.checkpoint.write_s, run.checkpoint.stall_s
     restart, n, s = run.restart, run.segments, run.segment_s
-    if (s + write + restart.busy_s) / m > 100:
+    if (s + write + restart.busy_s) / m > MOST_MTTFS:
         raise UserError(
             f"with a failure every {m:.3g} s, segments of {s:.3g} s never end",
             remedy="Checkpoint more often, or use fewer GPUs.",
@@ -439,19 +443,18 @@ def spare_wait(
     node in repair saves. Variance: 2 Σ S(j)² / (rate × π(j)), the asymptotic variance of a
     birth-death chain's integral (Whitt 1992), S(j) = B × P(X ≤ j).
     """
-    if node_failures_per_s == 0 or repair_s == 0:
+    if node_failures_per_s * repair_s == 0:
         return Moments(0.0, 0.0)
     load = node_failures_per_s * repair_s
     logs = [j * math.log(load) - math.lgamma(j + 1) for j in range(spares + 2)]
     weights = [math.exp(log - max(logs)) for log in logs]
     in_repair = [weight / math.fsum(weights) for weight in weights]
     short = in_repair[-1]
-    saved = spread = up_to = climb = 0.0
+    saved = spread = climb = ratio = 0.0
     for j in range(spares + 1):
-        up_to += in_repair[j]
-        if in_repair[j] > 0:
-            climb += short * up_to / (node_failures_per_s * in_repair[j])
-            spread += 2 * (short * up_to) ** 2 / (node_failures_per_s * in_repair[j])
+        ratio = 1 + ratio * j / load  # P(X ≤ j) / π(j)
+        climb += short * ratio / node_failures_per_s
+        spread += 2 * (short * ratio) ** 2 * in_repair[j] / node_failures_per_s
         saved += in_repair[j + 1] * climb
     beyond = math.exp(-detect_s * (spares + 1) / repair_s)
     mean = beyond * max(0.0, short * busy_s - saved) / (1 - short)
@@ -468,12 +471,18 @@ def short_share(spares: int, node_failures_per_s: float, repair_s: float) -> flo
     return max(0.0, 1 - math.fsum(terms))
 
 
+MOST_CHAIN_STEPS = 2_000_000
+"""Of the chain of nodes in repair, states × steps: about a second."""
+
+
 def never_short_probability(
     spares: int, node_failures_per_s: float, repair_s: float, duration_s: float
 ) -> float:
     """Probability that at no time of the run more nodes than the spares are in repair. Exact for
     exponential failures and repairs: the birth-death chain of nodes in repair, from 0, absorbed at
-    spares + 1, by uniformisation (Jensen 1953)."""
+    spares + 1, by uniformisation (Jensen 1953). Where repairs are so quick that the chain turns
+    over very often, the time to absorption is as good as exponential with its mean (Keilson 1979).
+    """
     rate, states = node_failures_per_s, spares + 1
     if rate == 0 or duration_s == 0 or repair_s == 0:
         return 1.0
@@ -481,6 +490,8 @@ def never_short_probability(
     up, down = rate / fastest, 1 / (repair_s * fastest)
     mean = fastest * duration_s
     last = int(mean + 8 * math.sqrt(mean) + 20)
+    if last * states > MOST_CHAIN_STEPS:
+        return math.exp(-duration_s / _time_to_shortage_s(spares, rate, repair_s))
     chain = [1.0] + [0.0] * spares
     alive = 0.0
     for step in range(last + 1):
@@ -495,7 +506,25 @@ def never_short_probability(
     return min(1.0, alive)
 
 
+def _time_to_shortage_s(spares: int, rate: float, repair_s: float) -> float:
+    """Mean time from no node in repair to spares + 1: the sum over j ≤ spares of the mean time from
+    j to j + 1, h(j) = 1/rate + j h(j−1) / (rate × repair time)."""
+    total = step = 0.0
+    for j in range(spares + 1):
+        step = 1 / rate + j * step / (rate * repair_s)
+        total += step
+    return total
+
+
 MOST_SPARES = 2000
+
+
+def spares_for_share(share: float, node_failures_per_s: float, repair_s: float) -> int:
+    """The fewest spare nodes with which nodes lack at most that share of the time."""
+    spares = 0
+    while short_share(spares, node_failures_per_s, repair_s) > share:
+        spares += 1
+    return spares
 
 
 def spares_needed(
@@ -509,8 +538,8 @@ def spares_needed(
             where="--repair",
             remedy="Give a shorter repair time or fewer GPUs.",
         )
-    # With fewer spares than nodes in repair on average a run of any length is short.
-    spares = 0 if load * 2 > node_failures_per_s * duration_s else int(load)
+    # A run longer than a few repairs is short with fewer spares than nodes in repair on average.
+    spares = int(load) if duration_s > 3 * repair_s and probability > 0.5 else 0
     while never_short_probability(spares, node_failures_per_s, repair_s, duration_s) < probability:
         spares += 1
         if spares > MOST_SPARES:
@@ -549,6 +578,8 @@ def deadline_probability(run: Run, deadline_s: float) -> float:
 
 
 def _compound_poisson(e: Expectation, limit: float) -> float:
+    if e.events > MANY_EVENTS:
+        return _normal((limit - (e.wall_s - e.least_s)) / math.sqrt(e.variance_s2))
     each = (e.wall_s - e.least_s) / e.events
     spread = math.sqrt(max(0.0, e.variance_s2 / e.events - each**2))
     reach = int(10 * math.sqrt(e.events) + 10)
@@ -558,6 +589,9 @@ def _compound_poisson(e: Expectation, limit: float) -> float:
         total += weight * _sum_within(count, each, spread, limit)
     return min(1.0, max(0.0, total))
 
+
+MANY_EVENTS = 10_000
+"""From so many on their sum is normal to any digit that matters."""
 
 EXACT_SUM = 12
 """Up to so many uniform times are summed exactly; the alternating sum loses digits beyond."""

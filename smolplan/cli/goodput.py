@@ -69,6 +69,8 @@ class Report:
     """The wall time that a share `confidence` of the runs keeps to."""
     spares_needed: int
     """Never short of nodes with probability `confidence`."""
+    spares_for_share: int
+    """Short of nodes at most 1 − `confidence` of the time."""
     never_short: float | None
     """Probability with the spares that were given."""
     deadline_s: float | None
@@ -212,6 +214,7 @@ def _report(
         finished_within_s,
         gpus_for_deadline,
         never_short_probability,
+        spares_for_share,
         spares_needed,
     )
 
@@ -243,6 +246,7 @@ def _report(
         confidence=confidence,
         within_s=finished_within_s(run, confidence),
         spares_needed=spares_needed(confidence, *chain),
+        spares_for_share=spares_for_share(1 - confidence, node_rate, run.repair_s),
         never_short=None if run.spares is None else never_short_probability(run.spares, *chain),
         deadline_s=deadline_s,
         met=None if deadline_s is None else deadline_probability(run, deadline_s),
@@ -266,12 +270,13 @@ def _intervals(run: "Run") -> tuple[tuple[str, float, float], ...]:
 
     stall, mttf = run.checkpoint.stall_s, run.mttf_s
     restart = run.restart.detect_s + run.restart.busy_s
+    room = run.interval_s / 4 >= run.checkpoint.write_s
     rows = [
         ("Young 1974", young_interval_s(stall, mttf)),
         ("Daly, first order", daly_first_order_interval_s(stall, mttf, restart)),
         ("Daly 2006", daly_interval_s(stall, mttf)),
         ("exact optimum", optimal_interval_s(stall, mttf)),
-        ("used / 4", run.interval_s / 4),
+        ("used / 4" if room else "as close as can be", run.interval_s / 4),
         ("used", run.interval_s),
         ("used × 4", run.interval_s * 4),
         ("used × 16", run.interval_s * 16),
@@ -462,11 +467,14 @@ def _show(report: Report, out: "Console", explain: bool) -> None:
         out.print(f"[dim]Note: {escape(note)}.[/]")
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def _nodes(report: Report) -> str:
     nodes, rest = divmod(report.gpus, report.node_size)
-    if rest:
-        return f"{report.gpus:,} GPUs"
-    return f"{report.gpus:,} GPUs ({nodes:,} {'node' if nodes == 1 else 'nodes'})"
+    gpus = _count(report.gpus, "GPU")
+    return gpus if rest else f"{gpus} ({_count(nodes, 'node')})"
 
 
 def _percent(share: float) -> str:
@@ -540,11 +548,18 @@ def _facts(report: Report) -> "Table":
     repair = format_duration(run.repair_s)
     facts.add_row(
         "spares",
-        f"{report.spares_needed:,} nodes: never short in {_percent(report.confidence)} of runs "
-        f"(repair takes {repair})",
+        f"{_count(report.spares_needed, 'node')}: never short in {_percent(report.confidence)} of "
+        f"runs (repair takes {repair})",
+    )
+    facts.add_row(
+        "",
+        f"{_count(report.spares_for_share, 'node')}: short {100 * (1 - report.confidence):.4g}% "
+        f"of the time or less",
     )
     if report.never_short is not None:
-        facts.add_row("", f"{run.spares:,}, as given: in {_percent(report.never_short)} of runs")
+        facts.add_row(
+            "", f"{run.spares:,}, as given: never short in {_percent(report.never_short)} of runs"
+        )
     if report.simulation is not None:
         for name, text in _simulated(report.simulation, report.deadline_s):
             facts.add_row(name, text)
@@ -647,7 +662,7 @@ def _notes(report: Report) -> list[str]:
 def lines_of(report: Report) -> "list[Line]":
     """The arithmetic of the answer, each line with formula and source."""
     from planner.explain import Line
-    from planner.reliability import DALY
+    from planner.reliability import DALY, KOKOLIS
 
     run, e, settings = report.run, report.expected, report.settings
     fleet = settings.fleet
@@ -668,7 +683,12 @@ def lines_of(report: Report) -> "list[Line]":
                 run.mttf_s,
                 "s",
                 f"1 / ({report.gpus:,} GPUs × rate)",
-                "Kokolis et al. 2024, arXiv 2410.21680",
+                KOKOLIS,
+            ),
+            *(
+                Line(f"MTTF, {area}", run.mttf_s / share, "s", f"MTTF / {share:.1%} of failures")
+                for area, share in fleet.areas.items()
+                if len(fleet.areas) > 1
             ),
         ]
     lines += [

@@ -16,6 +16,7 @@ from planner.reliability import (
     deadline_probability,
     expect,
     find_fleet,
+    finished_within_s,
     fleets,
     gpus_for_deadline,
     interval_for,
@@ -24,9 +25,11 @@ from planner.reliability import (
     optimal_interval_s,
     short_share,
     spare_wait,
+    spares_for_share,
     spares_needed,
     young_interval_s,
 )
+from planner.simulate import simulate
 from smolplan.errors import UserError
 
 HOUR_S = 3600.0
@@ -273,3 +276,47 @@ def test_nonsense_is_refused_with_its_name(change: dict[str, object], said: str)
 def test_a_run_that_never_ends_is_refused() -> None:
     with pytest.raises(UserError, match="never end"):
         expect(replace(LLAMA, mttf_s=10.0, interval_s=3600))
+
+
+def test_many_quick_repairs_are_answered_at_once_and_as_the_chain_would() -> None:
+    # One repair in 10 min, one failure in 2 h, 3 spares: short every 1,700 days or so.
+    arguments = (3, 1 / 7200, 600.0)
+    exact = never_short_probability(*arguments, 400 * DAY_S)
+    coarse = never_short_probability(*arguments, 4000 * DAY_S)
+    assert math.isclose(math.log(coarse), 10 * math.log(exact), rel_tol=0.01)
+    assert never_short_probability(2000, 1e-4, 1.0, 60 * DAY_S) == 1
+
+
+def test_waits_stay_finite_whatever_the_number_of_spares() -> None:
+    assert spare_wait(2000, 1e-4, 1.0, 60 * DAY_S).mean == 0
+    crowd = spare_wait(1000, 2000 / DAY_S, DAY_S, 60 * DAY_S)
+    # Of 2,000 nodes in repair half are spares: the job waits as long as it works.
+    assert math.isclose(crowd.mean, 60 * DAY_S, rel_tol=0.02)
+
+
+@given(st.floats(0.001, 0.5), st.floats(0.1, 20))
+@settings(max_examples=50)
+def test_the_fewest_spares_for_a_share_of_time_are_enough_and_one_less_is_not(
+    share: float, a_day: float
+) -> None:
+    spares = spares_for_share(share, a_day / DAY_S, DAY_S)
+    assert short_share(spares, a_day / DAY_S, DAY_S) <= share
+    assert spares == 0 or short_share(spares - 1, a_day / DAY_S, DAY_S) > share
+
+
+def test_counted_spares_lower_the_chance_of_a_deadline_as_played() -> None:
+    run = replace(LLAMA, work_s=20 * DAY_S, mttf_s=10 * HOUR_S, spares=3, node_share=0.75)
+    deadline = expect(run).wall_s
+    played = simulate(run, 1500, seed=2).deadline_probability(deadline)
+    assert abs(deadline_probability(run, deadline) - played.value) < 0.05
+    assert deadline_probability(run, deadline) < deadline_probability(
+        replace(run, spares=None), deadline
+    )
+
+
+@given(runs(), st.floats(0.05, 0.999))
+@settings(max_examples=30)
+def test_the_share_of_runs_and_the_time_they_keep_to_agree(run: Run, confidence: float) -> None:
+    within = finished_within_s(run, confidence)
+    assert deadline_probability(run, within) >= confidence
+    assert deadline_probability(run, within * 0.999) <= confidence + 1e-9
