@@ -315,16 +315,9 @@ class Moments:
         return Moments(self.mean + other.mean, square)
 
 
-def _exp(exponent: float) -> float:
-    return math.exp(exponent) if exponent < 200 else math.inf
-
-
 def _running_s(length_s: float, mttf_s: float) -> float:
     """Running time until `length_s` passed without a failure: M (e^(l/M) − 1)."""
-    if math.isinf(mttf_s):
-        return length_s
-    exponent = length_s / mttf_s
-    return mttf_s * math.expm1(exponent) if exponent < 200 else math.inf
+    return length_s if math.isinf(mttf_s) else mttf_s * math.expm1(length_s / mttf_s)
 
 
 def _cut_short(length_s: float, mttf_s: float) -> tuple[float, Moments]:
@@ -361,7 +354,7 @@ def _episode(restart: Restart, mttf_s: float) -> Moments:
     """From a failure to a job that trains: mean (M + D) e^(R/M) − M."""
     failed, cut = _cut_short(restart.busy_s, mttf_s)
     passed, d, r = 1 - failed, restart.detect_s, restart.busy_s
-    mean = d + _running_s(r, mttf_s) + d * (_exp(r / mttf_s) - 1)
+    mean = d + _running_s(r, mttf_s) + d * (math.exp(r / mttf_s) - 1)
     square = (d**2 + 2 * d * (mean - d) + cut.square + 2 * cut.mean * mean) / passed + r**2
     return Moments(mean, square)
 
@@ -396,9 +389,9 @@ def expect(run: Run) -> Expectation:
 
     stops = (n - 1) * p
     running = (1 + stops) * _running_s(s + write, m)
-    running += (n - 1) * (1 - p) * _exp(write / m) * _running_s(s, m)
+    running += (n - 1) * (1 - p) * math.exp(write / m) * _running_s(s, m)
     interrupted = running / m
-    repeats = _exp(restart.busy_s / m) - 1
+    repeats = math.exp(restart.busy_s / m) - 1
     failures = interrupted + (interrupted + stops) * repeats
     in_restart = (interrupted + stops) * _running_s(restart.busy_s, m)
     causes = dict.fromkeys(CAUSES, 0.0)
@@ -447,8 +440,10 @@ def spare_wait(
         return Moments(0.0, 0.0)
     load = node_failures_per_s * repair_s
     logs = [j * math.log(load) - math.lgamma(j + 1) for j in range(spares + 2)]
-    weights = [math.exp(log - max(logs)) for log in logs]
-    in_repair = [weight / math.fsum(weights) for weight in weights]
+    highest = max(logs)
+    weights = [math.exp(log - highest) for log in logs]
+    total = math.fsum(weights)
+    in_repair = [weight / total for weight in weights]
     short = in_repair[-1]
     saved = spread = climb = ratio = 0.0
     for j in range(spares + 1):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from planner.simulate import Simulation
 
 PLAYBOOK = "Smol Training Playbook: WekaFS, 4.2 GiB/s"
+GIVEN = "as given"
 PLAYBOOK_BYTES_PER_S = 4.2 * 2**30
 
 MOST_SIMULATED = 1_000_000
@@ -401,7 +402,7 @@ def _spans(
         rate, source = PLAYBOOK_BYTES_PER_S, PLAYBOOK
         if bandwidth is not None:
             rate = _positive("--storage-bandwidth", bandwidth, parse_bytes_per_s)
-            source = "as given"
+            source = GIVEN
         moved = f"{format_bytes(checkpoint_bytes)} at {format_bytes(rate)}/s ({source})"
         spans["write"] = spans["load"] = (checkpoint_bytes / rate, moved)
     elif bandwidth is not None:
@@ -413,7 +414,7 @@ def _spans(
     for name, text in given.items():
         if text is not None:
             where = f"--{name.replace('_', '-')}"
-            spans[name] = (_span(where, text, zero=True), "as given")
+            spans[name] = (_span(where, text, zero=True), GIVEN)
     return spans
 
 
@@ -692,7 +693,9 @@ def lines_of(report: Report) -> "list[Line]":
             ),
         ]
     lines += [
-        Line(name.replace("_", "-"), seconds, "s", "span", source)
+        Line(name.replace("_", "-"), seconds, "s", "as given")
+        if source == GIVEN
+        else Line(name.replace("_", "-"), seconds, "s", "unless given", source)
         for name, (seconds, source) in settings.spans.items()
     ]
     lines += [

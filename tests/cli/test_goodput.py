@@ -157,3 +157,18 @@ def test_the_llama_3_benchmark_tells_over_90_percent_from_under() -> None:
     assert math.isclose(e.planned_stops, 47, rel_tol=0.01)
     assert played.goodput.low > PUBLISHED
     assert min(expect(case.run).goodput for case in cases(base)) < PUBLISHED
+
+
+@pytest.mark.parametrize(("published", "code"), [(0.90, 0), (0.95, 1)])
+def test_the_llama_3_benchmark_ends_with_1_where_it_does_not_reach_the_published(
+    published: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import llama3_goodput
+
+    monkeypatch.setattr(llama3_goodput, "PUBLISHED", published)
+    monkeypatch.setattr(sys, "argv", ["llama3_goodput", "--runs", "50", "--seed", "1"])
+    assert llama3_goodput.main() == code
+    shown = capsys.readouterr().out
+    assert ("figure: NO" in shown) == (code == 1)
+    assert "assumption" in shown
+    assert max(map(len, shown.splitlines())) <= 80
