@@ -442,6 +442,8 @@ def _print_json(report: Report) -> None:
         if report.deadline_s is not None:
             met = report.simulation.deadline_probability(report.deadline_s)
             content["simulation"]["met"] = asdict(met)
+    content["lines"] = [asdict(line) for line in lines_of(report)]
+    content["notes"] = _notes(report)
     print(json.dumps(_finite(content), indent=1, allow_nan=False))
 
 

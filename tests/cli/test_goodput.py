@@ -95,6 +95,9 @@ def test_no_planned_stops_are_null_in_json() -> None:
 
 
 def test_assumptions_are_told() -> None:
+    lines = {line["name"]: line for line in answer(*LLAMA)["lines"]}
+    assert lines["provision"]["source"] == "assumption"
+    assert "arXiv 2407.21783" in lines["failures of one GPU"]["source"]
     assert "assumed, without a source: detect 5 min" in " ".join(run(*LLAMA).split())
 
 
