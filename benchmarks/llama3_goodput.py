@@ -3,8 +3,8 @@ GPUs, played with the failures of its report, beside its published effective tra
 90 %. Exit 0 if the simulated error bar lies above that, and closed form and simulation agree.
 
 Checkpoint interval and restart times were not published: they are the planner's usual ones
-(planner.reliability.TYPICAL_S, of other runs of that size), none fitted to the result, and what
-becomes of it with others is printed.
+(planner.reliability.TYPICAL_S, of other runs of that size). None is computed from the result, but
+some are assumptions made with it in sight, so what becomes of it with others is printed.
 """
 
 import argparse
