@@ -1,4 +1,4 @@
-"""A run played many times, failure by failure: planner/reliability.py's model by seeded chance.
+"""A run played many times, failure by failure: planner/reliability's model by seeded chance.
 
 Between two failures nothing needs to be played: how many checkpoints became safe before the next
 one follows from its time. So a run costs as much as it has failures, not as it has steps.
@@ -24,9 +24,6 @@ class Interval:
     value: float
     low: float
     high: float
-
-    def holds(self, value: float) -> bool:
-        return self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
