@@ -38,25 +38,27 @@ class Price:
     date: str
 
 
-def _rows(name: str) -> list[dict[str, Any]]:
+def rows(name: str) -> list[dict[str, Any]]:
+    """The rows of a file of this folder, as they are written there."""
     text = (resources.files("planner") / "catalog" / name).read_text("utf-8")
     # The loader in C takes a tenth of the time, and PyYAML may be built without it.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    rows: list[dict[str, Any]] = yaml.load(text, Loader=loader)
-    return rows
+    loaded: list[dict[str, Any]] = yaml.load(text, Loader=loader)
+    return loaded
 
 
 @cache
 def gpus() -> dict[str, Gpu]:
     """All rows, by name."""
-    rows = _rows("gpus.yaml")
-    return {row["name"]: Gpu(**{**row, "aliases": tuple(row["aliases"])}) for row in rows}
+    return {
+        row["name"]: Gpu(**{**row, "aliases": tuple(row["aliases"])}) for row in rows("gpus.yaml")
+    }
 
 
 @cache
 def prices() -> dict[str, Price]:
     """All rows, by the GPU's name."""
-    return {row["gpu"]: Price(**row) for row in _rows("prices.yaml")}
+    return {row["gpu"]: Price(**row) for row in rows("prices.yaml")}
 
 
 def find_gpu(name: str, *, where: str = "--gpu") -> Gpu:

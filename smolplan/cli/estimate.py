@@ -1,15 +1,14 @@
 """smolplan estimate: from a question to a number of GPUs, days, tokens, parameters or an MFU."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from datetime import datetime
+from smolplan.cli.options import deadline_s, is_bare_number, number, parse_share, positive
 
+if TYPE_CHECKING:
     from planner.answer import Answer
     from planner.architecture import Architecture
     from planner.catalog import Gpu
@@ -84,16 +83,16 @@ def estimate(
             where="--seq-len",
             remedy="Give --preset or --model, or leave it out.",
         )
-    n = _positive("--params", params, parse_count)
+    n = positive("--params", params, parse_count)
     if shape is not None:
         n = _agreed(n, parameter_count(shape), params)
-    d = _positive("--tokens", tokens, parse_count)
+    d = positive("--tokens", tokens, parse_count)
     time_s = deadline_s(deadline, datetime.now(UTC))
-    count = _positive("--gpus", gpus, parse_count)
+    count = positive("--gpus", gpus, parse_count)
     if d is None and spec_tokens is not None and (time_s is None or count is None):
         d = spec_tokens
         notes.append(f"tokens are the preset's, {d:,.0f}")
-    rate = _positive("--tokens-per-s-per-gpu", tokens_per_s_per_gpu, parse_count)
+    rate = positive("--tokens-per-s-per-gpu", tokens_per_s_per_gpu, parse_count)
     share = _mfu(mfu)
     if mfu_base is None:
         mfu_base = "peak" if row.achievable_bf16_flops is None else "achievable"
@@ -118,7 +117,7 @@ def estimate(
             tokens_per_s_per_gpu=rate,
             node_size=node_size,
             lost_s=_lost_s(lost_hours),
-            price_per_gpu_hour=_positive("--price", price, _price),
+            price_per_gpu_hour=positive("--price", price, _price),
             model=shape,
             seq_len=seq_len or spec_seq_len,
         )
@@ -185,7 +184,7 @@ def _measured(row: "Gpu", achievable: str | None) -> "Gpu":
     from smolplan.errors import UserError
     from smolplan.units import parse_flops
 
-    rate = _positive("--achievable", achievable, parse_flops)
+    rate = positive("--achievable", achievable, parse_flops)
     if rate is None:
         return row
     if rate < LEAST_GPU_FLOPS:
@@ -204,26 +203,6 @@ def _measured(row: "Gpu", achievable: str | None) -> "Gpu":
     return replace(row, achievable_bf16_flops=rate, achievable_source="given by --achievable")
 
 
-def _number(where: str, text: str, parse: Callable[[str], float]) -> float:
-    from smolplan.errors import UserError
-
-    try:
-        return float(parse(text))
-    except ValueError as error:
-        raise UserError(str(error), where=where) from None
-
-
-def _positive(where: str, text: str | None, parse: Callable[[str], float]) -> float | None:
-    from smolplan.errors import UserError
-
-    if text is None:
-        return None
-    value = _number(where, text, parse)
-    if value <= 0:
-        raise UserError(f"{text} is not more than zero", where=where)
-    return value
-
-
 def _price(text: str) -> float:
     from smolplan.units import parse_plain
 
@@ -235,51 +214,11 @@ def _lost_s(text: str) -> float:
     from smolplan.errors import UserError
     from smolplan.units import parse_duration_s
 
-    bare = _is_bare_number(text)
-    seconds = _number("--lost-hours", text, parse_duration_s) * (3600 if bare else 1)
+    bare = is_bare_number(text)
+    seconds = number("--lost-hours", text, parse_duration_s) * (3600 if bare else 1)
     if not 0 <= seconds < math.inf:
         what = "negative" if seconds < 0 else "more hours than there are"
         raise UserError(f"{text} is {what}", where="--lost-hours", remedy="Give 0 or more.")
-    return seconds
-
-
-def _is_bare_number(text: str) -> bool:
-    return text.strip()[-1:] in set("0123456789.")
-
-
-def deadline_s(text: str | None, now: "datetime") -> float | None:
-    """A span in seconds; a date is as far as it is from `now`. Raises UserError."""
-    remedy = "Write it like 4w, 30d, 12h or 2027-01-31."
-    import re
-    from datetime import UTC, datetime
-
-    from smolplan.errors import UserError
-    from smolplan.units import parse_duration_s
-
-    if text is None:
-        return None
-    if not re.fullmatch(r"\d{4}-\d{1,2}-\d{1,2}", text.strip()):
-        try:
-            seconds = parse_duration_s(text)
-        except ValueError:
-            raise UserError(
-                f"{text!r} is neither a span nor a date", where="--deadline", remedy=remedy
-            ) from None
-        if _is_bare_number(text) and seconds > 0:
-            raise UserError(f"{text} has no unit", where="--deadline", remedy=remedy)
-        if seconds <= 0:
-            raise UserError(f"{text} is not more than zero", where="--deadline", remedy=remedy)
-        return seconds
-    try:
-        year, month, day = map(int, text.split("-"))
-        end = datetime(year, month, day, tzinfo=UTC)
-    except ValueError:
-        raise UserError(f"{text} is not a date of the calendar", where="--deadline") from None
-    seconds = (end - now).total_seconds()
-    if seconds <= 0:
-        raise UserError(
-            f"{text} is in the past", where="--deadline", remedy="Give a later date, or a span: 4w."
-        )
     return seconds
 
 
@@ -288,9 +227,8 @@ def _mfu(text: str | None) -> float | None:
 
     if text is None:
         return None
-    given = text.strip()
     try:
-        value = float(given.removesuffix("%")) / (100 if given.endswith("%") else 1)
+        value = parse_share(text)
     except ValueError:
         raise UserError(
             f"{text!r} is not a share", where="--mfu", remedy="Write 0.30 or 30%."

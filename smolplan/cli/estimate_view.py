@@ -2,7 +2,6 @@
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 
 from planner.answer import Answer
@@ -51,15 +50,8 @@ def headline(answer: Answer) -> str:
     }[answer.unknown]
 
 
-def _grid() -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True, min_width=10)
-    grid.add_column()
-    return grid
-
-
 def _facts(answer: Answer) -> Table:
-    q, facts = answer.question, _grid()
+    q, facts = answer.question, style.facts_grid()
     assert q.params and q.tokens and q.deadline_s
     per_token = (
         f"6 × {scientific(q.params)}"
@@ -113,7 +105,7 @@ def _cost(answer: Answer) -> str:
 
 
 def _exact(answer: Answer) -> Table:
-    exact, facts = answer.exact, _grid()
+    exact, facts = answer.exact, style.facts_grid()
     assert exact is not None
     facts.add_row(
         "exactly",
@@ -170,11 +162,7 @@ def _cell(cell: tuple[float, int, int]) -> str:
 
 
 def _explain(answer: Answer, out: Console) -> None:
-    out.print("\nLine by line:")
-    for line in answer.lines:
-        out.print(Padding(f"{line.name}: {escape(line.formula)} = [bold]{line.text}[/]", (0, 2)))
-        if line.source:
-            out.print(Padding(f"[dim]{escape(line.source)}[/]", (0, 0, 0, 6)))
+    style.print_lines(answer.lines, out)
     if answer.question.model is not None:
         for name, number in parameter_counts(answer.question.model).items():
             out.print(f"  parameters, {name}: [bold]{number:,}[/]")

@@ -75,9 +75,10 @@ def _give_up_output() -> None:
 
 
 def _register() -> None:
-    from smolplan.cli import budget, demo, estimate, preflight, run, spec
+    from smolplan.cli import budget, demo, estimate, goodput, preflight, run, spec
 
     app.command()(estimate.estimate)
+    app.command()(goodput.goodput)
     app.command()(budget.budget)
     app.command()(preflight.preflight)
     app.command()(demo.demo)

@@ -1,12 +1,15 @@
-"""The terminal: one console for all commands, at most 80 columns wide."""
+"""The terminal: one console for all commands, at most 80 columns wide, and what answers share."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+    from planner.explain import Line
 
 WIDTH = 80
 
@@ -34,6 +37,28 @@ def show(render: Callable[["Console"], None], *, narrow: bool = True) -> None:
         render(out)
     for line in captured.get().splitlines():
         print(line.rstrip())
+
+
+def facts_grid() -> "Table":
+    """Two columns: what it is, and what there is to say about it."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True, min_width=10)
+    grid.add_column()
+    return grid
+
+
+def print_lines(lines: "Iterable[Line]", out: "Console") -> None:
+    """An answer's arithmetic, each line with its formula and source."""
+    from rich.markup import escape
+    from rich.padding import Padding
+
+    out.print("\nLine by line:")
+    for line in lines:
+        out.print(Padding(f"{line.name}: {escape(line.formula)} = [bold]{line.text}[/]", (0, 2)))
+        if line.source:
+            out.print(Padding(f"[dim]{escape(line.source)}[/]", (0, 0, 0, 6)))
 
 
 @contextmanager

@@ -1,0 +1,109 @@
+"""The answer of planner/goodput.py, line by line, and what it takes for granted."""
+
+import math
+
+from planner.explain import Line
+from planner.goodput import GIVEN, Answer
+from planner.reliability import ASSUMED, DALY, DAY_S, KOKOLIS
+from smolplan.units import format_duration
+
+
+def lines_of(answer: Answer) -> list[Line]:
+    """The arithmetic of the answer, each line with formula and source."""
+    run, e, settings = answer.run, answer.expected, answer.settings
+    fleet = settings.fleet
+    if settings.mttf_s:
+        lines = [Line("MTTF", run.mttf_s, "s", GIVEN)]
+    else:
+        lines = [
+            Line(
+                "failures of one GPU",
+                fleet.failures_per_gpu_s * (365.25 * DAY_S),
+                "a year",
+                f"published rate of {fleet.name}",
+                fleet.source,
+            ),
+            Line("MTTF", run.mttf_s, "s", f"1 / ({answer.gpus:,} GPUs × rate)", KOKOLIS),
+            *(
+                Line(f"MTTF, {area}", run.mttf_s / share, "s", f"MTTF / {share:.1%} of failures")
+                for area, share in fleet.areas.items()
+                if len(fleet.areas) > 1
+            ),
+        ]
+    lines += [
+        Line(name.replace("_", "-"), seconds, "s", GIVEN)
+        if source == GIVEN
+        else Line(name.replace("_", "-"), seconds, "s", "unless given", source)
+        for name, (seconds, source) in settings.spans.items()
+    ]
+    lines += [
+        Line(
+            "interval",
+            run.interval_s,
+            "s",
+            "τ that makes δ/M + τ/M + ln(1 − τ/M) zero, kept between write and work",
+            f"minimum of the exact cost function of {DALY}",
+        )
+        if settings.interval_s is None
+        else Line("interval", run.interval_s, "s", GIVEN),
+        Line("segments", run.segments, "", f"{run.work_s:,.0f} s of work / interval, up"),
+        Line(
+            "wall time",
+            e.wall_s,
+            "s",
+            "segments × (M + D) e^((R+ω)/M) (e^((τ+δ)/M) − 1), stops and waits added",
+            f"{DALY}; with D and ω in planner/reliability",
+        ),
+        Line("spread", math.sqrt(e.variance_s2), "s", "standard deviation of the wall time"),
+        Line("goodput", e.goodput, "", f"{run.work_s:,.0f} s / {e.wall_s:,.0f} s"),
+        Line(
+            "nodes to repair",
+            fleet.node_share,
+            "",
+            "share of the failures that take a node",
+            "assumption, by cause: planner/catalog/failures.yaml",
+        ),
+        Line(
+            "spares",
+            answer.spares_needed,
+            "nodes",
+            f"fewest with P(never short) ≥ {answer.confidence:.3g}",
+            "birth-death chain of nodes in repair, exponential times",
+        ),
+    ]
+    if answer.met is not None:
+        lines.append(
+            Line(
+                "deadline",
+                answer.met,
+                "",
+                "P(wall time ≤ deadline)",
+                "compound Poisson with the run's mean and spread",
+            )
+        )
+    return lines
+
+
+def notes_on(answer: Answer) -> list[str]:
+    """What the answer takes for granted."""
+    notes = []
+    assumed = [
+        f"{name.replace('_', '-')} {format_duration(seconds)}"
+        for name, (seconds, source) in answer.settings.spans.items()
+        if source.startswith(ASSUMED)
+    ]
+    if assumed:
+        notes.append(f"assumed, without a source: {', '.join(assumed)}")
+    write = answer.run.checkpoint.write_s
+    if write and answer.run.interval_s == write and not answer.settings.interval_s:
+        notes.append(
+            f"a checkpoint takes {format_duration(write)} to be safe, so none can follow sooner"
+        )
+    if answer.run.spares is None:
+        notes.append("a spare node is taken to be at hand at every failure; --spares counts them")
+    if answer.settings.mttf_s is None and answer.gpus <= 4096:
+        notes.append(
+            "rates are those of a large run, which fails by its hardware; jobs of 1,024 GPUs at "
+            "Meta failed 3.6 times as often as their hardware (arXiv 2410.21680)"
+        )
+    return notes

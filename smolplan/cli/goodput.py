@@ -1,0 +1,231 @@
+"""smolplan goodput: what failures leave of a run, and how many GPUs and spares make up for them."""
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smolplan.cli.options import deadline_s, positive, share, span_s, whole
+from smolplan.errors import UserError
+from smolplan.units import format_bytes, parse_bytes, parse_bytes_per_s, parse_count
+
+if TYPE_CHECKING:
+    from planner.goodput import Answer
+
+PLAYBOOK = "Smol Training Playbook: WekaFS, 4.2 GiB/s"
+PLAYBOOK_BYTES_PER_S = 4.2 * 2**30
+
+MOST_SIMULATED = 1_000_000
+
+
+def goodput(
+    gpus: Annotated[str | None, typer.Option(help="Number of GPUs; leave out to solve.")] = None,
+    work: Annotated[
+        str | None, typer.Option(help="Training without any loss: 54d. Or --gpu-hours.")
+    ] = None,
+    gpu_hours: Annotated[str | None, typer.Option(help="The same in GPU-hours: 276480.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="A span (4w) or a date.")] = None,
+    confidence: Annotated[str, typer.Option(help="Share of runs that shall do it.")] = "95%",
+    fleet: Annotated[str, typer.Option(help="Whose failure rates: llama3, rsc-1 …")] = "llama3",
+    mttf: Annotated[
+        str | None, typer.Option(help="Your job's mean time to failure, in place of a fleet's.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="GPUs and checkpoint bytes of a bundled run: smollm3-3b.")
+    ] = None,
+    checkpoint_bytes: Annotated[str | None, typer.Option(help="Its size: 37GB.")] = None,
+    storage_bandwidth: Annotated[
+        str | None, typer.Option(help="At which it is written and read: 4.5GB/s.")
+    ] = None,
+    interval: Annotated[
+        str | None, typer.Option(help="Between two checkpoints; the best one unless given.")
+    ] = None,
+    stall: Annotated[str | None, typer.Option(help="Training stands still per checkpoint.")] = None,
+    write: Annotated[
+        str | None, typer.Option(help="Then until it is safe; 0 if the stall was all.")
+    ] = None,
+    detect: Annotated[str | None, typer.Option(help="From a failure to its diagnosis.")] = None,
+    provision: Annotated[str | None, typer.Option(help="Then to a whole set of nodes.")] = None,
+    load: Annotated[str | None, typer.Option(help="Then to load the checkpoint.")] = None,
+    warm_up: Annotated[str | None, typer.Option(help="Then to the first step.")] = None,
+    planned_every: Annotated[
+        str | None, typer.Option(help="A planned stop after so long: 2d; none unless given.")
+    ] = None,
+    spares: Annotated[
+        int | None, typer.Option(min=0, max=2000, help="Spare nodes; enough unless given.")
+    ] = None,
+    repair: Annotated[str | None, typer.Option(help="Mean time to repair a node.")] = None,
+    scaling: Annotated[str, typer.Option(help="Scaling efficiency of the GPU-hours.")] = "100%",
+    node_size: Annotated[int, typer.Option(min=1, max=1024, help="GPUs of one node.")] = 8,
+    simulate: Annotated[
+        int | None, typer.Option(min=2, max=MOST_SIMULATED, help="Play so many runs as well.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    explain: Annotated[bool, typer.Option("--explain", help="Each line of arithmetic.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
+) -> None:
+    """What failures leave of a run: goodput, checkpoint interval, spares, chance of the deadline.
+
+    Example: `smolplan goodput --gpus 16384 --work 54d`
+
+    How many GPUs so that 95 % of runs finish in four weeks:
+    `smolplan goodput --gpu-hours 276480 --deadline 4w --confidence 95%`
+    """
+    from datetime import UTC, datetime
+
+    from planner.goodput import Settings, solve
+    from planner.reliability import find_fleet
+
+    wanted = share("--confidence", confidence)
+    if wanted >= 1:
+        raise UserError(
+            "no number of GPUs or spares makes it certain",
+            where="--confidence",
+            remedy="Give less than 100%: 99.9%.",
+        )
+    count = None if gpus is None else whole("--gpus", gpus)
+    size, preset_gpus = _from_preset(preset)
+    if checkpoint_bytes is not None:
+        size = positive("--checkpoint-bytes", checkpoint_bytes, parse_bytes)
+    given = {
+        "stall": stall,
+        "write": write,
+        "detect": detect,
+        "provision": provision,
+        "load": load,
+        "warm_up": warm_up,
+        "repair": repair,
+    }
+    due_s = deadline_s(deadline, datetime.now(UTC))
+    if count is None and (due_s is None or work is not None):
+        count = preset_gpus
+    if count is None and due_s is None:
+        raise UserError(
+            "it needs --gpus, or --gpu-hours and --deadline to solve for them",
+            remedy="Try `smolplan goodput --gpus 16384 --work 54d`.",
+        )
+    every = math.inf if planned_every is None else span_s("--planned-every", planned_every)
+    efficiency = share("--scaling", scaling)
+    settings = Settings(
+        gpu_s=_gpu_seconds(work, gpu_hours, count, efficiency),
+        scaling=efficiency,
+        fleet=find_fleet(fleet),
+        mttf_s=None if mttf is None else span_s("--mttf", mttf),
+        interval_s=None if interval is None else span_s("--interval", interval),
+        spans=_spans(given, size, storage_bandwidth),
+        planned_every_s=every,
+        spares=spares,
+    )
+    if count is None and mttf is not None:
+        raise UserError(
+            "the time to failure depends on the number of GPUs that is asked for",
+            where="--mttf",
+            remedy="Give --gpus, or a --fleet in its place.",
+        )
+    answer = solve(
+        settings,
+        count,
+        deadline_s=due_s,
+        confidence=wanted,
+        node_size=node_size,
+        runs=simulate,
+        seed=seed,
+    )
+    if as_json:
+        _print_json(answer)
+    else:
+        from smolplan.cli.goodput_view import show
+
+        show(answer, explain=explain)
+
+
+def _from_preset(name: str | None) -> tuple[float | None, int | None]:
+    """Checkpoint bytes and GPUs."""
+    if name is None:
+        return None, None
+    from planner.plan import make_plan
+    from smolplan.spec import load_preset
+
+    plan = make_plan(load_preset(name))
+    return float(plan.checkpoint_bytes), plan.gpus
+
+
+def _gpu_seconds(
+    work: str | None, gpu_hours: str | None, gpus: int | None, scaling: float
+) -> float:
+    """Training without any loss, from either of the two options that tell it."""
+    if (work is None) == (gpu_hours is None):
+        raise UserError(
+            "how much training is it?",
+            where="--work",
+            remedy="Give either --work (54d) or --gpu-hours (276480).",
+        )
+    if gpu_hours is not None:
+        return positive("--gpu-hours", gpu_hours, parse_count) * 3600
+    assert work is not None
+    if gpus is None:
+        raise UserError(
+            "a span of work means nothing without the GPUs that do it",
+            where="--work",
+            remedy="Give --gpus, or --gpu-hours in its place.",
+        )
+    return span_s("--work", work) * gpus * scaling
+
+
+def _spans(
+    given: dict[str, str | None], checkpoint_bytes: float | None, bandwidth: str | None
+) -> dict[str, tuple[float, str]]:
+    """Every span in seconds, with where it is from."""
+    from planner.goodput import GIVEN
+    from planner.reliability import TYPICAL_S
+
+    spans = dict(TYPICAL_S)
+    if checkpoint_bytes is not None:
+        rate, source = PLAYBOOK_BYTES_PER_S, PLAYBOOK
+        if bandwidth is not None:
+            rate = positive("--storage-bandwidth", bandwidth, parse_bytes_per_s)
+            source = GIVEN
+        moved = f"{format_bytes(checkpoint_bytes)} at {format_bytes(rate)}/s ({source})"
+        spans["write"] = spans["load"] = (checkpoint_bytes / rate, moved)
+    elif bandwidth is not None:
+        raise UserError(
+            "a bandwidth says nothing without the bytes",
+            where="--storage-bandwidth",
+            remedy="Give --checkpoint-bytes or --preset.",
+        )
+    for name, text in given.items():
+        if text is not None:
+            where = f"--{name.replace('_', '-')}"
+            spans[name] = (span_s(where, text, zero=True), GIVEN)
+    return spans
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no infinity: null in its place."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_json(answer: "Answer") -> None:
+    import json
+    from dataclasses import asdict
+
+    from planner.goodput_arithmetic import lines_of, notes_on
+
+    content = asdict(answer)
+    content["intervals"] = [
+        {"by": by, "interval_s": interval, "goodput": goodput}
+        for by, interval, goodput in answer.intervals
+    ]
+    if answer.simulation is not None:
+        del content["simulation"]["walls_s"]
+        content["simulation"]["runs"] = len(answer.simulation.walls_s)
+        if answer.deadline_s is not None:
+            met = answer.simulation.deadline_probability(answer.deadline_s)
+            content["simulation"]["met"] = asdict(met)
+    content["lines"] = [asdict(line) for line in lines_of(answer)]
+    content["notes"] = notes_on(answer)
+    print(json.dumps(_finite(content), indent=1, allow_nan=False))
