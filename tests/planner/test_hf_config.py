@@ -61,6 +61,8 @@ OWN: dict[str, dict[str, Any]] = {
         "ssm_state_size": 16,
         "n_groups": 2,
     },
+    "mixtral": {"num_local_experts": 4},
+    "olmoe": {"num_experts": 6, "num_experts_per_tok": 2},
     "opt": {"ffn_dim": 160, "max_position_embeddings": 64},
     "qwen2_moe": {"num_experts": 6, "moe_intermediate_size": 40, "decoder_sparse_step": 2},
     "qwen3_moe": {"num_experts": 10, "moe_intermediate_size": 40, "mlp_only_layers": [0, 1, 2]},
@@ -190,6 +192,7 @@ def test_a_config_without_defaults_counts_as_transformers_fills_them_in(
     dropped |= {"moe_intermediate_size", "mamba_n_groups", "mamba_d_state", "state_size"}
     dropped |= {"linear_num_value_heads", "linear_value_head_dim", "linear_num_key_heads"}
     dropped |= {"max_position_embeddings", "n_positions", "ssm_state_size", "linear_key_head_dim"}
+    dropped |= {"num_experts", "num_local_experts", "n_routed_experts", "mlp_only_layers"}
     if family == "mamba2":
         config |= {"num_heads": 8, "head_dim": 64}
     if family == "nemotron":  # transformers itself fails without the field
