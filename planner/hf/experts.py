@@ -70,7 +70,7 @@ def gpt_oss(config: Config) -> Architecture:
 def qwen_experts(config: Config, moe: MoE) -> MoE:
     """With the dense layers of decoder_sparse_step and mlp_only_layers: the first few."""
     dense = config.get("mlp_only_layers") or []
-    if dense != list(range(len(dense))):
+    if not isinstance(dense, list) or dense != list(range(len(dense))):
         raise Unsupported(f"mlp_only_layers is {dense}: only the first layers are counted as dense")
     every = whole(config, "decoder_sparse_step", 1)
     return replace(moe, first_dense_layers=len(dense), every=every)
