@@ -1,6 +1,7 @@
 """The catalogue of published models, against what is published of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,20 @@ def test_deepseek_v3_with_its_prediction_module() -> None:
     assert flops_per_token_6n(shape, active=False) == 6 * 671_026_404_352
     # 6N counts neither scores nor prediction, and the embedding as if it were multiplied.
     assert 1.1 < flops_per_token(shape, 4096) / flops_per_token_6n(shape) < 1.2
+
+
+def test_a_prediction_module_costs_a_layer_of_experts_a_head_and_the_joining() -> None:
+    shape, _ = models()["deepseek-v3"].architecture()
+    assert shape.moe is not None
+    without = replace(shape, mtp_layers=0)
+    moe = replace(shape.moe, first_dense_layers=0)
+    one_layer = replace(shape, layers=1, mtp_layers=0, moe=moe)
+    cost = flops_per_token(one_layer, 4096) + 6 * 2 * shape.hidden**2
+    assert flops_per_token(shape, 4096) - flops_per_token(without, 4096) == pytest.approx(cost)
+    windowed = replace(shape, window=128, windowed_layers=shape.layers)
+    saved = flops_per_token(shape, 4096) - flops_per_token(windowed, 4096)
+    narrow = replace(without, window=128, windowed_layers=shape.layers)
+    assert saved == pytest.approx(flops_per_token(without, 4096) - flops_per_token(narrow, 4096))
 
 
 def test_an_estimate_by_a_published_model_says_what_is_active() -> None:
