@@ -6,7 +6,7 @@ realised 30 % is by exact FLOPs with full attention over the peak of 990.
 
 from dataclasses import dataclass, replace
 
-from planner.flops import FLOPS_PER_PARAM_6ND, flops_per_token
+from planner.flops import FLOPS_PER_PARAM_6ND, flops_per_token, flops_per_token_6n
 from planner.nodes import whole_gpus
 from planner.params import non_embedding_count, parameter_count
 from planner.question import Base, Formula, Question, base_flops, per_token_flops
@@ -57,7 +57,7 @@ def exact_accounting(q: Question) -> ExactAccounting | None:
         non_embedding_params=non_embedding_count(q.model),
         flops_per_token=per_token,
         flops_per_token_full_attention=flops_per_token(q.model, q.seq_len, causal=False),
-        flops_per_token_6n=FLOPS_PER_PARAM_6ND * params,
+        flops_per_token_6n=flops_per_token_6n(q.model),
         flops=per_token * q.tokens,
         seq_len=q.seq_len,
     )

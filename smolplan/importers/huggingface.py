@@ -187,6 +187,15 @@ def _no_rope(draft: Draft, layers: int) -> None:
     draft.put("model.no_rope_every", every, "no_rope_layers")
 
 
+PARTS = {
+    "moe": "a mixture of experts",
+    "mla": "multi-head latent attention",
+    "mamba": "state-space layers",
+    "delta_net": "linear-attention layers",
+}
+"""Fields of an architecture that are parts of their own, as people call them."""
+
+
 def _check_same(draft: Draft, architecture: Architecture) -> None:
     """Raises UserError, unless the spec's model is this very architecture."""
     if any(name.startswith("model.") for name in draft.options.overrides):
@@ -195,8 +204,9 @@ def _check_same(draft: Draft, architecture: Architecture) -> None:
     for field in fields(Architecture):
         if getattr(held, field.name) != (value := getattr(architecture, field.name)):
             kind = draft.source.get("model_type")
+            has = PARTS.get(field.name) or f"{field.name.replace('_', ' ')} {value}"
             raise UserError(
-                f"{kind} has {field.name.replace('_', ' ')} {value}, which no run spec can hold",
+                f"{kind} has {has}, which no run spec can hold",
                 where=draft.source.place("model_type"),
                 remedy=DENSE,
             )
