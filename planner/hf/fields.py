@@ -8,6 +8,9 @@ Config = dict[str, Any]
 LARGEST = 10**12
 """More than any field of a config; beyond it a mistyped number would overflow on its way."""
 
+MOST_LAYERS = 100_000
+"""Some families list a kind for each layer."""
+
 STORED_QUANTISED = ("fp8", "mxfp4")
 """quant_method of models whose published weights are stored in eight or four bits (DeepSeek-V3,
 gpt-oss): the config tells the shape of the model itself."""
@@ -61,7 +64,8 @@ def whole(config: Config, field: str, default: int | None = None, *, least: int 
     value = default if value is None else value
     if value is None:
         raise BadField(f"the field {field!r} is missing")
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+    most = MOST_LAYERS if field.endswith("hidden_layers") else LARGEST
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         floor = "above zero" if least == 1 else f"from {least} on"
         raise BadField(f"{field} is {str(value)[:40]}; it is a whole number {floor}")
     return value

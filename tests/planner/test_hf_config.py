@@ -295,6 +295,7 @@ def test_windows_shorten_the_attention(
         ({"model_type": ["llama"]}, "model_type"),
         ({"tie_word_embeddings": "false"}, "true or false"),
         ({"num_hidden_layers": 10**400}, "above zero"),
+        ({"model_type": "olmo3", "num_hidden_layers": 10**11}, "above zero"),
         ({"model_type": "mistral", "sliding_window": "x"}, "above zero"),
         ({"model_type": "mistral", "sliding_window": -5}, "above zero"),
         ({"model_type": "mistral", "sliding_window": 10.5}, "above zero"),
