@@ -75,11 +75,12 @@ def _give_up_output() -> None:
 
 
 def _register() -> None:
-    from smolplan.cli import demo, estimate, preflight, run, spec
+    from smolplan.cli import demo, estimate, predict, preflight, run, spec
 
     app.command()(estimate.estimate)
     app.command()(preflight.preflight)
     app.command()(demo.demo)
+    app.command()(predict.predict)
     run.register(app)
     app.add_typer(spec.app, name="spec")
 
