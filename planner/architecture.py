@@ -1,10 +1,11 @@
-"""A dense decoder as the counting sees it: everything that holds parameters or costs FLOPs.
+"""A decoder as the counting sees it: everything that holds parameters or costs FLOPs.
 
-Wider than ModelSpec, which is what the bundled trainer runs: published models have biases, norms
-of queries and keys, and sliding windows.
+Wider than ModelSpec, which is what the bundled trainer runs: published models have biases, experts,
+latent attention, state-space layers and more. Each such part is a dataclass of its own; None, or a
+count of zero, where the model has none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -14,12 +15,114 @@ QkNorm = Literal["none", "per_head", "full_width"]
 """RMSNorm of queries and keys: one weight per head dimension, shared by the heads (Qwen3), or one
 per dimension of all heads (OLMo 2)."""
 
+Norm = Literal["none", "weight", "weight_and_bias"]
+"""What a norm learns: nothing (OLMo), a weight (RMSNorm), a weight and a bias (LayerNorm)."""
+
+
+@dataclass(frozen=True)
+class MoE:
+    """A mixture of experts in place of a layer's feed-forward part (DeepSeekMoE, Dai et al. 2024,
+    arXiv 2401.06066, names the shared ones)."""
+
+    routed_experts: int
+    experts_per_token: int
+    expert_ffn_hidden: int
+    shared_experts: int = 0
+    shared_ffn_hidden: int | None = None
+    """Inner width of each shared expert; that of a routed one unless given."""
+    first_dense_layers: int = 0
+    every: int = 1
+    """Layer i (from 0) has experts if i ≥ first_dense_layers and (i + 1) divides by it."""
+    router_bias: bool = False
+    expert_bias: bool = False
+    shared_gate: bool = False
+    """One weight a hidden dimension that scales the shared expert's output (Qwen2-MoE)."""
+
+    @property
+    def shared_width(self) -> int:
+        """Inner width of all shared experts together."""
+        each = self.expert_ffn_hidden if self.shared_ffn_hidden is None else self.shared_ffn_hidden
+        return self.shared_experts * each
+
+    def layers_among(self, layers: int) -> int:
+        """How many of so many layers have experts."""
+        return layers // self.every - min(layers, self.first_dense_layers) // self.every
+
+
+@dataclass(frozen=True)
+class MLA:
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values from a shared
+    compressed vector, and one rotary key for all heads."""
+
+    kv_lora_rank: int
+    q_lora_rank: int | None
+    """None: queries are projected directly."""
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+
+    @property
+    def qk_head_dim(self) -> int:
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+
+@dataclass(frozen=True)
+class Mamba2:
+    """Layers with a Mamba-2 mixer instead of attention (Dao & Gu 2024, arXiv 2405.21060)."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    state_size: int
+    groups: int = 1
+    """Groups of heads that share B and C."""
+    conv_kernel: int = 4
+    chunk_size: int = 256
+    conv_bias: bool = True
+    projection_bias: bool = False
+
+    @property
+    def inner(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def conv_channels(self) -> int:
+        return self.inner + 2 * self.groups * self.state_size
+
+
+@dataclass(frozen=True)
+class GatedDeltaNet:
+    """Layers with gated linear attention by the delta rule (Yang et al. 2024, arXiv 2412.06464),
+    as Qwen3-Next has them."""
+
+    layers: int
+    key_heads: int
+    value_heads: int
+    key_head_dim: int
+    value_head_dim: int
+    conv_kernel: int = 4
+    chunk_size: int = 64
+
+    @property
+    def key_width(self) -> int:
+        return self.key_heads * self.key_head_dim
+
+    @property
+    def value_width(self) -> int:
+        return self.value_heads * self.value_head_dim
+
+    @property
+    def conv_channels(self) -> int:
+        return 2 * self.key_width + self.value_width
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """Grouped-query attention, SwiGLU, two RMSNorms a layer and one at the end."""
+    """Unless its fields say otherwise: grouped-query attention, a gated feed-forward part (SwiGLU),
+    an RMSNorm before each of the two and one at the end, no biases."""
 
     layers: int
+    """Attention layers, and Mamba-2 and linear-attention ones where there are any."""
     hidden: int
     heads: int
     kv_heads: int
@@ -35,6 +138,29 @@ class Architecture:
     window: int | None = None
     """Keys that a token meets at most in a windowed layer, itself included."""
     windowed_layers: int = 0
+    gated_ffn: bool = True
+    """Three matrices (gate, up, down); two where it is off (GPT, OPT, MPT, Nemotron)."""
+    norm: Norm = "weight"
+    post_norms: bool = False
+    """A further norm behind each sublayer (Gemma 2)."""
+    embedding_norm: bool = False
+    """A norm of the token embedding (BLOOM)."""
+    learned_positions: int = 0
+    """Rows of a learned position embedding."""
+    attention_sinks: bool = False
+    """One learned logit a head (gpt-oss)."""
+    attention_gate: bool = False
+    """The query projection is twice as wide and gates the attention's output (Qwen3-Next)."""
+    ffn_layers: int | None = None
+    """Feed-forward parts, dense or of experts; one a layer unless given."""
+    moe: MoE | None = None
+    mla: MLA | None = None
+    """Then head_dim is its qk_head_dim, and kv_heads equals heads."""
+    mamba: Mamba2 | None = None
+    delta_net: GatedDeltaNet | None = None
+    mtp_layers: int = 0
+    """Multi-token prediction modules (DeepSeek-V3, arXiv 2412.19437, section 2.2), beyond
+    `layers`."""
 
     @property
     def query_width(self) -> int:
@@ -42,8 +168,46 @@ class Architecture:
 
     @property
     def kv_width(self) -> int:
-        """Width of the keys; the values are as wide."""
+        """Width of the keys; the values are as wide, but under MLA."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def value_head_dim(self) -> int:
+        return self.head_dim if self.mla is None else self.mla.v_head_dim
+
+    @property
+    def attention_layers(self) -> int:
+        others = (self.mamba, self.delta_net)
+        return self.layers - sum(part.layers for part in others if part is not None)
+
+    @property
+    def feed_forward_layers(self) -> int:
+        return self.layers if self.ffn_layers is None else self.ffn_layers
+
+    @property
+    def moe_layers(self) -> int:
+        """Feed-forward parts that are experts."""
+        return 0 if self.moe is None else self.moe.layers_among(self.feed_forward_layers)
+
+    @property
+    def dense_ffn_layers(self) -> int:
+        return self.feed_forward_layers - self.moe_layers
+
+    @property
+    def mtp_module(self) -> "Architecture":
+        """The layers of the multi-token prediction modules: full attention, and experts where the
+        model has any."""
+        moe = None if self.moe is None else replace(self.moe, first_dense_layers=0, every=1)
+        return replace(
+            self,
+            layers=self.mtp_layers,
+            ffn_layers=None,
+            windowed_layers=0,
+            moe=moe,
+            mamba=None,
+            delta_net=None,
+            mtp_layers=0,
+        )
 
 
 def architecture_of(model: "ModelSpec | Architecture") -> Architecture:
