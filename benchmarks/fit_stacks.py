@@ -27,10 +27,10 @@ START = Constants(
     pipelined_latency_s=1.0e-5,
     link_share=0.75,
     network_share=0.7,
-    tensor_exposed=0.6,
-    data_exposed=0.2,
+    tensor_exposed=0.8,
+    data_exposed=0.5,
     expert_share=0.5,
-    step_s=0.03,
+    step_s=0.02,
     replica_latency_s=1.0e-4,
 )
 """Where the search begins: what the literature would call usual (assumed)."""
@@ -65,11 +65,11 @@ WIDTHS = {
     "pipelined_latency_s": 1.5,
     "link_share": 0.1,
     "network_share": 0.3,
-    "tensor_exposed": 0.5,
+    "tensor_exposed": 0.25,
     "data_exposed": 1.0,
     "expert_share": 0.5,
-    "step_s": 1.0,
-    "replica_latency_s": 1.5,
+    "step_s": 0.5,
+    "replica_latency_s": 0.7,
 }
 """Spread of a constant's logarithm between stacks, as the prior takes it: shares of a peak are
 alike everywhere, host times are not. Assumed."""

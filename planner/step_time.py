@@ -112,9 +112,12 @@ class Stack:
     """Once a step for each replica on the ring that reduces gradients."""
     gradient_bytes: Values
     """Of one gradient as it is reduced."""
-    head_imbalance: Values
-    """1 where the last pipeline stage has the output head on top of its layers, 0 where layers
-    are spread so that all stages take equally long."""
+    balanced_stages: Values
+    """1 where layers are spread over pipeline stages so that the output head is made room for, 0
+    where each has as many."""
+    reduces_shares: Values
+    """1 where a sharded optimiser reduces to each replica its share of the gradients, 0 where it
+    reduces them whole."""
     step_s: Values
     """Once a step: clipping, logging, loading, synchronisation."""
     flash: Values
@@ -267,8 +270,8 @@ def head_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Valu
 
 def elementwise_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
     """Norms, activations, rotary embedding, residuals, dropout of one layer and micro-batch,
-    forward and backward. Without sequence parallelism half of it is repeated on every tensor-parallel
-    rank (assumed)."""
+    forward and backward. Without sequence parallelism half of it is repeated on every
+    tensor-parallel rank (assumed)."""
     tokens = layout.micro_batch * shape.seq_len / layout.cp
     width = shape.hidden + shape.active_experts * shape.ffn / 4.0
     alone = 1.0 / layout.tp
@@ -280,7 +283,7 @@ def elementwise_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) 
 def gradient_traffic_s(
     shape: Shape, layout: Layout, machine: Machine, stack: Stack, rank_parameters: Values
 ) -> tuple[Values, Values]:
-    """Reduce-scattering a rank's gradients among its replicas, and gathering its weights."""
+    """Reduce-scattering a rank's gradients among its replicas, and gathering what comes of it."""
     replicas = layout.gpus / (layout.tp * layout.pp)
     domain = machine.gpus_per_domain
     inside = machine.link_bytes_per_s * stack.link_share
@@ -290,18 +293,43 @@ def gradient_traffic_s(
     outside = either(outside < inside, outside, inside)
     bandwidth = either(replicas * layout.tp <= domain, inside, outside)
     reduce_s = gather_s(stack.gradient_bytes * rank_parameters, replicas, bytes_per_s=bandwidth)
-    gather_weights_s = gather_s(BF16_BYTES * rank_parameters, replicas, bytes_per_s=bandwidth)
+    # An all-reduce gathers gradients; a sharded optimiser gathers the weights that it updated.
+    whole = either(layout.sharded_optimizer > 0, 1.0 - stack.reduces_shares, 1.0)
+    gathered_bytes = whole * stack.gradient_bytes
+    gathered_bytes += either(layout.sharded_optimizer > 0, BF16_BYTES, 0.0)
+    gather_weights_s = gather_s(gathered_bytes * rank_parameters, replicas, bytes_per_s=bandwidth)
     return reduce_s, gather_weights_s
+
+
+def slowest_stage_s(
+    shape: Shape, layout: Layout, stack: Stack, layer_s: Values, loss_s: Values
+) -> Values:
+    """Time of the pipeline's slowest stage for one micro-batch, in whole layers.
+
+    Balanced: every stage but the last has k layers, the last the remaining ones and the output
+    head, k being the least that lets the last take no longer. Otherwise all stages have as many,
+    and the last has the head too, in place of a layer where the layers do not divide evenly.
+    """
+    vp = either(layout.pp > 1.0, layout.vp, 1.0)
+    head_layers = loss_s / layer_s
+    k = roundup_quotient(shape.layers + head_layers, layout.pp)
+    last = shape.layers - (layout.pp - 1.0) * k
+    last = either(last > 0, last, 0.0) + head_layers
+    # More stages than k layers each need: the first ones share the layers out.
+    fewest = roundup_quotient(shape.layers, either(layout.pp > 1.0, layout.pp - 1.0, 1.0))
+    k = either(k < fewest, k, fewest)
+    balanced = either(k > last, k, last)
+    even = roundup_quotient(shape.layers, layout.pp * vp) * vp
+    spared = even * layout.pp > shape.layers
+    with_head = even + head_layers - either(spared, 1.0, 0.0)
+    uneven = either(even > with_head, even, with_head)
+    slowest = either(stack.balanced_stages > 0, balanced, uneven)
+    return either(layout.pp > 1.0, slowest, shape.layers + head_layers) * layer_s
 
 
 def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> StepTime:
     """One step: (m + (p − 1)/v) slots of the slowest stage (Narayanan et al. 2021, arXiv
     2104.04473, section 2.2), the gradients' traffic that no slot hides, and the optimiser."""
-    several = layout.pp > 1.0
-    vp = either(several, layout.vp, 1.0)
-    stage_layers = either(
-        several, roundup_quotient(shape.layers, layout.pp * vp) * vp, shape.layers
-    )
     tokens = layout.micro_batch * shape.seq_len / layout.cp
     passes = 3.0 + layout.full_recompute
 
@@ -327,22 +355,29 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
     traffic_passes = 2.0 + layout.full_recompute
     layer_s = compute_s + traffic_passes * (tensor_s + expert_s) + 3.0 * context_s
 
+    several = layout.pp > 1.0
     over_network = several * (layout.gpus > machine.gpus_per_domain) > 0
-    latency_s = either(layout.tp > machine.gpus_per_domain, stack.collective_latency_s, 0.0)
-    latency_s = either(over_network, stack.pipelined_latency_s, latency_s)
+    latency_s = either(over_network, stack.pipelined_latency_s, 0.0)
+    latency_s += either(layout.tp > machine.gpus_per_domain, stack.collective_latency_s, 0.0)
     # Four collectives forward, a step of the ring each rank; what the host has queued hides them.
     queue_s = longer(stack.host_s, latency_s * layout.tp * 4.0 * traffic_passes)
     waited_s = longer(layer_s, queue_s) - layer_s
 
     loss_s = head_s(shape, layout, machine, stack)
-    loss_s = loss_s * (stack.head_imbalance + (1.0 - stack.head_imbalance) / layout.pp)
-    slot_s = stage_layers * (layer_s + waited_s) + loss_s
+    whole_layer_s = layer_s + waited_s
+    slot_s = slowest_stage_s(shape, layout, stack, whole_layer_s, loss_s)
     count = micro_batches(shape, layout)
+    vp = either(several, layout.vp, 1.0)
     sends_s = (2.0 * vp * BF16_BYTES * tokens * shape.hidden / layout.tp) / (
         machine.network_bytes_per_s * stack.network_share
     )
-    bubble_s = (layout.pp - 1.0) / vp * slot_s
-    pipeline_s = bubble_s + either(several, count * sends_s, 0.0)
+    stage_layers = shape.layers / layout.pp
+    mean_slot_s = stage_layers * whole_layer_s + loss_s / layout.pp
+    pipeline_s = (
+        (layout.pp - 1.0) / vp * slot_s
+        + count * (slot_s - mean_slot_s)
+        + either(several, count * sends_s, 0.0)
+    )
 
     attention_parameters, ffn_parameters = layer_parameters(shape)
     rank_parameters = (
@@ -358,7 +393,7 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
     data_s = data_s + stack.replica_latency_s * (replicas - 1.0)
     updated = rank_parameters / either(layout.sharded_optimizer > 0, replicas, 1.0)
     return StepTime(
-        compute_s=count * (stage_layers * compute_s + loss_s),
+        compute_s=count * (stage_layers * compute_s + loss_s / layout.pp),
         tensor_parallel_s=count * stage_layers * traffic_passes * tensor_s,
         context_parallel_s=count * stage_layers * 3.0 * context_s,
         expert_parallel_s=count * stage_layers * traffic_passes * expert_s,

@@ -56,7 +56,8 @@ class SoftwareStack:
     name: str
     matches: str
     gradient_bytes: float
-    head_imbalance: float
+    balanced_stages: bool
+    reduces_shares: bool
     flash: bool
     sequence_parallel: bool
     network_bytes_per_s: float | None

@@ -59,6 +59,14 @@ contradict each other."""
 BACKWARD_SCALING = 1.2
 """With more replicas of one layout sharing the same batch, a step cannot take longer; by this
 factor it is no noise."""
+HALF_THE_LAYERS = 0.9
+"""Stages of half the layers or less take about half the time for a micro-batch; one that takes
+more than this share of the whole was disturbed."""
+ILL_SHARE = 0.5
+"""Where more than this share of a source's runs on one number of GPUs is found out, the cluster
+was ill at that size, and none of them is taken."""
+ILL_FROM = 20
+"""Runs on one number of GPUs from which that is judged."""
 MANY_SLOTS = 8
 """From so many micro-batches a step on, what is done once a step weighs little in each."""
 SIBLINGS = 1.5
@@ -84,6 +92,14 @@ def contradictions(workloads: Sequence[Workload], measured: Sequence[Measured]) 
             reason = next((r for other in runs if (r := _outdone(run, other))), None)
             if reason:
                 found[run.index] = reason
+    sizes = defaultdict(list)
+    for index, w in enumerate(workloads):
+        sizes[w.row.text("source"), w.layout["gpus"]].append(index)
+    for members in sizes.values():
+        share = sum(index in found for index in members) / len(members)
+        if len(members) >= ILL_FROM and share > ILL_SHARE:
+            for index in members:
+                found.setdefault(index, "most runs on as many GPUs are contradictory")
     return found
 
 
@@ -150,7 +166,7 @@ def _outdone(run: _Run, other: _Run) -> str | None:
         alike = run.gpus == other.gpus or run.slots >= MANY_SLOTS
         if alike and run.slot_s > SIBLINGS * max(growth, 1.0) * other.slot_s:
             return "far slower than its siblings per micro-batch"
-    fewer_layers = run.stages > other.stages > 1.0 and growth == 1.0 and run.slots >= MANY_SLOTS
-    if fewer_layers and run.slot_s > BACKWARD_SCALING * other.slot_s:
-        return "slower per micro-batch than stages of more layers"
+    if run.stages >= 2.0 * other.stages > 2.0 and growth == 1.0 and run.slots >= MANY_SLOTS:
+        if run.slot_s > HALF_THE_LAYERS * other.slot_s:
+            return "half the layers a stage, yet no faster per micro-batch"
     return None

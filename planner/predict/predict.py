@@ -55,7 +55,8 @@ def batch_of(workloads: Sequence[Workload]) -> Batch:
     facts = [
         {
             "gradient_bytes": s.gradient_bytes,
-            "head_imbalance": s.head_imbalance,
+            "balanced_stages": float(s.balanced_stages),
+            "reduces_shares": float(s.reduces_shares),
             "flash": float(s.flash),
             "sequence_parallel": float(s.sequence_parallel),
         }
