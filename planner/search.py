@@ -93,16 +93,11 @@ def machine_of(job: Job, site: Site) -> step_time.Machine:
 
 
 def stack_of(site: Site) -> step_time.Stack:
-    """The stack's fitted constants on that GPU, and what is known of it."""
-    stack = site.stack
-    constants = constants_for(fitted_constants(), stack.name, site.accelerator.name)
-    return step_time.Stack(
-        **{field.name: getattr(constants, field.name) for field in fields(constants)},
-        gradient_bytes=stack.gradient_bytes,
-        head_imbalance=stack.head_imbalance,
-        flash=float(stack.flash),
-        sequence_parallel=float(stack.sequence_parallel),
-    )
+    """The stack's fitted constants on that GPU, and what is known of it rather than fitted."""
+    fitted = constants_for(fitted_constants(), site.stack.name, site.accelerator.name)
+    constants = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
+    known = {field.name for field in fields(step_time.Stack)} - constants.keys()
+    return step_time.Stack(**constants, **{n: float(getattr(site.stack, n)) for n in known})
 
 
 def timed_layout(job: Job, layout: Layout) -> step_time.Layout:
