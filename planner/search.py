@@ -169,10 +169,12 @@ def _leaders(legal: Legal, times: "NDArray[np.float64]", top: int) -> list[int]:
         layout = replace(layout_at(legal.columns, index), zero_stage=0, recompute="none")
         alike = taken.setdefault(layout, [])
         need = legal.memory_bytes[index]
-        if any(times[one] == times[index] or legal.memory_bytes[one] <= need for one in alike):
-            continue
+        pointless = any(
+            times[one] == times[index] or legal.memory_bytes[one] <= need for one in alike
+        )
         alike.append(index)
-        chosen.append(index)
+        if not pointless:
+            chosen.append(index)
         if len(chosen) == top:
             break
     return chosen

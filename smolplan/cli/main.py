@@ -75,12 +75,13 @@ def _give_up_output() -> None:
 
 
 def _register() -> None:
-    from smolplan.cli import demo, estimate, predict, preflight, run, spec
+    from smolplan.cli import demo, estimate, plan, predict, preflight, run, spec
 
     app.command()(estimate.estimate)
     app.command()(preflight.preflight)
     app.command()(demo.demo)
     app.command()(predict.predict)
+    app.command()(plan.plan)
     run.register(app)
     app.add_typer(spec.app, name="spec")
 
