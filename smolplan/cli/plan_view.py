@@ -31,9 +31,9 @@ NAMES: dict[str, Callable[[Layout], str]] = {
     "MBS": lambda one: f"{one.micro_batch_size}",
     "acc": lambda one: f"{one.gradient_accumulation}",
     "ZeRO": lambda one: f"{one.zero_stage}",
-    "recomp": lambda one: {"none": "", "selective": "sel"}.get(str(one.recompute), "full"),
+    "redo": lambda one: {"none": "", "selective": "sel"}.get(str(one.recompute), "full"),
 }
-LEFT_OUT = {"TP": "1", "PP": "1", "VP": "1", "CP": "1", "EP": "1", "recomp": ""}
+LEFT_OUT = {"TP": "1", "PP": "1", "VP": "1", "CP": "1", "EP": "1", "redo": ""}
 """A column that holds nothing else is not shown."""
 
 
@@ -99,7 +99,7 @@ def _table(columns: Sequence[tuple[str, bool]]) -> Table:
 def _ranking(best: Sequence[Candidate]) -> Table:
     cells = {name: [text(c.layout) for c in best] for name, text in NAMES.items()}
     shown = [n for n in NAMES if any(cell != LEFT_OUT.get(n) for cell in cells[n])]
-    figures = ("s/step", "tok/s/GPU", "MFU", "memory", "days", "$")
+    figures = ("s/step", "tok/s/GPU", "MFU", "GB", "days", "$")
     table = _table([(name, True) for name in (*shown, *figures)])
     for index, c in enumerate(best):
         table.add_row(
@@ -107,7 +107,7 @@ def _ranking(best: Sequence[Candidate]) -> Table:
             f"{c.step_s:.4g}",
             f"{c.tokens_per_s_per_gpu:,.0f}",
             f"{c.mfu:.1%}",
-            format_bytes(c.memory_bytes),
+            f"{c.memory_bytes / 1e9:.1f}",
             f"{c.days:,.4g}",
             "" if c.dollars is None else format_count(c.dollars),
         )
