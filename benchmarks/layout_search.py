@@ -8,18 +8,22 @@ Training Playbook, Hugging Face 2025)."""
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from planner.architecture import Architecture
 from planner.legality import Job, name_of
 from planner.memory import MIXED_FP32_GRADIENTS_STATE, Layout, memory_bytes
 from planner.predict.catalog import stacks
-from planner.restrict import parse_restrictions
-from planner.search import Candidate, Found, search
+from planner.restrict import RECOMPUTES, parse_restrictions
+from planner.search import Candidate, Found, search, stack_of
 from planner.site import DEFAULT_STACK, Site, job_of, site_of
+from planner.step_time import HBM_SHARE
 from smolplan.spec import RunSpec, load_preset
 
 LLAMA_70B = Architecture(
@@ -42,9 +46,10 @@ PUBLISHED_DAYS = 24.0
 DAYS_TOLERANCE = 0.10
 PUBLISHED_PEAK_BYTES = 79.9e9
 PEAK_TOLERANCE = 0.05
-CHOSEN = (192, 2, 3)
-"""Data parallel, tensor parallel, micro-batch."""
+CHOSEN = "DP 192 × TP 2, MBS 3"
 AS_THEN = "zero=0,vp=1"
+PEER_KNOWS = "cp=1,vp=1"
+"""What llm-analysis can express."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,76 @@ def timed_search(site: Site) -> tuple[Found, float]:
     return found, sorted(times)[REPEATS // 2]
 
 
+def peer_answer(python: str, found: Found, common: Found) -> dict[str, Any]:
+    """What llm-analysis says of the layouts that it can express, told of the same efficiencies."""
+    arch, job = found.job.architecture, found.job
+    question = {
+        "model": {
+            "name": "llama-3.1-70b",
+            "num_layers": arch.layers,
+            "n_head": arch.heads,
+            "hidden_dim": arch.hidden,
+            "vocab_size": arch.vocab_size,
+            "max_seq_len": job.seq_len,
+            "num_key_value_heads": arch.kv_heads,
+            "ffn_embed_dim": arch.ffn_hidden,
+            "expansion_ratio": arch.ffn_hidden / arch.hidden,
+        },
+        "gpu": "h100-sxm-80gb",
+        "seq_len": job.seq_len,
+        "flops_efficiency": stack_of(found.site).matmul_share,
+        "hbm_memory_efficiency": HBM_SHARE,
+        "layouts": [
+            {
+                "tp": c.layout.tensor_parallel,
+                "pp": c.layout.pipeline_parallel,
+                "dp": c.layout.data_parallel,
+                "micro_batch": c.layout.micro_batch_size,
+                "accumulation": c.layout.gradient_accumulation,
+                "zero": c.layout.zero_stage,
+                "recompute": RECOMPUTES.index(str(c.layout.recompute)),
+            }
+            for c in common.best
+        ],
+    }
+    script = Path(__file__).with_name("llm_analysis_peer.py")
+    done = subprocess.run(
+        [python, str(script)],
+        input=json.dumps(question),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def show_peer(python: str, found: Found, took_s: float) -> None:
+    terms = parse_restrictions(PEER_KNOWS)
+    job = replace(found.job, restrictions=terms)
+    common = search(job, found.site, steps=1, top=1_000_000)
+    answer = peer_answer(python, found, common)
+    priced = [
+        (seconds, c)
+        for seconds, c in zip(answer["times_s"], common.best, strict=True)
+        if seconds is not None
+    ]
+    seconds, best = min(priced, key=lambda pair: pair[0])
+    rate, ours = len(common.best) / answer["took_s"], found.legal / took_s
+    print(f"llm-analysis on the {len(common.best)} distinct layouts with {PEER_KNOWS}:")
+    print(
+        f"    {answer['took_s']:.3f} s, {rate:,.0f} layouts/s; ours {ours / rate:,.0f} times that"
+    )
+    refused = len(common.best) - len(priced)
+    print(f"    it refuses {refused}, and counts {answer['params']:,.0f} parameters")
+    print(f"    its best: {name_of(best.layout)}, {seconds * 1e3:,.0f} ms a step")
+    print(f"    ours: {name_of(common.best[0].layout)}, {common.best[0].step_s * 1e3:,.0f} ms")
+    print(f"    (its best takes {best.step_s * 1e3:,.0f} ms by our model)")
+
+
 def is_chosen(candidate: Candidate) -> bool:
-    layout = candidate.layout
-    degrees = (layout.data_parallel, layout.tensor_parallel, layout.micro_batch_size)
-    return degrees == CHOSEN and layout.pipeline_parallel == layout.context_parallel == 1
+    return name_of(candidate.layout).startswith(CHOSEN + ",")
 
 
 def smollm3_search(spec: RunSpec, stack: str, restrict: str | None, top: int = 5) -> Found:
@@ -138,6 +209,7 @@ def show_best(found: Found) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stack", default=DEFAULT_STACK, help="whose constants the bars are for")
+    parser.add_argument("--peer", metavar="PYTHON", help="a Python that has llm-analysis")
     parser.add_argument("--json", action="store_true", help="the bars as JSON")
     asked = parser.parse_args(arguments)
     if hasattr(os, "sched_setaffinity"):
@@ -166,6 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"    {found.examined / took_s:,.0f} examined/s, {found.legal / took_s:,.0f} priced/s")
     show_best(found)
+    if asked.peer:
+        show_peer(asked.peer, found, took_s)
     print(f"SmolLM3 on 384 h100, {AS_THEN}, stack {asked.stack}:")
     show_best(then)
     print("without the restriction:")

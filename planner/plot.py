@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 48, 56
 MOST_TICKS = 6
+TINY = 1e-100
 
 STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #222; }
@@ -33,7 +34,10 @@ class Point:
 
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) from below `low` to above `high`."""
-    span = (high - low) or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    span = high - low
+    if span <= 1e-9 * size or span < TINY:  # as good as one value
+        span = size if size >= TINY else 1.0
     rough = span / (MOST_TICKS - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))

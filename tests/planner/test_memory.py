@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,9 @@ from planner.memory import (
     Layout,
     activation_line,
     logits_line,
+    memory_bytes,
     memory_lines,
+    micro_batches_in_flight,
     rank_parameters,
     state_lines,
 )
@@ -98,3 +101,51 @@ def test_a_pipelines_first_stage_keeps_a_micro_batch_for_each_stage_in_flight() 
     assert activation_line(SMOLLM3, filled, 4096, 2).value == one
     single = Layout(pipeline_parallel=4, gradient_accumulation=1)
     assert activation_line(SMOLLM3, single, 4096, 2).value == one / 4
+
+
+def test_interleaved_stages_keep_more_in_flight_by_the_parts_that_run_ahead() -> None:
+    # p·v + p − 1 of the v parts of a stage: 1 + (p − 1)/(p·v) of the layers (arXiv 2205.05198)
+    plain = Layout(pipeline_parallel=4, gradient_accumulation=8)
+    split = Layout(pipeline_parallel=4, virtual_pipeline=3, gradient_accumulation=8)
+    ratio = (
+        activation_line(SMOLLM3, split, 4096, 2).value
+        / activation_line(SMOLLM3, plain, 4096, 2).value
+    )
+    assert math.isclose(ratio, 1 + (4 - 1) / (4 * 3))
+    short = Layout(pipeline_parallel=4, virtual_pipeline=3, gradient_accumulation=2)
+    assert micro_batches_in_flight(short) == 2
+
+
+def test_a_line_says_how_its_bytes_come_about() -> None:
+    layout = Layout(
+        data_parallel=8,
+        pipeline_parallel=4,
+        virtual_pipeline=3,
+        gradient_accumulation=8,
+        zero_stage=1,
+        recompute="full",
+    )
+    lines = {line.name: line.formula for line in memory_lines(SMOLLM3, layout, 4096)}
+    assert lines["activations"] == (
+        "(9 layers × 5 in flight × 2,048 + 57,344) × 4,096 tokens × 2 B"
+    )
+    assert lines["optimiser state"].endswith("/ 8 ranks")
+
+
+def test_the_sum_is_the_same_for_one_layout_and_for_many_at_once() -> None:
+    fields = {"tensor_parallel": [1, 2, 4], "micro_batch_size": [1, 3, 6], "zero_stage": [0, 1, 3]}
+    many = Layout(
+        data_parallel=np.array([8, 8, 8]),
+        recompute=np.array(["none", "full", "selective"]),
+        **{name: np.array(values) for name, values in fields.items()},
+    )
+    together = memory_bytes(SMOLLM3, many, 4096)
+    for index, recompute in enumerate(("none", "full", "selective")):
+        one = Layout(
+            data_parallel=8,
+            tensor_parallel=fields["tensor_parallel"][index],
+            micro_batch_size=fields["micro_batch_size"][index],
+            zero_stage=fields["zero_stage"][index],
+            recompute=recompute,
+        )
+        assert total(one) == together[index] == memory_bytes(SMOLLM3, one, 4096)
