@@ -1,4 +1,5 @@
-"""Bytes that one rank needs, line by line: the fullest rank, which is the first of a pipeline.
+"""Bytes that one rank needs, line by line: the fullest rank, which is in a pipeline's first stage
+(most micro-batches in flight) or in its last (logits).
 
 Counted: weights, gradients, optimiser state, activations, logits. Not counted: the framework's
 own context, communication buffers, the allocator's fragmentation and what a kernel needs while
@@ -157,11 +158,14 @@ def activation_elements_per_token(model: "ModelSpec | Architecture") -> int:
     return 4 * arch.hidden + 2 * (arch.query_width + arch.kv_width) + kept * ffn
 
 
-def micro_batches_in_flight(layout: Layout) -> Values:
-    """Whose activations the first stage holds at once: p under 1F1B; interleaved, p·v + p − 1 of
-    their v parts (as many as Megatron-LM's schedule runs ahead); at most all of a step."""
+def micro_batches_in_flight(layout: Layout, *, last_stage: Any = False) -> Values:
+    """Whose activations a stage holds at once. The first: p under 1F1B; interleaved, p·v + p − 1 of
+    their v parts (as many as Megatron-LM's schedule runs ahead). The last: 1, and interleaved
+    p·(v − 1) + 1 parts. At most all of a step."""
     p, v = layout.pipeline_parallel, layout.virtual_pipeline
-    ahead = either(v > 1, (p * v + p - 1) / v, p)
+    first = either(v > 1, (p * v + p - 1) / v, p)
+    last = either(v > 1, (p * (v - 1) + 1) / v, 1)
+    ahead = either(last_stage, last, first)
     return either(ahead < layout.gradient_accumulation, ahead, layout.gradient_accumulation)
 
 
@@ -169,17 +173,55 @@ def _rank_tokens(layout: Layout, seq_len: int) -> Values:
     return layout.micro_batch_size * seq_len / layout.context_parallel
 
 
-def activation_bytes(
-    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
+def _stage_activation_bytes(
+    arch: Architecture, layout: Layout, seq_len: int, element_bytes: int, in_flight: Values
 ) -> Values:
-    """Activations kept for the backward pass (see activation_line)."""
-    arch = architecture_of(model)
-    stage = roundup_quotient(arch.layers, layout.pipeline_parallel)
-    kept = stage * micro_batches_in_flight(layout)
+    kept = roundup_quotient(arch.layers, layout.pipeline_parallel) * in_flight
     whole = activation_elements_per_token(arch)
     # Full: only the input of each layer, and one layer whole while it is computed again.
     elements = either(layout.full_recompute, kept * arch.hidden + whole, kept * whole)
     return elements * _rank_tokens(layout, seq_len) * element_bytes / layout.tensor_parallel
+
+
+def _bytes_per_logit(element_bytes: int) -> int:
+    return 8 + (element_bytes if element_bytes != 4 else 0)
+
+
+def _all_logits_bytes(
+    arch: Architecture, layout: Layout, seq_len: int, element_bytes: int
+) -> Values:
+    logits = _rank_tokens(layout, seq_len) * arch.vocab_size
+    return logits * _bytes_per_logit(element_bytes) / layout.tensor_parallel
+
+
+def last_stage_is_fullest(
+    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
+) -> Any:
+    """Whether the last stage's logits outweigh what the first has more in flight: a bool, or an
+    array of them. True without a pipeline, where both are one."""
+    arch = architecture_of(model)
+    first, last = (
+        _stage_activation_bytes(
+            arch,
+            layout,
+            seq_len,
+            element_bytes,
+            micro_batches_in_flight(layout, last_stage=is_last),
+        )
+        for is_last in (False, True)
+    )
+    logits = _all_logits_bytes(arch, layout, seq_len, element_bytes)
+    return (layout.pipeline_parallel == 1) | (last + logits > first)
+
+
+def activation_bytes(
+    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
+) -> Values:
+    """Activations kept for the backward pass on the fullest rank (see activation_line)."""
+    arch = architecture_of(model)
+    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
+    in_flight = micro_batches_in_flight(layout, last_stage=is_last)
+    return _stage_activation_bytes(arch, layout, seq_len, element_bytes, in_flight)
 
 
 def activation_line(
@@ -187,13 +229,16 @@ def activation_line(
 ) -> Line:
     """Activations kept for the backward pass. The attention scores are never kept: a fused kernel
     computes them again, which is what selective recomputation did before there was one. Under
-    tensor parallelism the norms are taken to be split by sequence. The first stage of a pipeline
-    has several micro-batches in flight (micro_batches_in_flight)."""
+    tensor parallelism the norms are taken to be split by sequence. The stages of a pipeline have
+    several micro-batches in flight (micro_batches_in_flight)."""
     arch = architecture_of(model)
     layers = -(-arch.layers // int(layout.pipeline_parallel))
-    in_flight = micro_batches_in_flight(layout)
+    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
+    in_flight = micro_batches_in_flight(layout, last_stage=is_last)
     whole = activation_elements_per_token(arch)
     formula = f"{layers} layers"
+    if layout.pipeline_parallel > 1:
+        formula += f" of the {'last' if is_last else 'first'} stage"
     formula += f" × {in_flight:.4g} in flight" if in_flight > 1 else ""
     if layout.recompute == "full":
         formula = f"({formula} × {arch.hidden:,} + {whole:,})"
@@ -205,17 +250,14 @@ def activation_line(
     return Line("activations", float(value), "B", formula, KORTHIKANTI)
 
 
-def _bytes_per_logit(element_bytes: int) -> int:
-    return 8 + (element_bytes if element_bytes != 4 else 0)
-
-
 def logits_bytes(
     model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
 ) -> Values:
-    """Logits of a micro-batch in the compute type, in fp32 for the loss, and their gradient."""
-    tokens = _rank_tokens(layout, seq_len)
-    vocab = architecture_of(model).vocab_size
-    return tokens * vocab * _bytes_per_logit(element_bytes) / layout.tensor_parallel
+    """Logits of a micro-batch in the compute type, in fp32 for the loss, and their gradient; none
+    where a pipeline's first stage is the fullest."""
+    arch = architecture_of(model)
+    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
+    return either(is_last, _all_logits_bytes(arch, layout, seq_len, element_bytes), 0)
 
 
 def logits_line(
@@ -223,11 +265,13 @@ def logits_line(
 ) -> Line:
     """Logits of a micro-batch (see logits_bytes)."""
     arch = architecture_of(model)
+    value = float(logits_bytes(arch, layout, seq_len, element_bytes))
     formula = f"{_rank_tokens(layout, seq_len):,.0f} tokens × {arch.vocab_size:,} × "
     formula += f"{_bytes_per_logit(element_bytes)} B"
     formula += f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
-    value = logits_bytes(arch, layout, seq_len, element_bytes)
-    return Line("logits", float(value), "B", formula, "compute type + fp32 + fp32 gradient")
+    if not value:
+        formula = "on the last stage, which is less full"
+    return Line("logits", value, "B", formula, "compute type + fp32 + fp32 gradient")
 
 
 def memory_lines(
