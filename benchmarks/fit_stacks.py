@@ -82,14 +82,16 @@ WIDTHS = {
     "tensor_exposed": 0.25,
     "data_exposed": 1.0,
     "expert_share": 0.5,
-    "step_s": 0.5,
+    "step_s": 0.3,
     "replica_latency_s": 0.7,
 }
 """Spread of a constant's logarithm between stacks, as the prior takes it: shares of a peak are
 alike everywhere, host times are not. Assumed."""
 
-PRIOR_ROWS = 0.3
+PRIOR_ROWS = 1.0
 """Weight of one squared width of deviation, beside one row's error in the loss below."""
+PRIOR_ROWS_UNLIKE = 0.2
+"""The same for a stack that is unlike the others: they say little about it."""
 PRIOR_ROWS_GPU = 3.0
 """The same for one GPU type beside its stack's others: the software is the same."""
 ERROR_SCALE = 0.08
@@ -185,7 +187,8 @@ def fit(rows: Sequence[FitRow], *, seed: int) -> Fitted:
         gpus = sorted(gpu for name, gpu in groups if name == stack.name)
         members = [row for gpu in gpus for row in groups[stack.name, gpu]]
         prior = fitted[stack.like][OTHER] if stack.like in fitted else generic
-        shared = search(Group(members), prior, seed=seed)
+        weight = PRIOR_ROWS_UNLIKE if stack.name in UNLIKE_OTHERS else PRIOR_ROWS
+        shared = search(Group(members), prior, seed=seed, prior_rows=weight)
         fitted[stack.name] = {OTHER: shared}
         if len(gpus) > 1:
             for gpu in gpus:

@@ -383,16 +383,15 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
     slot_s = slowest_stage_s(shape, layout, stack, whole_layer_s, loss_s)
     count = micro_batches(shape, layout)
     vp = either(several, layout.vp, 1.0)
-    sends_s = (2.0 * vp * BF16_BYTES * tokens * shape.hidden / layout.tp) / (
-        machine.network_bytes_per_s * stack.network_share
-    )
+    # Interleaved stages send one chunk's result while they compute the next one's.
+    sends_s = 2.0 * BF16_BYTES * tokens * shape.hidden / layout.tp
+    sends_s = sends_s / (machine.network_bytes_per_s * stack.network_share)
+    sends_s = either(vp > 1.0, 0.0, sends_s)
     stage_layers = shape.layers / layout.pp
     mean_slot_s = stage_layers * whole_layer_s + loss_s / layout.pp
-    pipeline_s = (
-        (layout.pp - 1.0) / vp * slot_s
-        + count * (slot_s - mean_slot_s)
-        + either(several, count * sends_s, 0.0)
-    )
+    bubble_s = (layout.pp - 1.0) / vp * slot_s
+    waits_s = bubble_s + count * (slot_s - mean_slot_s + sends_s)
+    pipeline_s = either(several, waits_s, 0.0)
 
     attention_parameters, ffn_parameters = layer_parameters(shape)
     rank_parameters = (
