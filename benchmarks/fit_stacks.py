@@ -10,21 +10,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.predict.catalog import CONSTANT_NAMES, GENERIC, OTHER, Constants, Fitted
-from planner.predict.predict import Batch, batch_of, batch_step_time, stack_of
+from planner.predict.catalog import (
+    CONSTANT_NAMES,
+    GENERIC,
+    OTHER,
+    Constants,
+    Fitted,
+    SoftwareStack,
+    stacks,
+)
+from planner.predict.predict import Batch, batch_of, batch_step_time
 from planner.predict.workload import Workload
 
 Floats = NDArray[np.float64]
 
 START = Constants(
     matmul_share=0.72,
-    low_precision_share=0.55,
+    fp8_share=0.55,
+    block_fp8_share=0.5,
+    fp4_share=0.35,
     half_size=128.0,
     attention_share=0.45,
     elementwise_bytes=60.0,
     host_s=1.0e-3,
-    collective_latency_s=1.0e-5,
-    pipelined_latency_s=1.0e-5,
+    collective_latency_s=2.0e-6,
+    pipelined_latency_s=2.0e-6,
     link_share=0.75,
     network_share=0.7,
     tensor_exposed=0.8,
@@ -37,11 +47,13 @@ START = Constants(
 
 BOUNDS = {
     "matmul_share": (0.3, 0.95),
-    "low_precision_share": (0.1, 0.9),
+    "fp8_share": (0.1, 0.9),
+    "block_fp8_share": (0.1, 0.9),
+    "fp4_share": (0.05, 0.9),
     "half_size": (8.0, 1500.0),
     "attention_share": (0.05, 0.8),
     "elementwise_bytes": (10.0, 400.0),
-    "host_s": (1e-5, 5e-2),
+    "host_s": (1e-5, 1e-2),
     "collective_latency_s": (1e-7, 5e-3),
     "pipelined_latency_s": (1e-7, 5e-3),
     "link_share": (0.1, 1.0),
@@ -49,18 +61,20 @@ BOUNDS = {
     "tensor_exposed": (0.02, 1.0),
     "data_exposed": (0.0005, 1.0),
     "expert_share": (0.05, 1.0),
-    "step_s": (1e-4, 1.0),
+    "step_s": (1e-4, 0.5),
     "replica_latency_s": (1e-6, 1e-2),
 }
 """Outside these no constant is what its name says."""
 
 WIDTHS = {
     "matmul_share": 0.15,
-    "low_precision_share": 0.3,
+    "fp8_share": 0.3,
+    "block_fp8_share": 0.3,
+    "fp4_share": 0.3,
     "half_size": 0.7,
     "attention_share": 0.4,
     "elementwise_bytes": 0.5,
-    "host_s": 1.5,
+    "host_s": 0.7,
     "collective_latency_s": 1.5,
     "pipelined_latency_s": 1.5,
     "link_share": 0.1,
@@ -68,17 +82,24 @@ WIDTHS = {
     "tensor_exposed": 0.25,
     "data_exposed": 1.0,
     "expert_share": 0.5,
-    "step_s": 0.5,
+    "step_s": 0.3,
     "replica_latency_s": 0.7,
 }
 """Spread of a constant's logarithm between stacks, as the prior takes it: shares of a peak are
 alike everywhere, host times are not. Assumed."""
 
-PRIOR_ROWS = 0.3
+PRIOR_ROWS = 1.0
 """Weight of one squared width of deviation, beside one row's error in the loss below."""
+PRIOR_ROWS_UNLIKE = 0.2
+"""The same for a stack that is unlike the others: they say little about it."""
+PRIOR_ROWS_GPU = 3.0
+"""The same for one GPU type beside its stack's others: the software is the same."""
 ERROR_SCALE = 0.08
 """Log error from which a row counts linearly rather than squared, so that outliers pull little."""
 
+UNLIKE_OTHERS = frozenset({"nanotron"})
+"""Left out of what all stacks share: a sweep into layouts that nobody would run, on a cluster with
+faults of its own."""
 GROUP_WEIGHT = 10.0
 """Rows that a group counts as in the fit of what all groups share."""
 ROUNDS = 60
@@ -106,21 +127,23 @@ class Group:
         self.step_s: Floats = self.batch.tokens_per_gpu / rates
         self.weights: Floats = np.ones(len(rows)) if weights is None else weights
 
-    def loss(self, logs: dict[str, float], prior: dict[str, float]) -> float:
+    def loss(self, logs: dict[str, float], prior: dict[str, float], prior_rows: float) -> float:
         constants = {name: np.asarray(math.exp(value)) for name, value in logs.items()}
         predicted = batch_step_time(self.batch, constants).total_s
         errors = np.log(predicted / self.step_s)
         strain = sum(((logs[n] - prior[n]) / WIDTHS[n]) ** 2 for n in CONSTANT_NAMES)
-        return float(np.sum(self.weights * _loss(errors))) + PRIOR_ROWS * strain
+        return float(np.sum(self.weights * _loss(errors))) + prior_rows * strain
 
 
-def search(group: Group, prior: Constants, *, seed: int) -> Constants:
+def search(
+    group: Group, prior: Constants, *, seed: int, prior_rows: float = PRIOR_ROWS
+) -> Constants:
     """Coordinate search in logarithms: each constant in random order one step up or down, the
     step doubled where it helps and halved where it does not."""
     rng = random.Random(seed)
     centre = {name: math.log(getattr(prior, name)) for name in CONSTANT_NAMES}
     logs, steps = dict(centre), {name: 0.5 * WIDTHS[name] for name in CONSTANT_NAMES}
-    best = group.loss(logs, centre)
+    best = group.loss(logs, centre, prior_rows)
     for _ in range(ROUNDS):
         order = list(CONSTANT_NAMES)
         rng.shuffle(order)
@@ -128,7 +151,7 @@ def search(group: Group, prior: Constants, *, seed: int) -> Constants:
             low, high = (math.log(bound) for bound in BOUNDS[name])
             for step in (steps[name], -steps[name]):
                 trial = {**logs, name: min(max(logs[name] + step, low), high)}
-                loss = group.loss(trial, centre)
+                loss = group.loss(trial, centre, prior_rows)
                 if loss < best:
                     logs, best, steps[name] = trial, loss, steps[name] * 1.5
                     break
@@ -138,7 +161,7 @@ def search(group: Group, prior: Constants, *, seed: int) -> Constants:
 
 
 def group_of(row: FitRow) -> tuple[str, str]:
-    return stack_of(row.workload).name, row.workload.accelerator.name
+    return row.workload.stack.name, row.workload.accelerator.name
 
 
 def fit(rows: Sequence[FitRow], *, seed: int) -> Fitted:
@@ -153,17 +176,32 @@ def fit(rows: Sequence[FitRow], *, seed: int) -> Fitted:
         weights = np.array([GROUP_WEIGHT / len(groups[group_of(row)]) for row in members])
         return Group(members, weights)
 
-    generic = search(evenly(rows), START, seed=seed)
+    shared_keys = sorted(key for key in groups if key[0] not in UNLIKE_OTHERS)
+    generic = search(evenly([row for key in shared_keys for row in groups[key]]), START, seed=seed)
     fitted: Fitted = {GENERIC: {OTHER: generic}}
-    for gpu in sorted({gpu for _, gpu in groups}):
-        members = [row for key in groups if key[1] == gpu for row in groups[key]]
+    for gpu in sorted({gpu for _, gpu in shared_keys}):
+        members = [row for key in shared_keys if key[1] == gpu for row in groups[key]]
         fitted[GENERIC][gpu] = search(evenly(members), generic, seed=seed)
-    for stack in sorted({name for name, _ in groups} - {GENERIC}):
-        gpus = sorted(gpu for name, gpu in groups if name == stack)
-        members = [row for gpu in gpus for row in groups[stack, gpu]]
-        shared = search(Group(members), generic, seed=seed)
-        fitted[stack] = {OTHER: shared}
+    present = {name for name, _ in groups} - {GENERIC}
+    for stack in _relatives_first(present):
+        gpus = sorted(gpu for name, gpu in groups if name == stack.name)
+        members = [row for gpu in gpus for row in groups[stack.name, gpu]]
+        prior = fitted[stack.like][OTHER] if stack.like in fitted else generic
+        weight = PRIOR_ROWS_UNLIKE if stack.name in UNLIKE_OTHERS else PRIOR_ROWS
+        shared = search(Group(members), prior, seed=seed, prior_rows=weight)
+        fitted[stack.name] = {OTHER: shared}
         if len(gpus) > 1:
             for gpu in gpus:
-                fitted[stack][gpu] = search(Group(groups[stack, gpu]), shared, seed=seed)
+                own = Group(groups[stack.name, gpu])
+                fitted[stack.name][gpu] = search(own, shared, seed=seed, prior_rows=PRIOR_ROWS_GPU)
     return fitted
+
+
+def _relatives_first(names: set[str]) -> list[SoftwareStack]:
+    """Stacks such that each comes after the one that it is held to."""
+    by_name = {stack.name: stack for stack in stacks() if stack.name in names}
+
+    def depth(stack: SoftwareStack) -> int:
+        return 1 + depth(by_name[stack.like]) if stack.like in by_name else 0
+
+    return sorted(by_name.values(), key=lambda stack: (depth(stack), stack.name))

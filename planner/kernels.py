@@ -4,7 +4,7 @@ Every function takes floats or arrays alike: only arithmetic and comparisons, so
 layouts can be vectorised without this module importing numpy.
 """
 
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,12 +25,13 @@ def longer(a_s: Values, b_s: Values) -> Values:
     delays the other, which a sharp maximum denies: two equal ones give 1.19 of one, 1 and 2 give
     2.03. The exponent is assumed."""
     fourth = (a_s * a_s) * (a_s * a_s) + (b_s * b_s) * (b_s * b_s)
-    return cast("Values", fourth**0.25)
+    return fourth**0.25
 
 
 def either(condition: Any, yes: Values, no: Values) -> Values:
     """`yes` where the condition holds, else `no`; both must be finite."""
-    return condition * yes + (1.0 - condition) * no
+    chosen: Values = condition * yes + (1.0 - condition) * no
+    return chosen
 
 
 def matmul_s(

@@ -17,6 +17,8 @@ from planner.kernels import (
 )
 
 BF16_BYTES = 2.0
+BF16, FP8, BLOCK_FP8, FP4 = 0.0, 1.0, 2.0, 3.0
+"""Formats that a linear layer multiplies in; fp16 counts as bf16."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class Machine:
     network_bytes_per_s: Values
     gpus_per_domain: Values
     """GPUs that the fast links join."""
-    low_precision: Values
-    """1 where the linear layers multiply in fewer than 16 bits, else 0."""
+    number_format: Values
+    """Of the linear layers: one of BF16, FP8, BLOCK_FP8, FP4."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,12 @@ class Stack:
 
     matmul_share: Values
     """Of peak that a large 16-bit matrix product reaches."""
-    low_precision_share: Values
-    """The same below 16 bits, casts and scaling included."""
+    fp8_share: Values
+    """The same in fp8 with one scale a tensor, casts and scaling included."""
+    block_fp8_share: Values
+    """The same in fp8 with a scale a row or block (MX)."""
+    fp4_share: Values
+    """The same in fp4."""
     half_size: Values
     """Matrix dimension at which a product runs at half of that."""
     attention_share: Values
@@ -179,7 +185,9 @@ def layer_parameters(shape: Shape) -> tuple[Values, Values]:
 
 
 def _matmul_rate(machine: Machine, stack: Stack) -> Values:
-    share = either(machine.low_precision > 0, stack.low_precision_share, stack.matmul_share)
+    share = either(machine.number_format == FP8, stack.fp8_share, stack.matmul_share)
+    share = either(machine.number_format == BLOCK_FP8, stack.block_fp8_share, share)
+    share = either(machine.number_format == FP4, stack.fp4_share, share)
     return machine.matmul_flops_per_s * share
 
 
@@ -268,6 +276,11 @@ def head_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Valu
     return 3.0 * forward_s + LOGIT_BYTES * tokens * shape.vocab / layout.tp / hbm
 
 
+ROUTED_BYTES = 16.0
+"""Of HBM a token, expert and unit of hidden width: permuting into experts' order and back reads
+and writes 16 bits each, forward and backward."""
+
+
 def elementwise_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
     """Norms, activations, rotary embedding, residuals, dropout of one layer and micro-batch,
     forward and backward. Without sequence parallelism half of it is repeated on every
@@ -277,6 +290,8 @@ def elementwise_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) 
     alone = 1.0 / layout.tp
     alone = either(stack.sequence_parallel > 0, alone, 0.5 + 0.5 * alone)
     moved = stack.elementwise_bytes * tokens * width * alone
+    routed = ROUTED_BYTES * tokens * shape.active_experts * shape.hidden / layout.tp
+    moved = moved + either(shape.experts > 1.0, routed, 0.0)
     return moved / (HBM_SHARE * machine.hbm_bytes_per_s)
 
 
@@ -368,16 +383,15 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
     slot_s = slowest_stage_s(shape, layout, stack, whole_layer_s, loss_s)
     count = micro_batches(shape, layout)
     vp = either(several, layout.vp, 1.0)
-    sends_s = (2.0 * vp * BF16_BYTES * tokens * shape.hidden / layout.tp) / (
-        machine.network_bytes_per_s * stack.network_share
-    )
+    # Interleaved stages send one chunk's result while they compute the next one's.
+    sends_s = 2.0 * BF16_BYTES * tokens * shape.hidden / layout.tp
+    sends_s = sends_s / (machine.network_bytes_per_s * stack.network_share)
+    sends_s = either(vp > 1.0, 0.0, sends_s)
     stage_layers = shape.layers / layout.pp
     mean_slot_s = stage_layers * whole_layer_s + loss_s / layout.pp
-    pipeline_s = (
-        (layout.pp - 1.0) / vp * slot_s
-        + count * (slot_s - mean_slot_s)
-        + either(several, count * sends_s, 0.0)
-    )
+    bubble_s = (layout.pp - 1.0) / vp * slot_s
+    waits_s = bubble_s + count * (slot_s - mean_slot_s + sends_s)
+    pipeline_s = either(several, waits_s, 0.0)
 
     attention_parameters, ffn_parameters = layer_parameters(shape)
     rank_parameters = (

@@ -30,7 +30,9 @@ class Constants:
     """The fitted numbers of planner.step_time.Stack, which explains them."""
 
     matmul_share: float
-    low_precision_share: float
+    fp8_share: float
+    block_fp8_share: float
+    fp4_share: float
     half_size: float
     attention_share: float
     elementwise_bytes: float
@@ -58,9 +60,12 @@ class SoftwareStack:
     gradient_bytes: float
     balanced_stages: bool
     reduces_shares: bool
+    interleaves: bool
     flash: bool
     sequence_parallel: bool
     network_bytes_per_s: float | None
+    like: str | None
+    """The stack whose constants its own are held to; None for the generic ones."""
     source: str
 
 

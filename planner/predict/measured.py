@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.predict.workload import Workload
+from planner.step_time import BF16
 
 RECOMPUTED_OVER_MODEL = 4.0 / 3.0
 """Hardware FLOPs over model FLOPs where every layer is recomputed: four forwards for three."""
@@ -50,6 +51,7 @@ def published_flops_per_token(w: Workload) -> float:
     return per_token
 
 
+DISOWNED = re.compile(r"known regression", re.I)
 DISAGREES = 1.05
 """Step time and tokens/s of one row further apart than this factor contradict each other."""
 DEFINITIONS = 1.6
@@ -105,6 +107,8 @@ def contradictions(workloads: Sequence[Workload], measured: Sequence[Measured]) 
 
 def _self_contradiction(w: Workload, m: Measured) -> str | None:
     n = w.row.numbers
+    if DISOWNED.search(w.row.text("notes")):
+        return "its source calls it a regression"
     given = n.get("tokens_per_s_per_gpu")
     rate = m.tokens_per_s_per_gpu
     if given and not 1 / DISAGREES < rate / given < DISAGREES:
@@ -115,7 +119,9 @@ def _self_contradiction(w: Workload, m: Measured) -> str | None:
         return "TFLOP/s and tokens/s disagree"
     # Small shares are printed with too few digits to compare.
     dense = w.machine["bf16_flops_per_s"]
-    share = mfu / 100.0 * dense if mfu and mfu > 1.0 and not w.machine["low_precision"] else None
+    share = (
+        mfu / 100.0 * dense if mfu and mfu > 1.0 and w.machine["number_format"] == BF16 else None
+    )
     if share and not 1 / DEFINITIONS < share / flops < DEFINITIONS:
         return "MFU and tokens/s disagree"
     if rate * w.flops_per_token > w.machine["matmul_flops_per_s"]:
@@ -130,6 +136,8 @@ class _Run:
     stages: float
     micro_batch: float
     step_s: float
+    told: str
+    """ZeRO stage and notes, without their numbers: what else may tell two runs apart."""
     slots: float
     """Micro-batches and bubble: what a step is divided into."""
 
@@ -144,7 +152,8 @@ def _run(index: int, w: Workload, m: Measured) -> _Run:
     replicas = layout["gpus"] / (layout["tp"] * layout["pp"] * layout["cp"])
     count = shape["tokens_per_step"] / (shape["seq_len"] * layout["micro_batch"] * replicas)
     slots = count + (layout["pp"] - 1.0) / max(layout["vp"], 1.0)
-    return _Run(index, layout["gpus"], layout["pp"], layout["micro_batch"], step_s, slots)
+    told = re.sub(r"[\d.]+", "", w.row.text("dp_or_zero") + w.row.text("notes"))
+    return _Run(index, layout["gpus"], layout["pp"], layout["micro_batch"], step_s, told, slots)
 
 
 def _family(w: Workload) -> tuple[str | float, ...]:
@@ -153,7 +162,7 @@ def _family(w: Workload) -> tuple[str | float, ...]:
     version = re.search(r"(?i)(NeMo|date) [\d.-]+", w.row.text("notes"))
     layout = [w.layout[name] for name in ("tp", "vp", "cp", "ep", "sharded_weights")]
     batch = [w.shape["tokens_per_step"], w.shape["seq_len"]]
-    return (*texts, version[0] if version else "", *batch, *layout)
+    return (w.stack.name, *texts, version[0] if version else "", *batch, *layout)
 
 
 def _outdone(run: _Run, other: _Run) -> str | None:
@@ -163,10 +172,13 @@ def _outdone(run: _Run, other: _Run) -> str | None:
         more = run.gpus > other.gpus and growth == 1.0
         if more and run.step_s > BACKWARD_SCALING * other.step_s:
             return "a longer step than with fewer replicas"
+        again = run.gpus == other.gpus and growth == 1.0 and run.told == other.told
+        if again and run.step_s > BACKWARD_SCALING * other.step_s:
+            return "far slower than the same run done again"
         alike = run.gpus == other.gpus or run.slots >= MANY_SLOTS
         if alike and run.slot_s > SIBLINGS * max(growth, 1.0) * other.slot_s:
             return "far slower than its siblings per micro-batch"
-    if run.stages >= 2.0 * other.stages > 2.0 and growth == 1.0 and run.slots >= MANY_SLOTS:
-        if run.slot_s > HALF_THE_LAYERS * other.slot_s:
-            return "half the layers a stage, yet no faster per micro-batch"
+    halved = run.stages >= 2.0 * other.stages > 2.0 and growth == 1.0
+    if halved and run.slots >= MANY_SLOTS and run.slot_s > HALF_THE_LAYERS * other.slot_s:
+        return "half the layers a stage, yet no faster per micro-batch"
     return None

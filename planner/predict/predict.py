@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from planner.predict.catalog import (
     CONSTANT_NAMES,
     Fitted,
-    SoftwareStack,
     constants_for,
-    find_stack,
     fitted_constants,
 )
 from planner.predict.workload import Workload
@@ -33,18 +31,13 @@ class Batch:
     """Of one step."""
 
 
-def stack_of(workload: Workload) -> SoftwareStack:
-    row = workload.row
-    return find_stack(" | ".join(row.text(c) for c in ("model", "source", "notes")))
-
-
 def batch_of(workloads: Sequence[Workload]) -> Batch:
     import numpy as np
 
     def columns(rows: list[dict[str, float]]) -> "dict[str, NDArray[np.float64]]":
         return {name: np.array([row[name] for row in rows], dtype=float) for name in rows[0]}
 
-    stacks = [stack_of(w) for w in workloads]
+    stacks = [w.stack for w in workloads]
     machines = [
         {
             **w.machine,
@@ -81,7 +74,7 @@ def constants_of(workloads: Sequence[Workload], fitted: Fitted) -> "dict[str, ND
     """Each row's constants, as columns."""
     import numpy as np
 
-    chosen = [constants_for(fitted, stack_of(w).name, w.accelerator.name) for w in workloads]
+    chosen = [constants_for(fitted, w.stack.name, w.accelerator.name) for w in workloads]
     return {name: np.array([getattr(c, name) for c in chosen]) for name in CONSTANT_NAMES}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from planner.predict.catalog import Fitted
 from planner.predict.measured import Measured, contradictions, measured_of
-from planner.predict.predict import predicted_tokens_per_s_per_gpu, stack_of
+from planner.predict.predict import predicted_tokens_per_s_per_gpu
 from planner.predict.rows import Row
 from planner.predict.workload import Workload, lacking, workload_of
 
@@ -67,7 +67,7 @@ def compare(rows: Sequence[Row], fitted: Fitted | None = None) -> list[Compariso
         found[w.row.line] = Comparison(
             w.row,
             f"contradictory measurement: {broken[index]}" if index in broken else None,
-            stack_of(w).name,
+            w.stack.name,
             w.accelerator.name,
             m.tokens_per_s_per_gpu * w.flops_per_token / 1e12,
             rate * w.flops_per_token / 1e12,

@@ -4,8 +4,14 @@ default stated here."""
 import re
 from dataclasses import dataclass
 
-from planner.predict.catalog import Accelerator, find_accelerator
+from planner.predict.catalog import (
+    Accelerator,
+    SoftwareStack,
+    find_accelerator,
+    find_stack,
+)
 from planner.predict.rows import Row
+from planner.step_time import BF16, BLOCK_FP8, FP4, FP8
 
 UNGATED = re.compile(r"gpt|mpt|opt|bloom|nemotron|neox|megatron|mt-nlg|pythia|falcon", re.I)
 """Families whose feed-forward has two matrices; others have a gate (as their papers say)."""
@@ -15,11 +21,15 @@ HEAD_DIMS = {"qwen3-next": 256.0, "qwen3": 128.0, "gpt-oss": 64.0, "gemma": 256.
 EXPERTS = re.compile(r"(\d+) experts,? top-?(\d+)", re.I)
 MIXTURES = re.compile(r"moe|deepseek-?v[23]|mixtral|-a\d+(\.\d+)?b|kimi-k2|llama4|gpt-oss", re.I)
 """Names that a mixture of experts goes by."""
+HYBRIDS = re.compile(r"nemotron-?(3|h)\b|mamba|jamba|qwen3-next|zamba|granite-?4", re.I)
+"""Models whose layers are not all attention."""
 DENSE_FROM = 0.98
 """Active over all parameters from which a model counts as dense."""
 SHARDED = re.compile(r"zero-?3|fsdp", re.I)
 SHARDED_OPTIMIZER = re.compile(r"zero-?[123]|distopt|fsdp|dist-opt|hsdp", re.I)
-LOW_PRECISION = re.compile(r"fp8|fp4|int8", re.I)
+EIGHT_BITS = re.compile(r"fp8|int8", re.I)
+FOUR_BITS = re.compile(r"fp4", re.I)
+BLOCK_SCALED = re.compile(r"mxfp8|fp8-mx|rowwise|block", re.I)
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Workload:
 
     row: Row
     accelerator: Accelerator
+    stack: SoftwareStack
     shape: dict[str, float]
     layout: dict[str, float]
     machine: dict[str, float]
@@ -37,6 +48,9 @@ class Workload:
     """The same with nothing masked, as most published figures count."""
 
 
+INTERLEAVED = re.compile(r"(?<!non-)interleaved", re.I)
+MANY_CHUNKS = 12.0
+MICRO_BATCH_TOKENS = 16384.0
 NETWORK = re.compile(r"(\d+) ?Gb(?:ps|/s|it/s)/(node|GPU)", re.I)
 
 
@@ -73,6 +87,8 @@ def lacking(row: Row) -> str | None:
         return "tp × pp × cp does not divide the GPUs"
     if row.numbers["global_batch_tokens"] < row.numbers["seq_len"]:
         return "the global batch is shorter than a sequence"
+    if HYBRIDS.search(row.text("model")):
+        return "a hybrid with state-space or linear-attention layers, which are not modelled"
     params, active = row.number("params_b", 0.0), row.number("active_b", 0.0)
     sparse = 0 < active < DENSE_FROM * params
     told = EXPERTS.search(row.text("notes")) or EXPERTS.search(row.text("source"))
@@ -88,14 +104,16 @@ def workload_of(row: Row) -> Workload:
     accelerator = find_accelerator(row.text("gpu"))
     assert accelerator is not None
     shape = _shape(row)
-    layout = _layout(row)
+    stack = find_stack(" | ".join(row.text(c) for c in ("model", "source", "notes")))
+    layout = _layout(row, stack)
     dense = accelerator.peak_bf16_flops
     precision = row.text("precision")
-    peak, low = dense, 0.0
-    if "fp4" in precision.lower() and accelerator.peak_fp4_flops:
-        peak, low = accelerator.peak_fp4_flops, 1.0
-    elif LOW_PRECISION.search(precision) and accelerator.peak_fp8_flops:
-        peak, low = accelerator.peak_fp8_flops, 1.0
+    peak, number_format = dense, BF16
+    if FOUR_BITS.search(precision) and accelerator.peak_fp4_flops:
+        peak, number_format = accelerator.peak_fp4_flops, FP4
+    elif EIGHT_BITS.search(precision) and accelerator.peak_fp8_flops:
+        peak = accelerator.peak_fp8_flops
+        number_format = BLOCK_FP8 if BLOCK_SCALED.search(precision) else FP8
     nodes = row.number("nodes", 0.0)
     domain = float(accelerator.gpus_per_domain)
     if nodes and domain <= 8:
@@ -109,10 +127,10 @@ def workload_of(row: Row) -> Workload:
         "link_bytes_per_s": accelerator.link_bytes_per_s,
         "network_bytes_per_s": network or accelerator.network_bytes_per_s,
         "gpus_per_domain": domain,
-        "low_precision": low,
+        "number_format": number_format,
     }
     causal, full = flops_per_token(shape)
-    return Workload(row, accelerator, shape, layout, machine, causal, full)
+    return Workload(row, accelerator, stack, shape, layout, machine, causal, full)
 
 
 def _shape(row: Row) -> dict[str, float]:
@@ -132,7 +150,8 @@ def _shape(row: Row) -> dict[str, float]:
         default_ffn = per_layer / (matrices * hidden)
     ffn = row.number("ffn", default_ffn)
     active, experts = 1.0, 1.0
-    params, active_params = row.number("params_b", 0.0) * 1e9, row.number("active_b", 0.0) * 1e9
+    params = row.number("params_b", 0.0) * 1e9
+    active_params = row.number("active_b", params / 1e9) * 1e9
     named = EXPERTS.search(row.text("notes")) or EXPERTS.search(row.text("source"))
     one = matrices * hidden * ffn
     if 0 < active_params < DENSE_FROM * params:
@@ -141,8 +160,10 @@ def _shape(row: Row) -> dict[str, float]:
         experts = max(active, round(((params - embeddings) / layers - attention) / one))
     elif named:
         experts, active = float(named[1]), float(named[2])
-    elif "ffn" in n and params > 0:
+    if active_params >= DENSE_FROM * params and "ffn" in n and params > 0:
         matrices = min((2.0, 3.0), key=lambda m: abs(per_layer - m * hidden * ffn))
+    elif named and params > 0:
+        matrices = min((2.0, 3.0), key=lambda m: abs(per_layer - experts * m * hidden * ffn))
     return {
         "layers": layers,
         "hidden": hidden,
@@ -159,14 +180,32 @@ def _shape(row: Row) -> dict[str, float]:
     }
 
 
-def _layout(row: Row) -> dict[str, float]:
+def _usual_chunks(row: Row, stack: SoftwareStack) -> float:
+    """Virtual stages where none are given: two where the notes say interleaved; as many as there
+    are layers, up to MANY_CHUNKS, in a stack that interleaves by default; else one."""
+    if INTERLEAVED.search(row.text("notes")):
+        return 2.0
+    chunks = row.numbers["layers"] / row.numbers["pp"]
+    return max(1.0, min(chunks // 1, MANY_CHUNKS)) if stack.interleaves else 1.0
+
+
+def _usual_micro_batch(row: Row, local: float) -> float:
+    """Where none is given: one sequence in a pipeline, which wants many; otherwise the local batch
+    up to MICRO_BATCH_TOKENS."""
+    if row.numbers["pp"] > 1:
+        return 1.0
+    return max(1.0, min(local, MICRO_BATCH_TOKENS // row.numbers["seq_len"]))
+
+
+def _layout(row: Row, stack: SoftwareStack) -> dict[str, float]:
     n = row.numbers
     cp = row.number("cp", 1.0)
     replicas = n["gpus"] / (n["tp"] * n["pp"] * cp)
     sequences = n["global_batch_tokens"] / n["seq_len"] / replicas
     recompute, sharding = row.text("recompute").lower(), row.text("dp_or_zero")
     sharded = bool(SHARDED.search(sharding))
-    micro_batch = min(row.number("micro_batch", 1.0), max(sequences, 1.0))
+    local = max(sequences, 1.0)
+    micro_batch = min(row.number("micro_batch", _usual_micro_batch(row, local)), local)
     if sharded and n["pp"] > 1 and micro_batch >= sequences:
         # torchtitan prints the local batch, which its pipeline splits by stages.
         micro_batch = max(1.0, micro_batch / n["pp"])
@@ -175,7 +214,7 @@ def _layout(row: Row) -> dict[str, float]:
         "gpus": n["gpus"],
         "tp": n["tp"],
         "pp": n["pp"],
-        "vp": row.number("vp", 1.0),
+        "vp": row.number("vp", _usual_chunks(row, stack)),
         "cp": cp,
         "ep": row.number("ep", 1.0),
         "micro_batch": micro_batch,
