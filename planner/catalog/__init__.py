@@ -1,13 +1,16 @@
-"""What hardware can do and costs: rows with their sources."""
+"""What hardware can do and costs, and the shapes of published models: rows with their sources."""
 
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from smolplan.errors import UserError
+
+if TYPE_CHECKING:
+    from planner.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,31 @@ class Price:
     date: str
 
 
+@dataclass(frozen=True)
+class PublishedModel:
+    name: str
+    size: str
+    """Parameters as its publisher names them: 671B."""
+    parameters: int
+    """Exactly, without multi-token prediction."""
+    parameters_source: str
+    active_size: str | None
+    """Parameters that a token uses, as its publisher names them; None without experts."""
+    active_leaves_out: Literal["nothing", "embedding", "embedding and head"]
+    """What that figure does not count."""
+    config: dict[str, Any]
+    """The fields of its config.json that tell the shape."""
+    source: str
+    date: str
+    """When the row was written."""
+
+    def architecture(self) -> "tuple[Architecture, int]":
+        """Shape, and the longest sequence that the config names."""
+        from planner.hf_config import architecture_of_config
+
+        return architecture_of_config(self.config, where=f"model {self.name}")
+
+
 def _rows(name: str) -> list[dict[str, Any]]:
     text = (resources.files("planner") / "catalog" / name).read_text("utf-8")
     # The loader in C takes a tenth of the time, and PyYAML may be built without it.
@@ -57,6 +85,15 @@ def gpus() -> dict[str, Gpu]:
 def prices() -> dict[str, Price]:
     """All rows, by the GPU's name."""
     return {row["gpu"]: Price(**row) for row in _rows("prices.yaml")}
+
+
+@cache
+def models() -> dict[str, PublishedModel]:
+    """All published models, by name."""
+    folder = resources.files("planner") / "catalog" / "models"
+    files = sorted(file.name for file in folder.iterdir() if file.name.endswith(".yaml"))
+    rows = [row for file in files for row in _rows(f"models/{file}")]
+    return {row["name"]: PublishedModel(**row) for row in rows}
 
 
 def find_gpu(name: str, *, where: str = "--gpu") -> Gpu:

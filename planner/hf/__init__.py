@@ -14,6 +14,7 @@ FAMILIES: dict[str, Callable[[Config], Architecture]] = {
     "gemma": dense.gemma,
     "gemma2": dense.gemma2,
     "gemma3_text": dense.gemma3_text,
+    "glm4_moe": experts.glm4_moe,
     "gpt2": gpt.gpt2,
     "gpt_neox": gpt.gpt_neox,
     "gpt_oss": experts.gpt_oss,
@@ -48,6 +49,7 @@ _DEEPSEEK = {"num_experts", "num_local_experts", "n_routed_experts", "n_shared_e
 UNDERSTOOD: dict[str, set[str]] = {
     "deepseek_v2": {*_DEEPSEEK, "kv_lora_rank"},
     "deepseek_v3": {*_DEEPSEEK, "kv_lora_rank", "num_nextn_predict_layers"},
+    "glm4_moe": {*_DEEPSEEK, "num_nextn_predict_layers"},
     "gpt_oss": _EXPERTS,
     "granitemoe": _EXPERTS,
     "mixtral": _EXPERTS,

@@ -70,7 +70,7 @@ def gpt_oss(config: Config) -> Architecture:
 def qwen_experts(config: Config, moe: MoE) -> MoE:
     """With the dense layers of decoder_sparse_step and mlp_only_layers: the first few."""
     dense = config.get("mlp_only_layers") or []
-    if dense != list(range(len(dense))):
+    if not isinstance(dense, list) or dense != list(range(len(dense))):
         raise Unsupported(f"mlp_only_layers is {dense}: only the first layers are counted as dense")
     every = whole(config, "decoder_sparse_step", 1)
     return replace(moe, first_dense_layers=len(dense), every=every)
@@ -107,6 +107,29 @@ def qwen3_moe(config: Config) -> Architecture:
     return replace(shared, moe=qwen_experts(config, moe))
 
 
+def glm4_moe(config: Config) -> Architecture:
+    # Its attention_bias is one of queries, keys and values alone.
+    shared = decoder(
+        config,
+        kv_heads=8,
+        qkv_bias=flag(config, "attention_bias"),
+        qk_norm="per_head" if flag(config, "use_qk_norm") else "none",
+    )
+    moe = _experts(config, 128, 8, whole(config, "moe_intermediate_size", 1408))
+    moe = replace(moe, shared_experts=whole(config, "n_shared_experts", 1))
+    mtp = whole(config, "num_nextn_predict_layers", 1, least=0)
+    return replace(shared, moe=_first_dense(config, moe, 1), mtp_layers=mtp)
+
+
+def _first_dense(config: Config, moe: MoE, default: int) -> MoE:
+    """With first_k_dense_replace layers without experts."""
+    layers = whole(config, "num_hidden_layers")
+    dense = whole(config, "first_k_dense_replace", default, least=0)
+    if dense > layers:
+        raise BadField(f"first_k_dense_replace {dense} is more than {layers} layers")
+    return replace(moe, first_dense_layers=dense)
+
+
 def _latent(config: Config) -> MLA:
     # A rank of null projects the queries directly; without the field it is the class's.
     direct = "q_lora_rank" in config and config["q_lora_rank"] is None
@@ -127,10 +150,7 @@ def _deepseek(config: Config, moe: MoE, first_dense: int) -> Architecture:
         {**config, "num_key_value_heads": None, "head_dim": mla.qk_head_dim},
         attention_bias=flag(config, "attention_bias"),
     )
-    first_dense = whole(config, "first_k_dense_replace", first_dense, least=0)
-    if first_dense > shared.layers:
-        raise BadField(f"first_k_dense_replace {first_dense} is more than {shared.layers} layers")
-    return replace(shared, mla=mla, moe=replace(moe, first_dense_layers=first_dense))
+    return replace(shared, mla=mla, moe=_first_dense(config, moe, first_dense))
 
 
 def deepseek_v2(config: Config) -> Architecture:

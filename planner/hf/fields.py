@@ -20,6 +20,7 @@ SPECIAL_FIELDS = {
     "moe_latent_size": "experts on a compressed input",
     "kv_lora_rank": "multi-head latent attention",
     "num_nextn_predict_layers": "multi-token prediction",
+    "mtp_num_hidden_layers": "multi-token prediction",
     "ssm_cfg": "a state-space model",
     "index_topk": "sparse attention by an indexer",
     "vision_config": "a vision tower",

@@ -59,7 +59,8 @@ def bamba(config: Config) -> Architecture:
         ffn_bias=flag(config, "mlp_bias"),
     )
     attention = config.get("attn_layer_indices") or []
-    if not isinstance(attention, list) or not set(attention) <= set(range(shared.layers)):
+    layers = range(shared.layers)
+    if not isinstance(attention, list) or not all(i in layers for i in attention):
         raise BadField(f"attn_layer_indices does not name some of {shared.layers} layers")
     inner = whole(config, "mamba_expand", 2) * shared.hidden
     heads = whole(config, "mamba_n_heads", 128)

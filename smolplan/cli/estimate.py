@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from planner.answer import Answer
     from planner.architecture import Architecture
     from planner.catalog import Gpu
+    from planner.conventions import ExactAccounting
     from smolplan.spec import ModelSpec
 
 LEAST_GPU_FLOPS = 1e9
@@ -51,7 +52,10 @@ def estimate(
         str, typer.Option(help="Hours of the deadline lost to failures and restarts (or 2d).")
     ] = "0",
     price: Annotated[str | None, typer.Option(help="US dollars per GPU-hour.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A bundled architecture: smollm3-3b.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A preset or published model: smollm3-3b, deepseek-v3."),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="A Hugging Face config.json, or its folder.")
     ] = None,
@@ -71,7 +75,6 @@ def estimate(
 
     from planner.catalog import find_gpu
     from planner.estimate import DEFAULT_MFU, Question, solve
-    from planner.params import parameter_count
     from smolplan.errors import UserError
     from smolplan.units import parse_count
 
@@ -86,7 +89,8 @@ def estimate(
         )
     n = _positive("--params", params, parse_count)
     if shape is not None:
-        n = _agreed(n, parameter_count(shape), params)
+        n = _agreed(n, shape, params)
+        notes += _experts(shape)
     d = _positive("--tokens", tokens, parse_count)
     time_s = deadline_s(deadline, datetime.now(UTC))
     count = _positive("--gpus", gpus, parse_count)
@@ -123,7 +127,7 @@ def estimate(
             seq_len=seq_len or spec_seq_len,
         )
     )
-    answer = replace(answer, notes=(*notes, *answer.notes))
+    answer = replace(answer, notes=(*notes, *answer.notes), exact=_by_active(answer.exact, shape))
     if as_json:
         _print_json(answer)
     else:
@@ -153,10 +157,7 @@ def _architecture(
     if preset is not None and model is not None:
         raise UserError("--preset and --model both name an architecture", remedy="Give one.")
     if preset is not None:
-        from smolplan.spec import load_preset
-
-        spec = load_preset(preset)
-        return spec.model, spec.data.seq_len, float(spec.tokens)
+        return _named(preset)
     if model is not None:
         from planner.hf_config import read_hf_config
 
@@ -165,18 +166,78 @@ def _architecture(
     return None, 4096, None
 
 
-def _agreed(params: float | None, exact: int, text: str | None) -> float:
-    """The number of parameters for 6ND: as given if it is a rounding of the architecture's."""
+def _named(name: str) -> tuple["ModelSpec | Architecture", int, float | None]:
+    """The preset of that name, else the published model. Raises UserError with the near names of
+    both."""
+    from planner.catalog import models
+    from smolplan.errors import UserError
+    from smolplan.spec import load_preset, preset_names
+    from smolplan.spec.load import suggestion
+
+    if name in preset_names():
+        spec = load_preset(name)
+        return spec.model, spec.data.seq_len, float(spec.tokens)
+    row = models().get(name)
+    if row is None:
+        raise UserError(
+            f"there is no preset and no published model {name!r}",
+            where="--preset",
+            remedy=suggestion(name, sorted({*preset_names(), *models()})),
+        )
+    shape, longest = row.architecture()
+    return shape, min(longest, 4096), None
+
+
+def _agreed(params: float | None, shape: "ModelSpec | Architecture", text: str | None) -> float:
+    """The number of parameters for 6ND, of experts the active ones: as given if it is a rounding
+    of the architecture's."""
+    from planner.params import active_parameter_count, parameter_count
     from smolplan.errors import UserError
 
+    total, active = parameter_count(shape), active_parameter_count(shape)
     if params is None:
-        return float(exact)
-    if abs(params - exact) > ROUNDING * exact:
-        raise UserError(
-            f"--params {text} and the architecture, {exact:,}, both tell the size, and differ",
-            remedy="Leave out --params.",
+        return float(active)
+    if abs(params - active) <= ROUNDING * active:
+        return params
+    if abs(params - total) <= ROUNDING * total:
+        return float(active)
+    exact = f"{total:,}" if active == total else f"{total:,} ({active:,} active)"
+    raise UserError(
+        f"--params {text} and the architecture, {exact}, both tell the size, and differ",
+        remedy="Leave out --params.",
+    )
+
+
+def _experts(shape: "ModelSpec | Architecture") -> list[str]:
+    """What 6ND counts of a mixture of experts, and what it leaves out."""
+    from planner.architecture import architecture_of
+    from planner.params import active_parameter_count, mtp_parameter_count, parameter_count
+
+    total, active = parameter_count(shape), active_parameter_count(shape)
+    notes = []
+    if active < total:
+        notes.append(
+            f"{total:,} parameters in all, {active:,} active for a token: 6ND counts the active"
         )
-    return params
+    if architecture_of(shape).mtp_layers:
+        notes.append(
+            f"multi-token prediction adds {mtp_parameter_count(shape):,} parameters, which are "
+            f"not among them; exact FLOPs count it"
+        )
+    return notes
+
+
+def _by_active(
+    exact: "ExactAccounting | None", shape: "ModelSpec | Architecture | None"
+) -> "ExactAccounting | None":
+    """6N of the active parameters, as the note beside it says."""
+    from dataclasses import replace
+
+    from planner.flops import flops_per_token_6n
+
+    if exact is None or shape is None:
+        return exact
+    return replace(exact, flops_per_token_6n=flops_per_token_6n(shape))
 
 
 def _measured(row: "Gpu", achievable: str | None) -> "Gpu":

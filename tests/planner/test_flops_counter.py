@@ -7,6 +7,7 @@ that skips the masked half.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,8 +33,7 @@ from tests.planner.test_hf_config import small
 from trainer.model.transformer import CausalLM
 
 BATCH, SEQ_LEN = 2, 64
-SCANS = {"bamba", "mamba2", "nemotron_h"}
-"""transformers' path without its kernels multiplies elementwise and sums: nothing to count."""
+SCANS = ["bamba", "mamba2", "nemotron_h"]
 
 
 def executed(run: Callable[[], torch.Tensor]) -> tuple[int, int]:
@@ -86,12 +86,11 @@ def built(config: dict[str, Any]) -> torch.nn.Module:
     return from_config(own, attn_implementation="eager", experts_implementation="eager").float()
 
 
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - SCANS - {"qwen3_next"}))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {*SCANS, "qwen3_next"}))
 def test_transformers_executes_what_is_counted(family: str) -> None:
     config = small(family, sliding_window=SEQ_LEN)
-    if family == "deepseek_v3":
-        config["num_nextn_predict_layers"] = 0  # its forward pass runs none
     shape, _ = architecture_of_config(config, where="test")
+    shape = replace(shape, mtp_layers=0)  # the classes' forward pass runs none
     model = built(config)
     tokens = torch.randint(shape.vocab_size, (BATCH, SEQ_LEN))
     forward, backward = executed(lambda: model(tokens, use_cache=False).logits)
@@ -123,6 +122,27 @@ def test_the_causal_count_is_the_full_one_without_the_masked_scores(family: str)
     share = {"attention scores": 65 / 128}
     for name in set(full) - {"Mamba-2 scan", "delta rule", "multi-token prediction"}:
         assert causal[name] == pytest.approx(full[name] * share.get(name, 1.0))
+
+
+@pytest.mark.parametrize("family", SCANS)
+def test_the_state_space_layers_of_transformers_execute_what_is_counted(family: str) -> None:
+    chunk = SEQ_LEN // 2
+    config = small(family, chunk_size=chunk, mamba_chunk_size=chunk)
+    shape, _ = architecture_of_config(config, where="test")
+    model, mamba = built(config), shape.mamba
+    assert mamba is not None
+    tokens = torch.randint(shape.vocab_size, (BATCH, SEQ_LEN))
+    forward, _ = executed(lambda: model(tokens, use_cache=False).logits)
+    # It multiplies C and B once a head, not once a group; passes the states on by a product over
+    # all pairs of chunks; and convolves kernel - 1 further positions, and drops them.
+    apart = replace(mamba, groups=mamba.heads)
+    scan = ssd_flops_per_token(mamba, SEQ_LEN, causal=False)
+    scan_apart = ssd_flops_per_token(apart, SEQ_LEN, causal=False)
+    passing = 2 * 3**2 * mamba.inner * mamba.state_size / SEQ_LEN
+    padding = 2 * mamba.conv_channels * mamba.conv_kernel * (mamba.conv_kernel - 1) / SEQ_LEN
+    counted = sum(forward_components(shape, SEQ_LEN, causal=False).values())
+    extra = mamba.layers * (scan_apart - scan + passing + padding)
+    assert forward / (BATCH * SEQ_LEN) == pytest.approx(counted + extra, rel=1e-12)
 
 
 def chunked_ssd(x: torch.Tensor, b: torch.Tensor, c: torch.Tensor, chunk: int) -> torch.Tensor:

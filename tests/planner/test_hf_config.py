@@ -1,6 +1,7 @@
 """Counts against the models that transformers itself builds, on torch's meta device."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 import transformers
 
 from planner.architecture import Architecture
-from planner.flops import attention_flops_per_token, mean_keys
-from planner.hf_config import FAMILIES, read_hf_config
-from planner.params import parameter_count
+from planner.flops import attention_flops_per_token, flops_per_token, mean_keys
+from planner.hf_config import FAMILIES, architecture_of_config, read_hf_config
+from planner.params import active_parameter_count, parameter_count
 from smolplan.errors import UserError
 
 SMALL: dict[str, Any] = {
@@ -50,6 +51,7 @@ OWN: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 8, "n_head": 6},
     "deepseek_v2": DEEPSEEK,
     "deepseek_v3": DEEPSEEK,
+    "glm4_moe": {"n_routed_experts": 10, "num_experts_per_tok": 3, "first_k_dense_replace": 2},
     "gpt2": {"n_layer": 8, "n_embd": 96, "n_head": 6, "n_positions": 64},
     "gpt_oss": {"num_local_experts": 4},
     "mamba2": {"num_heads": 8, "head_dim": 24, "state_size": 16, "n_groups": 2},
@@ -168,6 +170,7 @@ def test_every_family_counts_as_transformers_builds_it(
         ("mamba2", {"use_bias": True, "use_conv_bias": False}),
         ("nemotron_h", {"hybrid_override_pattern": "MEM*EME*", "moe_intermediate_size": 40}),
         ("nemotron_h", {"hybrid_override_pattern": "*-*-"}),
+        ("glm4_moe", {"use_qk_norm": True, "n_shared_experts": 2, "first_k_dense_replace": 0}),
         ("gpt2", {"n_inner": 200}),
         ("opt", {"enable_bias": False}),
         ("gpt_oss", {"layer_types": ["full_attention"] * 8}),
@@ -250,7 +253,7 @@ def test_windows_shorten_the_attention(
         ({"num_local_experts": 8}, "mixture of experts"),
         ({"kv_lora_rank": 512}, "latent attention"),
         ({"model_type": "mixtral", "kv_lora_rank": 512}, "latent attention"),
-        ({"model_type": "glm4_moe", "num_nextn_predict_layers": 1}, "multi-token prediction"),
+        ({"model_type": "llama", "num_nextn_predict_layers": 1}, "multi-token prediction"),
         ({"model_type": "qwen3_moe", "num_nextn_predict_layers": 1}, "multi-token prediction"),
         ({"model_type": "mixtral", "num_experts_per_tok": 9}, "more than the 8 experts"),
         ({"model_type": "deepseek_v3"}, "one key a head"),
@@ -309,6 +312,26 @@ def test_weights_stored_in_eight_bits_are_counted_as_the_model_that_they_are(
 ) -> None:
     stored = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
     assert parameter_count(read(tmp_path, LLAMA3_8B | stored)) == 8_030_261_248
+
+
+ODD = [None, True, 0, -1, 1, 7, 10**13, 2.5, math.nan, "", "x", [], [1], [[1]], ["x"], {}, {"a": 1}]
+RARE = ["layer_types", "sliding_window", "mlp_only_layers", "attn_config", "hidden_act"]
+RARE += ["quantization_config", "mamba_d_head", "use_sliding_window", "num_experts", "q_lora_rank"]
+RARE += ["layers_block_type", "hybrid_override_pattern", "attn_layer_indices", "n_positions"]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_config_is_counted_or_refused_whatever_stands_in_its_fields(family: str) -> None:
+    config = small(family)
+    for field in sorted({*config, *RARE} - {"model_type"}):
+        for value in ODD:
+            try:
+                shape, longest = architecture_of_config({**config, field: value}, where="test")
+            except UserError:
+                continue
+            assert longest > 0
+            assert 0 < active_parameter_count(shape) <= parameter_count(shape), (field, value)
+            assert 0 < flops_per_token(shape, 64) < math.inf, (field, value)
 
 
 @pytest.mark.parametrize(
