@@ -88,7 +88,7 @@ def machine_of(job: Job, site: Site) -> step_time.Machine:
         link_bytes_per_s=gpu.link_bytes_per_s,
         network_bytes_per_s=site.stack.network_bytes_per_s or gpu.network_bytes_per_s,
         gpus_per_domain=float(job.domain),
-        low_precision=0.0,
+        number_format=step_time.BF16,
     )
 
 
