@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from dataclasses import fields, replace
 from typing import Any
 from xml.etree import ElementTree
@@ -211,3 +213,12 @@ def test_a_plot_is_well_formed_and_keeps_its_points_inside() -> None:
 def test_a_plot_of_nothing_or_of_no_numbers_is_refused(points: list[Point]) -> None:
     with pytest.raises(ValueError, match="finite"):
         scatter_svg(points, title="", x_label="", y_label="")
+
+
+def test_the_planner_waits_with_numpy_until_a_search_begins() -> None:
+    code = (
+        "import sys, planner.search, planner.layout_lines, planner.site, smolplan.cli.plan_view; "
+        "print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
