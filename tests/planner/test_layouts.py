@@ -244,5 +244,5 @@ def test_each_field_of_a_layout_can_be_restricted(short: str) -> None:
 def test_a_spec_whose_layers_do_not_divide_into_virtual_stages_is_refused() -> None:
     layout = Layout(data_parallel=192, pipeline_parallel=2, virtual_pipeline=9)
     assert as_spec(JOB, layout).parallel.virtual_pipeline == 9
-    with pytest.raises(ValueError, match="pipeline_parallel 2 × parallel.virtual_pipeline 4"):
+    with pytest.raises(ValueError, match="virtual_pipeline 4, which are 8 parts"):
         as_spec(JOB, replace(layout, virtual_pipeline=4))
