@@ -4,7 +4,7 @@ from planner.explain import Line
 from planner.kernels import roundup_quotient
 from planner.memory import FP32_STATE, Layout, memory_lines
 from planner.search import Candidate, Found, stack_of
-from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, StepTime
+from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, Stack, StepTime
 
 PARTS = {
     "compute_s": "compute",
@@ -66,15 +66,25 @@ def _formulas(found: Found, layout: Layout) -> dict[str, str]:
         "context parallel": f"{slots} × 3 × keys and values of CP {cp}",
         "expert parallel": f"{slots} × {2 + again} × all-to-all among EP {layout.expert_parallel}",
         "waiting for the host": f"{slots}, each launched in {stack.host_s * 1e3:.3g} ms",
-        "pipeline bubble and sends": f"({pp} − 1)/{vp} slots of {layout.gradient_accumulation}, "
-        f"and {layout.gradient_accumulation} × 2 × {vp} sends",
-        "data parallel": f"{stack.gradient_bytes:g} B gradients and 2 B weights among "
-        f"{layout.data_parallel * cp} ranks, {stack.data_exposed:.0%} exposed, and "
-        f"{stack.replica_latency_s * 1e6:.3g} µs a rank",
+        "pipeline bubble and sends": f"({pp} − 1)/{vp} slots of one micro-batch, "
+        f"{layout.gradient_accumulation} × the wait for the slowest stage"
+        + (" and 2 sends" if vp == 1 else ""),
+        "data parallel": f"{_reduced(stack, layout)} among {layout.data_parallel * cp} ranks, "
+        f"{stack.data_exposed:.0%} exposed, and {stack.replica_latency_s * 1e6:.3g} µs a rank",
         "optimiser": f"{OPTIMIZER_BYTES:g} B × a rank's parameters / ({HBM_SHARE:.0%} of "
         f"{gpu.hbm_bytes_per_s / 1e12:g} TB/s)",
         "once a step": "clipping, logging, loading, synchronisation",
     }
+
+
+def _reduced(stack: Stack, layout: Layout) -> str:
+    """What the data-parallel ranks exchange."""
+    gradients = f"{stack.gradient_bytes:g} B gradients"
+    if layout.zero_stage == 0:
+        return f"all-reduce of {gradients}"
+    verb = "reduce-scatter" if stack.reduces_shares else "all-reduce"
+    twice = "twice " if layout.zero_stage >= 3 else ""
+    return f"{verb} of {gradients} and {twice}all-gather of 2 B weights"
 
 
 def _sources(found: Found) -> dict[str, str]:

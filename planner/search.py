@@ -9,7 +9,7 @@ from planner.architecture import Architecture
 from planner.flops import flops_per_token
 from planner.layouts import Legal, Rejection, legal_layouts
 from planner.legality import Job, layout_at
-from planner.memory import Layout
+from planner.memory import Layout, memory_bytes
 from planner.predict.catalog import constants_for, fitted_constants
 from planner.site import Site
 
@@ -148,6 +148,14 @@ def _candidate(
         dollars=None if price is None else hours * price,
         kwh=hours * site.tdp_w / 1000,
     )
+
+
+def candidate_of(job: Job, site: Site, steps: int, layout: Layout) -> Candidate:
+    """One layout priced, whether it is legal or not."""
+    need = memory_bytes(
+        job.architecture, layout, job.seq_len, state=job.state, element_bytes=job.element_bytes
+    )
+    return _candidate(job, site, steps, layout, priced(job, site, layout), float(need))
 
 
 def _element(step: step_time.StepTime, index: int) -> step_time.StepTime:

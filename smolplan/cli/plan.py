@@ -57,8 +57,9 @@ def plan(
     """
     from time import perf_counter
 
+    from planner.memory import layout_of
     from planner.restrict import parse_restrictions
-    from planner.search import search
+    from planner.search import candidate_of, search
     from planner.site import job_of, site_of
     from smolplan.errors import UserError
     from smolplan.spec import load_spec
@@ -92,14 +93,15 @@ def plan(
     began = perf_counter()
     found = [search(job, site, steps=loaded.steps, top=top) for job in jobs]
     took_s = perf_counter() - began
+    own = candidate_of(job_of(loaded, site, trainer=trainer), site, loaded.steps, layout_of(loaded))
     if as_json:
         import json
 
-        print(json.dumps(_content(found, order, took_s), allow_nan=False, ensure_ascii=False))
+        print(json.dumps(_content(found, own, order, took_s), allow_nan=False, ensure_ascii=False))
     else:
         from smolplan.cli import plan_view
 
-        plan_view.show(found, by=order, took_s=took_s, explain=explain)
+        plan_view.show(found, own, by=order, took_s=took_s, explain=explain)
     best = best_of(found, order)
     if best is None:
         raise UserError(
@@ -248,7 +250,7 @@ def _front_svg(found: "list[Found]", name: str) -> str:
     )
 
 
-def _content(found: "list[Found]", by: "By", took_s: float) -> dict[str, Any]:
+def _content(found: "list[Found]", own: "Candidate", by: "By", took_s: float) -> dict[str, Any]:
     from dataclasses import asdict
 
     from planner.layout_lines import differences, fullest_rank_lines, run_lines, step_lines
@@ -280,6 +282,7 @@ def _content(found: "list[Found]", by: "By", took_s: float) -> dict[str, Any]:
             {"gpus": c.gpus, "days": c.days, "dollars": c.dollars, "kwh": c.kwh, "pareto": front}
             for c, front in zip(winners, pareto_front(winners), strict=True)
         ],
+        "spec_layout": asdict(own),
         "best": None,
     }
     if best is not None:

@@ -37,11 +37,13 @@ LEFT_OUT = {"TP": "1", "PP": "1", "VP": "1", "CP": "1", "EP": "1", "redo": ""}
 """A column that holds nothing else is not shown."""
 
 
-def show(found: list[Found], *, by: By, took_s: float, explain: bool) -> None:
-    style.show(lambda out: _show(found, out, by, took_s, explain), narrow=False)
+def show(found: list[Found], own: Candidate, *, by: By, took_s: float, explain: bool) -> None:
+    style.show(lambda out: _show(found, own, out, by, took_s, explain), narrow=False)
 
 
-def _show(found: list[Found], out: Console, by: By, took_s: float, explain: bool) -> None:
+def _show(
+    found: list[Found], own: Candidate, out: Console, by: By, took_s: float, explain: bool
+) -> None:
     ahead = [one for one in found if one.best]
     won = min(ahead, key=lambda one: price_of(one.best[0], by), default=found[0])
     if won.best:
@@ -64,6 +66,8 @@ def _show(found: list[Found], out: Console, by: By, took_s: float, explain: bool
     if won.best:
         out.print(f"\nThe best {len(won.best)} on {won.job.gpus:,} GPUs")
         out.print(_ranking(won.best))
+    if won.best and won.job.gpus == own.gpus:
+        out.print(f"\nThe spec's own, {_own(own, won)}")
     if len(won.best) > 1:
         _against(won.best[0], won.best[1], out)
     if explain or not won.best:
@@ -133,6 +137,18 @@ def _front(winners: Sequence[Candidate]) -> Table:
             name_of(c.layout),
         )
     return table
+
+
+def _own(own: Candidate, won: Found) -> str:
+    """The layout that stands in the spec beside the best."""
+    best, need = won.best[0], own.memory_bytes
+    name = name_of(own.layout)
+    if name == name_of(best.layout):
+        return f"{name}, is the best"
+    text = f"{name}: {own.step_s:.4g} s a step, {own.step_s / best.step_s - 1:+.1%}"
+    if need > won.job.usable_bytes:
+        text += f", and {format_bytes(need)} of {format_bytes(won.job.hbm_bytes)}"
+    return text
 
 
 def _against(best: Candidate, other: Candidate, out: Console) -> None:

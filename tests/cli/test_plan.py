@@ -40,6 +40,18 @@ def test_the_winner_is_set_against_the_second_cause_by_cause() -> None:
     assert "context parallel" in done.stdout and "in all" in done.stdout
 
 
+def test_the_specs_own_layout_is_set_beside_the_best() -> None:
+    free = smolplan("plan", "smollm3-3b").stdout
+    assert "The spec's own, DP 192 × TP 2, MBS 3, ZeRO-0: " in free
+    as_then = smolplan("plan", "smollm3-3b", "--restrict", "zero=0,vp=1").stdout
+    assert "The spec's own, DP 192 × TP 2, MBS 3, ZeRO-0, is the best" in as_then
+    assert "The spec's own" not in smolplan("plan", "smollm3-3b", "--gpus", "64").stdout
+    own = planned("smollm3-3b")["spec_layout"]
+    restricted = planned("smollm3-3b", "--restrict", "zero=0,vp=1")
+    assert own["step_s"] == pytest.approx(restricted["best"]["step_s"])
+    assert own["memory_bytes"] == restricted["best"]["memory_bytes"]
+
+
 def test_json_holds_the_search_and_the_lines_of_the_best() -> None:
     content = planned("smollm3-3b", "--top", "3")
     (one,) = content["searches"]
