@@ -12,10 +12,10 @@ import math
 from typing import TYPE_CHECKING
 
 from planner.architecture import Architecture, GatedDeltaNet, Mamba2, architecture_of
-from planner.memory import Recompute
 from planner.params import active_parameter_count, matrix_counts, parameter_count
 
 if TYPE_CHECKING:
+    from planner.memory import Recompute
     from smolplan.spec import ModelSpec
 
 TRAINING_PASSES = 3
@@ -187,7 +187,7 @@ def hardware_flops_per_token(
     model: "ModelSpec | Architecture",
     seq_len: int,
     *,
-    recompute: Recompute,
+    recompute: "Recompute",
     fused_attention: bool = False,
     causal: bool = True,
     mean_document_tokens: float | None = None,
