@@ -212,8 +212,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--peer", metavar="PYTHON", help="a Python that has llm-analysis")
     parser.add_argument("--json", action="store_true", help="the bars as JSON")
     asked = parser.parse_args(arguments)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     spec = load_preset("smollm3-3b")
     site = site_of(spec, stack=asked.stack)
     found, took_s = timed_search(site)
@@ -260,4 +258,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(os, "sched_setaffinity"):  # one core
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     sys.exit(main())
