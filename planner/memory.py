@@ -1,19 +1,31 @@
-"""Bytes that one rank needs, line by line: the fullest rank, which is the first of a pipeline.
+"""Bytes that one rank needs, line by line: the fullest rank, which is in a pipeline's first stage
+(most micro-batches in flight) or in its last (logits).
 
 Counted: weights, gradients, optimiser state, activations, logits. Not counted: the framework's
 own context, communication buffers, the allocator's fragmentation and what a kernel needs while
 it runs. Leave a tenth of the memory or more for them.
+
+The formulas take a Layout of numbers, or one of numpy arrays that describes many at once: only
+arithmetic and comparisons, so that this module imports no numpy.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from planner.architecture import Architecture, architecture_of
 from planner.explain import Line
-from planner.params import layer_matrix_parameters, layer_vector_parameters
+from planner.kernels import Values, either, roundup_quotient
+from planner.params import layer_matrix_parameters, layer_vector_parameters, matrix_counts
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from smolplan.spec import ModelSpec, RunSpec
+
+    Recomputes: TypeAlias = "Recompute | NDArray[np.str_]"
+else:
+    Recomputes = Any
 
 ZERO = "ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054"
 KORTHIKANTI = "counted as in Korthikanti et al. 2022, arXiv 2205.05198"
@@ -47,31 +59,75 @@ MIXED_FP32_GRADIENTS_STATE = StateBytes(weights=2, gradients=4, optimizer=12)
 
 @dataclass(frozen=True)
 class Layout:
-    """Degrees of parallelism, and what a rank holds of a batch at once."""
+    """Degrees of parallelism, and what a rank holds of a batch at once. Whole numbers, or arrays of
+    them, one element a layout."""
 
-    data_parallel: int = 1
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    context_parallel: int = 1
-    zero_stage: int = 0
-    micro_batch_size: int = 1
-    gradient_accumulation: int = 1
-    recompute: Recompute = "none"
+    data_parallel: Values = 1
+    tensor_parallel: Values = 1
+    pipeline_parallel: Values = 1
+    virtual_pipeline: Values = 1
+    context_parallel: Values = 1
+    expert_parallel: Values = 1
+    """Ranks among the data- and context-parallel ones that hold different experts."""
+    zero_stage: Values = 0
+    micro_batch_size: Values = 1
+    gradient_accumulation: Values = 1
+    recompute: Recomputes = "none"
+
+    @property
+    def full_recompute(self) -> Values:
+        """1 where every layer is computed again, else 0."""
+        full: Values = (self.recompute == "full") * 1.0
+        return full
 
 
-def rank_parameters(model: "ModelSpec | Architecture", layout: Layout) -> int:
+def rank_routed_parameters(model: "ModelSpec | Architecture", layout: Layout) -> Values:
+    """Of the fullest rank's parameters those of routed experts, which expert parallel splits."""
+    arch = architecture_of(model)
+    routed = roundup_quotient(
+        matrix_counts(arch, active=False).get("routed experts", 0), arch.layers
+    )
+    layers = roundup_quotient(arch.layers, layout.pipeline_parallel)
+    return layers * roundup_quotient(routed, layout.tensor_parallel * layout.expert_parallel)
+
+
+def rank_parameters(model: "ModelSpec | Architecture", layout: Layout) -> Values:
     """Parameters of the fullest rank before ZeRO shards them. Tensor parallel splits matrices and
     the embedding and repeats the norms and the output's biases; a pipeline's first stage holds
     the embedding, its last the final norm and a head, which is a copy where it is tied."""
     arch = architecture_of(model)
     tp, pp = layout.tensor_parallel, layout.pipeline_parallel
     vectors = sum(layer_vector_parameters(arch).values())
-    layers = -(-arch.layers // pp)
-    inner = layers * (-(-layer_matrix_parameters(arch) // tp) + vectors)
-    table = -(-arch.vocab_size * arch.hidden // tp)
-    if pp == 1:
-        return inner + table * (1 if arch.tied_embeddings else 2) + arch.hidden
-    return inner + table + arch.hidden
+    layers = roundup_quotient(arch.layers, pp)
+    routed = roundup_quotient(
+        matrix_counts(arch, active=False).get("routed experts", 0), arch.layers
+    )
+    others = roundup_quotient(layer_matrix_parameters(arch) - routed, tp)
+    inner = layers * (others + vectors) + rank_routed_parameters(arch, layout)
+    table = roundup_quotient(arch.vocab_size * arch.hidden, tp)
+    tables = either(pp == 1, 1 if arch.tied_embeddings else 2, 1)
+    return inner + table * tables + arch.hidden
+
+
+def _state_parts(
+    model: "ModelSpec | Architecture", layout: Layout, state: StateBytes
+) -> list[tuple[str, int, Values, Values]]:
+    """Name, bytes per parameter, ranks that share it, and bytes of each part of the state."""
+    params = rank_parameters(model, layout)
+    routed = rank_routed_parameters(model, layout)
+    shards = layout.data_parallel * layout.context_parallel
+    parts = []
+    for name, per_param, from_stage in [
+        ("weights", state.weights, 3),
+        ("gradients", state.gradients, 2),
+        ("optimiser state", state.optimizer, 1),
+    ]:
+        sharded = layout.zero_stage >= from_stage
+        split = either(sharded, shards, 1)
+        # Copies of an expert are fewer, by expert parallel, than those of the rest.
+        kept = params + either(sharded, routed * (layout.expert_parallel - 1), 0)
+        parts.append((name, per_param, split, per_param * kept / split))
+    return parts
 
 
 def state_lines(
@@ -79,26 +135,93 @@ def state_lines(
 ) -> list[Line]:
     """Weights, gradients and optimiser state: stage 1 of ZeRO shards the optimiser's over the
     data- and context-parallel ranks, 2 the gradients too, 3 the weights too."""
-    params = rank_parameters(model, layout)
-    shards = layout.data_parallel * layout.context_parallel
     lines = []
-    for name, per_param, from_stage in [
-        ("weights", state.weights, 3),
-        ("gradients", state.gradients, 2),
-        ("optimiser state", state.optimizer, 1),
-    ]:
-        split = shards if layout.zero_stage >= from_stage else 1
-        formula = f"{per_param} B × {params:,}" + (f" / {split} ranks" if split > 1 else "")
-        lines.append(Line(name, per_param * params / split, "B", formula, ZERO))
+    for name, per_param, split, value in _state_parts(model, layout, state):
+        formula = f"{per_param} B × {value * split / per_param:,.0f}"
+        formula += f" / {split:.0f} ranks" if split > 1 else ""
+        lines.append(Line(name, float(value), "B", formula, ZERO))
     return lines
 
 
 def activation_elements_per_token(model: "ModelSpec | Architecture") -> int:
     """Elements that one layer keeps of a token for its backward pass, with a fused attention
     kernel: 4·h (input and output of two norms) + (2a + 2k)·d (queries, keys, values and the
-    attention's output) + 4·f (gate, its SiLU, up, their product)."""
+    attention's output) + 4·f (gate, its SiLU, up, their product; 2·f without a gate). With experts
+    f is what a token goes through, on average over the layers."""
     arch = architecture_of(model)
-    return 4 * arch.hidden + 2 * (arch.query_width + arch.kv_width) + 4 * arch.ffn_hidden
+    width = arch.dense_ffn_layers * arch.ffn_hidden
+    if (moe := arch.moe) is not None:
+        chosen = moe.experts_per_token * moe.expert_ffn_hidden + moe.shared_width
+        width += arch.moe_layers * chosen
+    ffn = -(-width // arch.layers)
+    kept = 4 if arch.gated_ffn else 2
+    return 4 * arch.hidden + 2 * (arch.query_width + arch.kv_width) + kept * ffn
+
+
+def micro_batches_in_flight(layout: Layout, *, last_stage: Any = False) -> Values:
+    """Whose activations a stage holds at once. The first: p under 1F1B; interleaved, p·v + p − 1 of
+    their v parts (as many as Megatron-LM's schedule runs ahead). The last: 1, and interleaved
+    p·(v − 1) + 1 parts. At most all of a step."""
+    p, v = layout.pipeline_parallel, layout.virtual_pipeline
+    first = either(v > 1, (p * v + p - 1) / v, p)
+    last = either(v > 1, (p * (v - 1) + 1) / v, 1)
+    ahead = either(last_stage, last, first)
+    return either(ahead < layout.gradient_accumulation, ahead, layout.gradient_accumulation)
+
+
+def _rank_tokens(layout: Layout, seq_len: int) -> Values:
+    return layout.micro_batch_size * seq_len / layout.context_parallel
+
+
+def _stage_activation_bytes(
+    arch: Architecture, layout: Layout, seq_len: int, element_bytes: int, in_flight: Values
+) -> Values:
+    kept = roundup_quotient(arch.layers, layout.pipeline_parallel) * in_flight
+    whole = activation_elements_per_token(arch)
+    # Full: only the input of each layer, and one layer whole while it is computed again.
+    elements = either(layout.full_recompute, kept * arch.hidden + whole, kept * whole)
+    return elements * _rank_tokens(layout, seq_len) * element_bytes / layout.tensor_parallel
+
+
+def _bytes_per_logit(element_bytes: int) -> int:
+    return 8 + (element_bytes if element_bytes != 4 else 0)
+
+
+def _all_logits_bytes(
+    arch: Architecture, layout: Layout, seq_len: int, element_bytes: int
+) -> Values:
+    logits = _rank_tokens(layout, seq_len) * arch.vocab_size
+    return logits * _bytes_per_logit(element_bytes) / layout.tensor_parallel
+
+
+def last_stage_is_fullest(
+    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
+) -> Any:
+    """Whether the last stage's logits outweigh what the first has more in flight: a bool, or an
+    array of them. True without a pipeline, where both are one."""
+    arch = architecture_of(model)
+    first, last = (
+        _stage_activation_bytes(
+            arch,
+            layout,
+            seq_len,
+            element_bytes,
+            micro_batches_in_flight(layout, last_stage=is_last),
+        )
+        for is_last in (False, True)
+    )
+    logits = _all_logits_bytes(arch, layout, seq_len, element_bytes)
+    return (layout.pipeline_parallel == 1) | (last + logits > first)
+
+
+def activation_bytes(
+    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
+) -> Values:
+    """Activations kept for the backward pass on the fullest rank (see activation_line)."""
+    arch = architecture_of(model)
+    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
+    in_flight = micro_batches_in_flight(layout, last_stage=is_last)
+    return _stage_activation_bytes(arch, layout, seq_len, element_bytes, in_flight)
 
 
 def activation_line(
@@ -106,36 +229,48 @@ def activation_line(
 ) -> Line:
     """Activations kept for the backward pass. The attention scores are never kept: a fused kernel
     computes them again, which is what selective recomputation did before there was one. Under
-    tensor parallelism the norms are taken to be split by sequence. The first stage of a pipeline
-    (1F1B) has up to pipeline_parallel micro-batches in flight."""
+    tensor parallelism the norms are taken to be split by sequence. The stages of a pipeline have
+    several micro-batches in flight (micro_batches_in_flight)."""
     arch = architecture_of(model)
-    tokens = layout.micro_batch_size * seq_len / layout.context_parallel
-    layers = -(-arch.layers // layout.pipeline_parallel)
-    in_flight = min(layout.pipeline_parallel, layout.gradient_accumulation)
+    layers = -(-arch.layers // int(layout.pipeline_parallel))
+    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
+    in_flight = micro_batches_in_flight(layout, last_stage=is_last)
     whole = activation_elements_per_token(arch)
-    elements = layers * in_flight * whole
-    formula = f"{layers} layers × {whole:,}"
+    formula = f"{layers} layers"
+    if layout.pipeline_parallel > 1:
+        formula += f" of the {'last' if is_last else 'first'} stage"
+    formula += f" × {in_flight:.4g} in flight" if in_flight > 1 else ""
     if layout.recompute == "full":
-        # Only the input of each layer, and one layer whole while it is computed again.
-        elements = layers * in_flight * arch.hidden + whole
-        formula = f"({layers} layers × {arch.hidden:,} + {whole:,})"
-    value = elements * tokens * element_bytes / layout.tensor_parallel
-    formula += f" × {tokens:,.0f} tokens × {element_bytes} B"
+        formula = f"({formula} × {arch.hidden:,} + {whole:,})"
+    else:
+        formula += f" × {whole:,}"
+    formula += f" × {_rank_tokens(layout, seq_len):,.0f} tokens × {element_bytes} B"
     formula += f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
-    formula += f" × {in_flight} in flight" if in_flight > 1 and layout.recompute != "full" else ""
-    return Line("activations", value, "B", formula, KORTHIKANTI)
+    value = activation_bytes(arch, layout, seq_len, element_bytes)
+    return Line("activations", float(value), "B", formula, KORTHIKANTI)
+
+
+def logits_bytes(
+    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
+) -> Values:
+    """Logits of a micro-batch in the compute type, in fp32 for the loss, and their gradient; none
+    where a pipeline's first stage is the fullest."""
+    arch = architecture_of(model)
+    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
+    return either(is_last, _all_logits_bytes(arch, layout, seq_len, element_bytes), 0)
 
 
 def logits_line(
     model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
 ) -> Line:
-    """Logits of a micro-batch in the compute type, in fp32 for the loss, and their gradient."""
+    """Logits of a micro-batch (see logits_bytes)."""
     arch = architecture_of(model)
-    tokens = layout.micro_batch_size * seq_len / layout.context_parallel
-    per_logit = 8 + (element_bytes if element_bytes != 4 else 0)
-    value = tokens * arch.vocab_size * per_logit / layout.tensor_parallel
-    formula = f"{tokens:,.0f} tokens × {arch.vocab_size:,} × {per_logit} B"
+    value = float(logits_bytes(arch, layout, seq_len, element_bytes))
+    formula = f"{_rank_tokens(layout, seq_len):,.0f} tokens × {arch.vocab_size:,} × "
+    formula += f"{_bytes_per_logit(element_bytes)} B"
     formula += f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
+    if not value:
+        formula = "on the last stage, which is less full"
     return Line("logits", value, "B", formula, "compute type + fp32 + fp32 gradient")
 
 
@@ -155,13 +290,30 @@ def memory_lines(
     ]
 
 
+def memory_bytes(
+    model: "ModelSpec | Architecture",
+    layout: Layout,
+    seq_len: int,
+    *,
+    state: StateBytes = FP32_STATE,
+    element_bytes: int = 2,
+) -> Values:
+    """The sum of memory_lines, for one layout or for arrays of them."""
+    parts = [value for *_, value in _state_parts(model, layout, state)]
+    parts.append(activation_bytes(model, layout, seq_len, element_bytes))
+    parts.append(logits_bytes(model, layout, seq_len, element_bytes))
+    return sum(parts)
+
+
 def layout_of(spec: "RunSpec") -> Layout:
     parallel = spec.parallel
     return Layout(
         data_parallel=parallel.data_parallel,
         tensor_parallel=parallel.tensor_parallel,
         pipeline_parallel=parallel.pipeline_parallel,
+        virtual_pipeline=parallel.virtual_pipeline,
         context_parallel=parallel.context_parallel,
+        expert_parallel=parallel.expert_parallel,
         zero_stage=parallel.zero_stage,
         micro_batch_size=parallel.micro_batch_size,
         gradient_accumulation=spec.gradient_accumulation,

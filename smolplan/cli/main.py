@@ -75,13 +75,29 @@ def _give_up_output() -> None:
 
 
 def _register() -> None:
-    from smolplan.cli import budget, demo, estimate, goodput, preflight, run, spec
+    from smolplan.cli import (
+        budget,
+        demo,
+        estimate,
+        goodput,
+        plan,
+        predict,
+        preflight,
+        run,
+        spec,
+    )
 
-    app.command()(estimate.estimate)
-    app.command()(goodput.goodput)
-    app.command()(budget.budget)
-    app.command()(preflight.preflight)
-    app.command()(demo.demo)
+    # In the order of a run's life, as --help lists them.
+    for command in (
+        estimate.estimate,
+        plan.plan,
+        goodput.goodput,
+        budget.budget,
+        predict.predict,
+        preflight.preflight,
+        demo.demo,
+    ):
+        app.command()(command)
     run.register(app)
     app.add_typer(spec.app, name="spec")
 

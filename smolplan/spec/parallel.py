@@ -13,6 +13,9 @@ class ParallelSpec(SpecPart):
     data_parallel: Count = Field(default=1, description="Replicas that share a global batch.")
     tensor_parallel: Count = Field(default=1)
     pipeline_parallel: Count = Field(default=1)
+    virtual_pipeline: Count = Field(
+        default=1, description="Parts of the model that each pipeline stage holds (interleaving)."
+    )
     context_parallel: Count = Field(default=1)
     expert_parallel: Count = Field(default=1)
     zero_stage: Literal[0, 1, 2, 3] = Field(

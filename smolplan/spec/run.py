@@ -68,6 +68,7 @@ class RunSpec(SpecPart):
             for name in (
                 "tensor_parallel",
                 "pipeline_parallel",
+                "virtual_pipeline",
                 "context_parallel",
                 "expert_parallel",
             )
@@ -133,6 +134,13 @@ class RunSpec(SpecPart):
             size = getattr(self.model, part.removeprefix("model."))
             if size % degree:
                 raise ValueError(f"{part} {size} does not divide by its parallel degree {degree}")
+        stages = parallel.pipeline_parallel * parallel.virtual_pipeline
+        if self.model.layers % stages:
+            raise ValueError(
+                f"model.layers {self.model.layers} does not divide by parallel.pipeline_parallel "
+                f"{parallel.pipeline_parallel} × parallel.virtual_pipeline "
+                f"{parallel.virtual_pipeline}, which are {stages} parts"
+            )
         if self.data.seq_len % parallel.context_parallel:
             raise ValueError(
                 f"data.seq_len {self.data.seq_len} does not divide by "

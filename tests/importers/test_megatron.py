@@ -30,6 +30,7 @@ def test_a_script_becomes_a_spec() -> None:
         "pipeline_parallel": 1,
         "context_parallel": 1,
         "expert_parallel": 1,
+        "virtual_pipeline": 1,
         "zero_stage": 1,
         "micro_batch_size": 1,
         "recompute": "none",

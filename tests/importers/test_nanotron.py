@@ -40,6 +40,7 @@ def test_the_long_context_run_has_its_layout_and_theta() -> None:
         "pipeline_parallel": 1,
         "context_parallel": 4,
         "expert_parallel": 1,
+        "virtual_pipeline": 1,
         "zero_stage": 0,
         "micro_batch_size": 1,
         "recompute": "none",

@@ -33,6 +33,7 @@ def test_a_configuration_becomes_a_spec_with_the_rest_of_the_gpus_sharded() -> N
         "pipeline_parallel": 1,
         "context_parallel": 1,
         "expert_parallel": 1,
+        "virtual_pipeline": 1,
         "zero_stage": 3,
         "micro_batch_size": 2,
         "recompute": "full",

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +10,13 @@ from planner.memory import (
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
     Layout,
+    Recompute,
     activation_line,
+    last_stage_is_fullest,
     logits_line,
+    memory_bytes,
     memory_lines,
+    micro_batches_in_flight,
     rank_parameters,
     state_lines,
 )
@@ -98,3 +103,96 @@ def test_a_pipelines_first_stage_keeps_a_micro_batch_for_each_stage_in_flight() 
     assert activation_line(SMOLLM3, filled, 4096, 2).value == one
     single = Layout(pipeline_parallel=4, gradient_accumulation=1)
     assert activation_line(SMOLLM3, single, 4096, 2).value == one / 4
+
+
+def test_interleaved_stages_keep_more_in_flight_by_the_parts_that_run_ahead() -> None:
+    # p·v + p − 1 of the v parts of a stage: 1 + (p − 1)/(p·v) of the layers (arXiv 2205.05198)
+    plain = Layout(pipeline_parallel=4, gradient_accumulation=8)
+    split = Layout(pipeline_parallel=4, virtual_pipeline=3, gradient_accumulation=8)
+    ratio = (
+        activation_line(SMOLLM3, split, 4096, 2).value
+        / activation_line(SMOLLM3, plain, 4096, 2).value
+    )
+    assert math.isclose(ratio, 1 + (4 - 1) / (4 * 3))
+    short = Layout(pipeline_parallel=4, virtual_pipeline=3, gradient_accumulation=2)
+    assert micro_batches_in_flight(short) == 2
+
+
+def test_a_line_says_how_its_bytes_come_about() -> None:
+    layout = Layout(
+        data_parallel=8,
+        pipeline_parallel=4,
+        virtual_pipeline=3,
+        gradient_accumulation=8,
+        zero_stage=1,
+        recompute="full",
+    )
+    lines = {line.name: line.formula for line in memory_lines(SMOLLM3, layout, 4096)}
+    assert lines["activations"] == (
+        "(9 layers of the last stage × 3 in flight × 2,048 + 57,344) × 4,096 tokens × 2 B"
+    )
+    assert lines["optimiser state"].endswith("/ 8 ranks")
+
+
+def test_the_sum_is_the_same_for_one_layout_and_for_many_at_once() -> None:
+    fields = {"tensor_parallel": [1, 2, 4], "micro_batch_size": [1, 3, 6], "zero_stage": [0, 1, 3]}
+    many = Layout(
+        data_parallel=np.array([8, 8, 8]),
+        recompute=np.array(["none", "full", "selective"]),
+        **{name: np.array(values) for name, values in fields.items()},
+    )
+    together = np.asarray(memory_bytes(SMOLLM3, many, 4096))
+    modes: tuple[Recompute, ...] = ("none", "full", "selective")
+    for index, recompute in enumerate(modes):
+        one = Layout(
+            data_parallel=8,
+            tensor_parallel=fields["tensor_parallel"][index],
+            micro_batch_size=fields["micro_batch_size"][index],
+            zero_stage=fields["zero_stage"][index],
+            recompute=recompute,
+        )
+        assert total(one) == together[index] == memory_bytes(SMOLLM3, one, 4096)
+
+
+def test_the_fullest_stage_is_the_first_or_where_logits_weigh_more_the_last() -> None:
+    # 36 layers × 57,344 × 4,096 × 2 B = 16.9 GB of activations; logits 5.25 GB.
+    first = Layout(pipeline_parallel=2, gradient_accumulation=8)
+    assert not last_stage_is_fullest(SMOLLM3, first, 4096, 2)
+    lines = {line.name: line for line in memory_lines(SMOLLM3, first, 4096)}
+    assert "18 layers of the first stage × 2 in flight" in lines["activations"].formula
+    assert lines["logits"].value == 0
+    last = Layout(pipeline_parallel=2, gradient_accumulation=1)
+    assert last_stage_is_fullest(SMOLLM3, last, 4096, 2)
+    lines = {line.name: line for line in memory_lines(SMOLLM3, last, 4096)}
+    assert "18 layers of the last stage ×" in lines["activations"].formula
+    assert lines["logits"].value == 4096 * 128_256 * 10
+
+
+@given(
+    st.sampled_from([1, 2, 3, 4, 6]),
+    st.sampled_from([1, 2, 3]),
+    st.integers(1, 24),
+    st.integers(1, 4),
+)
+def test_no_stage_needs_more_than_the_fullest(
+    pipeline: int, virtual: int, accumulation: int, micro_batch: int
+) -> None:
+    layout = Layout(
+        pipeline_parallel=pipeline,
+        virtual_pipeline=virtual if pipeline > 1 else 1,
+        gradient_accumulation=accumulation,
+        micro_batch_size=micro_batch,
+    )
+    one_in_flight = 36 // pipeline * 57_344 * micro_batch * 4096 * 2
+    logits = 4096 * micro_batch * 128_256 * 10
+    first, last = (micro_batches_in_flight(layout, last_stage=is_last) for is_last in (False, True))
+    fullest = activation_line(SMOLLM3, layout, 4096, 2).value
+    fullest += logits_line(SMOLLM3, layout, 4096, 2).value
+    if pipeline == 1:
+        assert first == last == 1
+    assert math.isclose(
+        fullest,
+        max(
+            first * one_in_flight + (logits if pipeline == 1 else 0), last * one_in_flight + logits
+        ),
+    )

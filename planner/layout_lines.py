@@ -1,0 +1,161 @@
+"""A layout's figures line by line, and what sets two layouts apart."""
+
+from planner.explain import Line
+from planner.kernels import roundup_quotient
+from planner.memory import FP32_STATE, Layout, memory_lines
+from planner.search import Candidate, Found, stack_of
+from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, Stack, StepTime
+
+PARTS = {
+    "compute_s": "compute",
+    "tensor_parallel_s": "tensor parallel",
+    "context_parallel_s": "context parallel",
+    "expert_parallel_s": "expert parallel",
+    "host_s": "waiting for the host",
+    "pipeline_s": "pipeline bubble and sends",
+    "data_parallel_s": "data parallel",
+    "optimizer_s": "optimiser",
+    "other_s": "once a step",
+}
+FITTED = "fitted to published runs, planner/catalog/stacks.yaml"
+RING = "ring, as counted in NVIDIA/nccl-tests, doc/PERFORMANCE.md"
+
+
+def parts_of(step: StepTime) -> dict[str, float]:
+    """Seconds by cause, under the names that people see."""
+    return {name: float(getattr(step, field)) for field, name in PARTS.items()}
+
+
+def differences(winner: Candidate, other: Candidate) -> list[tuple[str, float, float]]:
+    """Cause, and seconds that it takes in either, where they differ, the largest gap first."""
+    mine, theirs = parts_of(winner.step), parts_of(other.step)
+    rows = [(name, mine[name], theirs[name]) for name in mine]
+    rows = [row for row in rows if abs(row[2] - row[1]) >= 5e-5]
+    return sorted(rows, key=lambda row: -abs(row[2] - row[1]))
+
+
+def step_lines(found: Found, one: Candidate) -> list[Line]:
+    """Where a step's time goes, in ms; causes that take none are left out."""
+    sources = _sources(found)
+    return [
+        Line(name, parts_of(one.step)[name] * 1e3, "ms", formula, sources[name])
+        for name, formula in _formulas(found, one.layout).items()
+        if parts_of(one.step)[name] > 0
+    ]
+
+
+def _formulas(found: Found, layout: Layout) -> dict[str, str]:
+    job, stack, gpu = found.job, stack_of(found.site), found.site.accelerator
+    arch = job.architecture
+    pp, vp, tp, cp = (
+        layout.pipeline_parallel,
+        layout.virtual_pipeline,
+        layout.tensor_parallel,
+        layout.context_parallel,
+    )
+    tokens = layout.micro_batch_size * job.seq_len / cp
+    layers = roundup_quotient(arch.layers, pp)
+    again = int(layout.full_recompute)
+    slots = f"{layout.gradient_accumulation} × {layers} layers"
+    sent = f"{2 + again} × 4 × {tp - 1}/{tp} × {tokens:,.0f} × {arch.hidden:,} × 2 B"
+    link = f"({stack.link_share:.0%} of {gpu.link_bytes_per_s / 1e9:g} GB/s)"
+    return {
+        "compute": f"{slots} × {3 + again} passes over {tokens:,.0f} tokens / TP {tp}, and head "
+        "and loss",
+        "tensor parallel": f"{slots} × {sent} / {link} × {stack.tensor_exposed:.0%} exposed",
+        "context parallel": f"{slots} × 3 × keys and values of CP {cp}",
+        "expert parallel": f"{slots} × {2 + again} × all-to-all among EP {layout.expert_parallel}",
+        "waiting for the host": f"{slots}, each launched in {stack.host_s * 1e3:.3g} ms",
+        "pipeline bubble and sends": f"({pp} − 1)/{vp} slots of one micro-batch, "
+        f"{layout.gradient_accumulation} × the wait for the slowest stage"
+        + (" and 2 sends" if vp == 1 else ""),
+        "data parallel": f"{_reduced(stack, layout)} among {layout.data_parallel * cp} ranks, "
+        f"{stack.data_exposed:.0%} exposed, and {stack.replica_latency_s * 1e6:.3g} µs a rank",
+        "optimiser": f"{OPTIMIZER_BYTES:g} B × a rank's parameters / ({HBM_SHARE:.0%} of "
+        f"{gpu.hbm_bytes_per_s / 1e12:g} TB/s)",
+        "once a step": "clipping, logging, loading, synchronisation",
+    }
+
+
+def _reduced(stack: Stack, layout: Layout) -> str:
+    """What the data-parallel ranks exchange."""
+    gradients = f"{stack.gradient_bytes:g} B gradients"
+    if layout.zero_stage == 0:
+        return f"all-reduce of {gradients}"
+    verb = "reduce-scatter" if stack.reduces_shares else "all-reduce"
+    twice = "twice " if layout.zero_stage >= 3 else ""
+    return f"{verb} of {gradients} and {twice}all-gather of 2 B weights"
+
+
+def _sources(found: Found) -> dict[str, str]:
+    stack = stack_of(found.site)
+    peak = found.site.accelerator.peak_bf16_flops / 1e12
+    return {
+        "compute": f"roofline: products at {stack.matmul_share:.0%}, attention at "
+        f"{stack.attention_share:.0%} of {peak:,.4g} TFLOP/s, {FITTED}",
+        "tensor parallel": "Shoeybi et al. 2019, arXiv 1909.08053; " + RING,
+        "context parallel": RING,
+        "expert parallel": RING,
+        "waiting for the host": FITTED,
+        "pipeline bubble and sends": "Narayanan et al. 2021, arXiv 2104.04473, section 2.2",
+        "data parallel": RING + "; shares " + FITTED,
+        "optimiser": "planner/step_time.py: AdamW's reads and writes",
+        "once a step": FITTED,
+    }
+
+
+def fullest_rank_lines(found: Found, one: Candidate) -> list[Line]:
+    """Where its memory goes."""
+    job = found.job
+    return memory_lines(
+        job.architecture,
+        one.layout,
+        job.seq_len,
+        state=job.state,
+        element_bytes=job.element_bytes,
+    )
+
+
+def run_lines(found: Found, one: Candidate) -> list[Line]:
+    """From the step to speed, days, dollars and energy."""
+    job, site = found.job, found.site
+    tokens = job.global_batch_size * job.seq_len
+    lines = [
+        Line(
+            "tokens/s per GPU",
+            one.tokens_per_s_per_gpu,
+            "",
+            f"{tokens:,} tokens / {one.step_s:.4g} s / {one.gpus:,} GPUs",
+        ),
+        Line(
+            "MFU",
+            one.mfu * 100,
+            "%",
+            f"exact FLOPs, causal attention, over {site.peak_flops / 1e12:,.4g} TFLOP/s",
+            "planner/flops.py; planner/catalog/gpus.yaml",
+        ),
+        Line("stepping", one.days, "days", f"{found.steps:,} steps × {one.step_s:.4g} s"),
+    ]
+    if one.dollars is not None:
+        price = f"{one.gpus * one.days * 24:,.0f} GPU-hours × ${site.price_per_gpu_hour:g}"
+        lines.append(Line("cost", one.dollars, "$", price, site.price_source))
+    lines.append(
+        Line(
+            "energy",
+            one.kwh,
+            "kWh",
+            f"{one.gpus:,} × {site.tdp_w:g} W × {one.days * 24:,.0f} h",
+            "GPUs at their datasheet's power; hosts, network and cooling are not counted",
+        )
+    )
+    return lines
+
+
+def state_text(found: Found) -> str:
+    """What the memory takes the training state to be."""
+    state = found.job.state
+    kind = "fp32" if state == FP32_STATE else "bf16"
+    return (
+        f"{state.total} B a parameter: {kind} weights {state.weights}, gradients "
+        f"{state.gradients}, optimiser {state.optimizer}"
+    )

@@ -1,0 +1,182 @@
+"""Every layout of a model on so many GPUs: which are legal, and under which rule the others fall.
+
+Numpy arrays, one element a layout; numpy is imported when a search begins, not before.
+"""
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from planner.legality import (
+    BATCH_RULES,
+    DEGREE_RULES,
+    MEMORY_RULE,
+    STATE_RULES,
+    Columns,
+    Job,
+    Mask,
+    Rule,
+    layout_at,
+)
+from planner.memory import Layout, memory_bytes
+from planner.restrict import RECOMPUTES, Restriction
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """How many layouts a rule, the first that they break, takes out."""
+
+    rule: str
+    layouts: int
+    closest: str
+
+
+@dataclass(frozen=True)
+class Legal:
+    """What is left, and what happened to the rest."""
+
+    columns: Columns
+    """By the fields of planner.memory.Layout."""
+    memory_bytes: "NDArray[np.float64]"
+    examined: int
+    rejections: tuple[Rejection, ...]
+
+    @property
+    def layouts(self) -> int:
+        return len(self.memory_bytes)
+
+
+def divisors(number: int) -> list[int]:
+    """In rising order."""
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)})
+
+
+class _Sieve:
+    """Columns on their way through the rules, and the count of those that fell."""
+
+    def __init__(self, job: Job, columns: Columns, weight: int) -> None:
+        self.job, self.columns = job, columns
+        self.weight = weight
+        """Layouts that a row stands for, before the fields still to come are crossed in."""
+        self.counts: dict[str, int] = {}
+        self.closest: dict[str, str] = {}
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def cross(self, name: str, values: "NDArray[Any]") -> None:
+        """Every row with every value of one more field."""
+        import numpy as np
+
+        count = self.rows
+        self.columns = {n: np.repeat(column, len(values)) for n, column in self.columns.items()}
+        self.columns[name] = np.tile(values, count)
+        self.weight //= len(values)
+
+    def apply(self, rules: tuple[Rule, ...]) -> None:
+        import numpy as np
+
+        for rule in rules:
+            fails = rule.fails(self.job, self.columns)
+            fallen = int(np.count_nonzero(fails))
+            if not fallen:
+                continue
+            if rule.name not in self.counts:
+                miss = np.where(fails, rule.miss(self.job, self.columns), np.inf)
+                nearest = self._layout(int(np.argmin(miss)))
+                self.closest[rule.name] = rule.told(self.job, nearest)
+            self.counts[rule.name] = self.counts.get(rule.name, 0) + fallen * self.weight
+            self.keep(~fails)
+
+    def restrict(self) -> None:
+        """Take out what the user's terms on the fields that are there exclude."""
+        terms = [r for r in self.job.restrictions if r.field in self.columns]
+        self.apply(tuple(_restriction_rule(r) for r in terms))
+
+    def keep(self, mask: Mask) -> None:
+        self.columns = {name: column[mask] for name, column in self.columns.items()}
+
+    def _layout(self, index: int) -> Layout:
+        known = {field.name for field in fields(Layout)}
+        return layout_at({n: c for n, c in self.columns.items() if n in known}, index)
+
+
+def _restriction_rule(term: Restriction) -> Rule:
+    import numpy as np
+
+    return Rule(
+        f"asked for: {term.text}",
+        lambda job, c: ~term.holds(c[term.field]),
+        lambda job, c: np.zeros(len(c[term.field])),
+        lambda job, one: f"{term.field} {getattr(one, term.field)}",
+    )
+
+
+def _degrees(job: Job) -> Columns:
+    """All ordered factorisations of the GPUs into four degrees, with all virtual stages and expert
+    degrees."""
+    import numpy as np
+
+    gpus, moe = job.gpus, job.architecture.moe
+    rows = [
+        (gpus // (tp * pp * cp), tp, pp, cp)
+        for tp in divisors(gpus)
+        for pp in divisors(gpus // tp)
+        for cp in divisors(gpus // (tp * pp))
+    ]
+    names = ("data_parallel", "tensor_parallel", "pipeline_parallel", "context_parallel")
+    columns = dict(zip(names, np.array(rows, dtype=np.int64).T, strict=True))
+    sieve = _Sieve(job, columns, 1)
+    sieve.cross("virtual_pipeline", np.array(divisors(job.architecture.layers)))
+    sieve.cross("expert_parallel", np.array(divisors(1 if moe is None else moe.routed_experts)))
+    return sieve.columns
+
+
+def legal_layouts(job: Job) -> Legal:
+    """Enumerate and sift. Fields are crossed in by and by, and each rule is applied as soon as its
+    fields are there; a row that falls early counts for all the layouts that it stands for."""
+    import numpy as np
+
+    micro_batches = np.array(divisors(job.global_batch_size))
+    zero, recompute = np.arange(4), np.array(RECOMPUTES)
+    columns = _degrees(job)
+    sieve = _Sieve(job, columns, len(micro_batches) * len(zero) * len(recompute))
+    examined = sieve.rows * sieve.weight
+    sieve.restrict()
+    sieve.apply(DEGREE_RULES)
+
+    asked = [r for r in job.restrictions if r.field not in columns]
+    sieve.cross("micro_batch_size", micro_batches)
+    sieve.columns["gradient_accumulation"] = job.global_batch_size // (
+        sieve.columns["data_parallel"] * sieve.columns["micro_batch_size"]
+    )
+    batch_fields = ("micro_batch_size", "gradient_accumulation")
+    sieve.apply(BATCH_RULES)
+    sieve.apply(tuple(_restriction_rule(r) for r in asked if r.field in batch_fields))
+
+    sieve.cross("recompute", recompute)
+    sieve.cross("zero_stage", zero)
+    sieve.apply(tuple(_restriction_rule(r) for r in asked if r.field not in batch_fields))
+    sieve.apply(STATE_RULES)
+    sieve.columns["memory_bytes"] = np.asarray(
+        memory_bytes(
+            job.architecture,
+            Layout(**sieve.columns),
+            job.seq_len,
+            state=job.state,
+            element_bytes=job.element_bytes,
+        )
+    )
+    sieve.apply((MEMORY_RULE,))
+    needed = sieve.columns.pop("memory_bytes")
+    rejections = tuple(
+        Rejection(rule, count, sieve.closest[rule]) for rule, count in sieve.counts.items()
+    )
+    return Legal(sieve.columns, needed, examined, rejections)

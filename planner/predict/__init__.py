@@ -1,0 +1,1 @@
+"""Predictions beside published measurements: rows of a table → one definition → errors."""

@@ -1,0 +1,112 @@
+"""What a person asks of a layout: "tp<=8,pp=1,zero=0"."""
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smolplan.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SHORT_NAMES = {
+    "dp": "data_parallel",
+    "tp": "tensor_parallel",
+    "pp": "pipeline_parallel",
+    "vp": "virtual_pipeline",
+    "cp": "context_parallel",
+    "ep": "expert_parallel",
+    "mbs": "micro_batch_size",
+    "acc": "gradient_accumulation",
+    "zero": "zero_stage",
+    "recompute": "recompute",
+}
+RECOMPUTES = ("none", "selective", "full")
+WHERE = "--restrict"
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_TERM = re.compile(r"\s*([A-Za-z_]+)\s*(<=|>=|!=|==|=|<|>)\s*(\w+)\s*")
+
+
+@dataclass(frozen=True)
+class Restriction:
+    """One term: a field of planner.memory.Layout, an operator and a value."""
+
+    field: str
+    operator: str
+    value: int | str
+
+    def holds(self, column: "NDArray[Any]") -> "NDArray[np.bool_]":
+        kept: NDArray[np.bool_] = _OPERATORS[self.operator](column, self.value)
+        return kept
+
+    @property
+    def text(self) -> str:
+        return f"{self.field} {self.operator} {self.value}"
+
+
+TRAINER = (
+    *(
+        Restriction(field, "=", 1)
+        for field in (
+            "tensor_parallel",
+            "pipeline_parallel",
+            "virtual_pipeline",
+            "context_parallel",
+            "expert_parallel",
+        )
+    ),
+    Restriction("zero_stage", ">=", 2),
+    Restriction("recompute", "!=", "selective"),
+)
+"""What the bundled trainer runs: RunSpec.unsupported_by_trainer says the same of one spec."""
+
+
+def parse_restrictions(text: str) -> tuple[Restriction, ...]:
+    """Terms separated by commas. Raises UserError with the term at fault."""
+    return tuple(_parse_term(term) for term in text.split(","))
+
+
+def _parse_term(term: str) -> Restriction:
+    match = _TERM.fullmatch(term)
+    if match is None:
+        raise UserError(
+            f"{term.strip()!r} is not a field, an operator and a value",
+            where=WHERE,
+            remedy="Write it like tp<=8,pp=1,zero=0,recompute=none.",
+        )
+    name, sign, value = match[1].lower(), match[2], match[3].lower()
+    field = SHORT_NAMES.get(name, name)
+    if field not in SHORT_NAMES.values():
+        from smolplan.spec.parse import suggestion
+
+        raise UserError(
+            f"a layout has no field {name!r}",
+            where=WHERE,
+            remedy=suggestion(name, [*SHORT_NAMES, *SHORT_NAMES.values()])
+            + f" Short: {', '.join(SHORT_NAMES)}.",
+        )
+    if field == "recompute":
+        if value not in RECOMPUTES or sign not in ("=", "==", "!="):
+            raise UserError(
+                f"{term.strip()!r} is not one of {', '.join(RECOMPUTES)}",
+                where=WHERE,
+                remedy="Write recompute=none or recompute!=full.",
+            )
+        return Restriction(field, sign, value)
+    if not value.isascii() or not value.isdigit() or len(value) > 12:
+        raise UserError(
+            f"{value!r} is not a whole number", where=WHERE, remedy=f"Write {name}{sign}1."
+        )
+    return Restriction(field, sign, int(value))

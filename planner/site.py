@@ -1,0 +1,132 @@
+"""From a run spec to what is searched: the job, and the site with its hardware and prices."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from planner.architecture import architecture_of
+from planner.catalog import find_gpu, prices
+from planner.legality import Job
+from planner.memory import (
+    FP32_STATE,
+    MIXED_FP32_GRADIENTS_STATE,
+    MIXED_STATE,
+    StateBytes,
+)
+from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
+from planner.restrict import TRAINER, Restriction
+from smolplan.errors import UserError
+
+if TYPE_CHECKING:
+    from smolplan.spec import RunSpec
+
+DEFAULT_STACK = "generic"
+RACK = 8
+"""Beyond so many GPUs the fast links join several of what a spec calls a node."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where it runs: hardware, software, and what they cost."""
+
+    accelerator: Accelerator
+    stack: SoftwareStack
+    peak_flops: float
+    """FLOP/s, dense bf16, of one GPU: the denominator of MFU."""
+    hbm_bytes: float
+    tdp_w: float
+    price_per_gpu_hour: float | None
+    price_source: str
+
+
+def find_software(name: str) -> SoftwareStack:
+    """A stack of the catalogue by name. Raises UserError with the near names."""
+    for stack in stacks():
+        if stack.name == name.strip().lower():
+            return stack
+    from smolplan.spec.parse import suggestion
+
+    raise UserError(
+        f"the software stack {name!r} is not in the catalogue",
+        where="--stack",
+        remedy=suggestion(name, [stack.name for stack in stacks()]),
+    )
+
+
+def site_of(spec: "RunSpec", *, stack: str = DEFAULT_STACK, price: float | None = None) -> Site:
+    """Raises UserError for a GPU whose links the catalogue does not know."""
+    if spec.cluster.gpu == "cpu":
+        raise UserError(
+            "how fast a CPU trains is not modelled",
+            where="cluster.gpu",
+            remedy="Name a GPU of the catalogue: h100.",
+        )
+    gpu = find_gpu(spec.cluster.gpu, where="cluster.gpu")
+    accelerator = find_accelerator(gpu.name)
+    if accelerator is None:
+        raise UserError(
+            f"the links of {gpu.name} are not in the catalogue (planner/catalog/networks.yaml)",
+            where="cluster.gpu",
+            remedy="Plan for another GPU.",
+        )
+    source = "--price"
+    if price is None and spec.cluster.price_per_gpu_hour is not None:
+        price, source = spec.cluster.price_per_gpu_hour, "cluster.price_per_gpu_hour"
+    if price is None and (row := prices().get(gpu.name)) is not None:
+        price = row.low
+        source = f"low end of ${row.low:.2f} to ${row.high:.2f}, {row.source}, {row.date}"
+    return Site(
+        accelerator=accelerator,
+        stack=find_software(stack),
+        peak_flops=gpu.peak_bf16_flops,
+        hbm_bytes=gpu.hbm_bytes,
+        tdp_w=gpu.tdp_w,
+        price_per_gpu_hour=price,
+        price_source="none is known" if price is None else source,
+    )
+
+
+def state_of(stack: SoftwareStack, *, trainer: bool) -> StateBytes:
+    """The bundled trainer keeps all in fp32; another stack bf16 weights, and gradients as it
+    reduces them."""
+    if trainer:
+        return FP32_STATE
+    return MIXED_FP32_GRADIENTS_STATE if stack.gradient_bytes >= 4 else MIXED_STATE
+
+
+def job_of(
+    spec: "RunSpec",
+    site: Site,
+    *,
+    gpus: int | None = None,
+    restrictions: tuple[Restriction, ...] = (),
+    trainer: bool = False,
+    tensor_across_domains: bool = False,
+) -> Job:
+    """The spec's model, sequence and batch on its own GPUs, or on others. Raises UserError for
+    GPUs that are no whole nodes."""
+    if spec.optim.precision == "fp32":
+        raise UserError(
+            "step times are known for bf16 only",
+            where="optim.precision",
+            remedy="Set it to bf16 to plan for GPUs.",
+        )
+    per_node = spec.cluster.gpus_per_node
+    gpus = spec.cluster.gpus if gpus is None else gpus
+    if gpus > per_node and gpus % per_node:
+        raise UserError(
+            f"{gpus:,} GPUs are no whole nodes of {per_node} (cluster.gpus_per_node)",
+            where="--gpus",
+            remedy=f"Give {gpus // per_node * per_node:,} or {-(-gpus // per_node) * per_node:,}.",
+        )
+    domain = site.accelerator.gpus_per_domain
+    return Job(
+        architecture=architecture_of(spec.model),
+        seq_len=spec.data.seq_len,
+        global_batch_size=spec.optim.global_batch_size,
+        gpus=gpus,
+        domain=domain if domain > RACK else min(domain, per_node),
+        hbm_bytes=site.hbm_bytes,
+        state=state_of(site.stack, trainer=trainer),
+        tensor_across_domains=tensor_across_domains,
+        restrictions=(*restrictions, *(TRAINER if trainer else ())),
+    )

@@ -1,0 +1,155 @@
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from smolplan.spec import dump_spec, load_preset, load_spec
+from tests.support import smolplan
+
+
+def planned(*arguments: str) -> dict[str, Any]:
+    done = smolplan("plan", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("smollm3-3b", "--explain"),
+        ("smollm3-3b", "--restrict", "pp>1,vp>1,recompute!=none", "--by", "energy"),
+        ("smollm3-3b", "--gpus", "8-1024", "--by", "cost"),
+        ("llama3-8b", "--explain", "--stack", "nemo"),
+    ],
+)
+def test_the_answer_fits_80_columns_and_is_plain_when_piped(arguments: tuple[str, ...]) -> None:
+    done = smolplan("plan", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "\x1b" not in done.stdout
+    assert "examined" in done.stdout and "MFU: exact FLOPs" in done.stdout
+
+
+def test_the_winner_is_set_against_the_second_cause_by_cause() -> None:
+    done = smolplan("plan", "smollm3-3b", "--restrict", "zero=0,vp=1")
+    assert done.stdout.startswith("DP 192 × TP 2, MBS 3, ZeRO-0 on 384 × h100")
+    assert "Against the second, DP 96 × TP 2 × CP 2" in done.stdout
+    assert "context parallel" in done.stdout and "in all" in done.stdout
+
+
+def test_the_specs_own_layout_is_set_beside_the_best() -> None:
+    free = smolplan("plan", "smollm3-3b").stdout
+    assert "The spec's own, DP 192 × TP 2, MBS 3, ZeRO-0: " in free
+    as_then = smolplan("plan", "smollm3-3b", "--restrict", "zero=0,vp=1").stdout
+    assert "The spec's own, DP 192 × TP 2, MBS 3, ZeRO-0, is the best" in as_then
+    assert "The spec's own" not in smolplan("plan", "smollm3-3b", "--gpus", "64").stdout
+    own = planned("smollm3-3b")["spec_layout"]
+    restricted = planned("smollm3-3b", "--restrict", "zero=0,vp=1")
+    assert own["step_s"] == pytest.approx(restricted["best"]["step_s"])
+    assert own["memory_bytes"] == restricted["best"]["memory_bytes"]
+
+
+def test_json_holds_the_search_and_the_lines_of_the_best() -> None:
+    content = planned("smollm3-3b", "--top", "3")
+    (one,) = content["searches"]
+    assert len(one["best"]) == 3
+    assert one["legal"] + sum(r["layouts"] for r in one["rejections"]) == one["examined"]
+    best = content["best"]
+    assert best["layout"] == one["best"][0]["layout"]
+    memory = sum(line["value"] for line in best["memory_lines"])
+    assert memory == best["memory_bytes"]
+    gap = one["best"][1]["step_s"] - best["step_s"]
+    told = sum(row["runner_up_s"] - row["best_s"] for row in best["against_runner_up"])
+    assert told == pytest.approx(gap, abs=1e-3)
+
+
+def test_several_numbers_of_gpus_make_a_front_and_a_plot(tmp_path: Path) -> None:
+    plot = tmp_path / "front.svg"
+    content = planned("smollm3-3b", "--gpus", "64,128,192,216", "--plot", str(plot))
+    front = {point["gpus"]: point for point in content["front"]}
+    assert [front[n]["pareto"] for n in (64, 128, 192, 216)] == [True, True, True, False]
+    assert front[64]["days"] > front[192]["days"]
+    assert front[64]["dollars"] < front[192]["dollars"]
+    circles = ElementTree.fromstring(plot.read_text()).findall("{http://www.w3.org/2000/svg}circle")
+    assert len(circles) == 4
+
+
+def test_cost_picks_few_gpus_and_time_picks_many() -> None:
+    assert planned("smollm3-3b", "--gpus", "64,384", "--by", "cost")["best"]["gpus"] == 64
+    assert planned("smollm3-3b", "--gpus", "64,384", "--by", "time")["best"]["gpus"] == 384
+
+
+def test_a_price_scales_the_dollars() -> None:
+    cheap = planned("smollm3-3b", "--price", "1")["best"]["dollars"]
+    assert planned("smollm3-3b", "--price", "$2.50")["best"]["dollars"] == pytest.approx(
+        2.5 * cheap
+    )
+
+
+def test_out_writes_a_spec_that_loads_and_holds_the_best_layout(tmp_path: Path) -> None:
+    out = tmp_path / "planned.yaml"
+    content = planned("smollm3-3b", "--gpus", "128", "--out", str(out))
+    written, layout = load_spec(out), content["best"]["layout"]
+    assert written.cluster.gpus == written.parallel.ranks == 128
+    given = written.parallel.model_dump()
+    assert given == {name: layout[name] for name in given}
+    before = load_preset("smollm3-3b")
+    assert written.model == before.model and written.optim == before.optim
+
+
+def test_files_are_replaced_only_when_forced(tmp_path: Path) -> None:
+    out = tmp_path / "planned.yaml"
+    out.write_text("mine")
+    done = smolplan("plan", "smollm3-3b", "--out", str(out))
+    assert done.returncode == 2
+    assert "--force" in done.stderr and out.read_text() == "mine"
+    assert smolplan("plan", "smollm3-3b", "--out", str(out), "--force").returncode == 0
+    assert load_spec(out).name == "smollm3-3b"
+
+
+def test_the_trainers_layouts_are_ones_that_it_runs(tmp_path: Path) -> None:
+    out = tmp_path / "planned.yaml"
+    done = smolplan("plan", "smollm3-3b", "--gpus", "64", "--trainer", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert load_spec(out).unsupported_by_trainer() == []
+    assert "fp32 weights" in done.stdout
+
+
+def test_no_legal_layout_ends_with_the_closest_miss_and_code_2(tmp_path: Path) -> None:
+    spec = load_preset("smollm3-3b")
+    small = spec.cluster.model_copy(update={"nodes": 192, "gpus_per_node": 2, "gpu": "l40s"})
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_spec(spec.model_copy(update={"cluster": small})))
+    done = smolplan("plan", str(file), "--gpus", "1", "--top", "1")
+    assert done.returncode == 2
+    assert "no layout is legal" in done.stderr
+    assert "closest: one GPU, MBS 1, ZeRO-0, full recompute needs" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["smollm3-3b", "--restrict", "tq=1"], "Did you mean tp"),
+        (["smollm3-3b", "--by", "beauty"], "time, cost or energy"),
+        (["smollm3-3b", "--stack", "nemmo"], "Did you mean nemo"),
+        (["smollm3-3b", "--gpus", "many"], "not a number of GPUs"),
+        (["smollm3-3b", "--gpus", "0"], "from 1 to 1,000,000"),
+        (["smollm3-3b", "--gpus", "12"], "Give 8 or 16"),
+        (["smollm3-3b", "--gpus", "9-15"], "no whole nodes of 8"),
+        (["smollm3-3b", "--gpus", "8-1M"], "more than 200"),
+        (["smollm3-3b", "--price", "free"], "--price"),
+        (["smollm3-3b", "--price", "0"], "no price"),
+        (["smollm3-3b", "--plot", "x.svg"], "several numbers of GPUs"),
+        (["tiny-cpu"], "CPU"),
+        (["no-such.yaml"], "cannot read the spec"),
+        (["smollm3-3b", "--out", "/no/such/folder/run.yaml"], "cannot write it"),
+    ],
+)
+def test_nonsense_ends_with_a_sentence_and_code_2(arguments: list[str], said: str) -> None:
+    done = smolplan("plan", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

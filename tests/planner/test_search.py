@@ -1,0 +1,224 @@
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from planner.layout_lines import differences, fullest_rank_lines, parts_of, run_lines, step_lines
+from planner.layouts import legal_layouts
+from planner.legality import layout_at
+from planner.memory import FP32_STATE
+from planner.plot import Point, scatter_svg, ticks
+from planner.restrict import parse_restrictions
+from planner.search import Candidate, Found, pareto_front, price_of, priced, search
+from planner.site import find_software, job_of, site_of
+from planner.step_time import StepTime
+from smolplan.errors import UserError
+from smolplan.spec import RunSpec, load_preset
+
+SPEC = load_preset("smollm3-3b")
+SITE = site_of(SPEC)
+
+
+def find(restrict: str | None = None, *, gpus: int = 384, top: int = 5, **changed: Any) -> Found:
+    terms = () if restrict is None else parse_restrictions(restrict)
+    job = replace(job_of(SPEC, SITE, gpus=gpus, restrictions=terms), **changed)
+    return search(job, SITE, steps=SPEC.steps, top=top)
+
+
+def test_the_best_are_the_fastest_of_all_legal_layouts() -> None:
+    job = job_of(SPEC, SITE, gpus=64)
+    legal = legal_layouts(job)
+    every = [priced(job, SITE, layout_at(legal.columns, i)).total_s for i in range(legal.layouts)]
+    found = search(job, SITE, steps=10)
+    assert found.best[0].step_s == pytest.approx(min(every), rel=1e-12)
+    speeds = [one.step_s for one in found.best]
+    assert speeds == sorted(speeds) and len(speeds) == 5
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(["tp", "pp", "vp", "cp", "mbs", "acc", "zero"]),
+    st.sampled_from(["<=", ">=", "="]),
+    st.integers(1, 4),
+    st.sampled_from([16, 64, 96]),
+)
+def test_a_restriction_never_finds_a_better_layout_than_the_free_search(
+    field: str, sign: str, value: int, gpus: int
+) -> None:
+    restricted = find(f"{field}{sign}{value}", gpus=gpus)
+    if restricted.best:
+        assert restricted.best[0].step_s >= find(gpus=gpus).best[0].step_s
+    assert restricted.legal <= find(gpus=gpus).legal
+
+
+def test_more_memory_never_makes_the_best_slower() -> None:
+    sizes = [find(gpus=64, hbm_bytes=gb * 1e9) for gb in (24, 40, 80, 192)]
+    times = [found.best[0].step_s for found in sizes]
+    assert times == sorted(times, reverse=True) and times[0] > times[-1]
+
+
+def test_layouts_that_another_one_makes_pointless_are_left_out() -> None:
+    best = find(gpus=64, top=1000).best
+    alike: dict[Any, list[Candidate]] = {}
+    for one in best:
+        degrees = replace(one.layout, zero_stage=0, recompute="none")
+        alike.setdefault(degrees, []).append(one)
+    for variants in alike.values():
+        needs = [one.memory_bytes for one in variants]
+        assert needs == sorted(needs, reverse=True)
+        assert len({one.step_s for one in variants}) == len(variants)
+
+
+def test_the_figures_of_a_candidate_follow_from_its_step() -> None:
+    best = find().best[0]
+    assert best.tokens_per_s_per_gpu == pytest.approx(576 * 4096 / best.step_s / 384)
+    assert best.days == pytest.approx(4_720_000 * best.step_s / 86_400)
+    assert SITE.price_per_gpu_hour is not None and best.dollars is not None
+    assert best.dollars == pytest.approx(384 * best.days * 24 * SITE.price_per_gpu_hour)
+    assert best.kwh == pytest.approx(384 * best.days * 24 * 0.7)
+    assert 0 < best.mfu < 1
+
+
+def test_the_lines_of_a_step_and_of_the_memory_add_up() -> None:
+    found = find("pp>1,vp>1,cp=1,recompute=full")
+    best = found.best[0]
+    lines = step_lines(found, best)
+    assert sum(line.value for line in lines) == pytest.approx(best.step_s * 1e3)
+    assert all(line.formula and line.source for line in lines)
+    assert sum(line.value for line in fullest_rank_lines(found, best)) == best.memory_bytes
+    assert [line.name for line in run_lines(found, best)][-1] == "energy"
+
+
+def test_every_cause_of_a_step_has_a_name() -> None:
+    best = find().best[0]
+    assert len(parts_of(best.step)) == len(fields(StepTime))
+
+
+def test_the_gaps_between_two_layouts_add_up_to_the_gap_between_their_steps() -> None:
+    first, second = find().best[:2]
+    rows = differences(first, second)
+    gap = sum(theirs - mine for _, mine, theirs in rows)
+    assert gap == pytest.approx(second.step_s - first.step_s, abs=9 * 5e-5)
+    sizes = [abs(theirs - mine) for _, mine, theirs in rows]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_smollm3s_layout_is_among_the_first_three_of_what_could_be_run_then() -> None:
+    first_three = find("zero=0,vp=1").best[:3]
+    chosen = [
+        (one.layout.data_parallel, one.layout.tensor_parallel, one.layout.micro_batch_size)
+        for one in first_three
+    ]
+    assert (192, 2, 3) in chosen
+
+
+def test_ranking_by_cost_needs_a_price() -> None:
+    best = replace(find().best[0], dollars=None)
+    with pytest.raises(ValueError, match="no price"):
+        price_of(best, "cost")
+    assert price_of(best, "time") == best.days
+    assert price_of(best, "energy") == best.kwh
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=8
+    )
+)
+def test_the_front_holds_who_is_beaten_by_none_in_all_three(
+    points: list[tuple[int, int, int]],
+) -> None:
+    model = BEST
+    many = [replace(model, gpus=g, days=float(d), dollars=float(c)) for g, d, c in points]
+    front = pareto_front(many)
+    assert any(front)
+    for mine, on in zip(points, front, strict=True):
+        better = [
+            other
+            for other in points
+            if other != mine and all(a <= b for a, b in zip(other, mine, strict=True))
+        ]
+        assert on == (not better)
+
+
+BEST = find().best[0]
+
+
+def test_tensor_parallel_domains_are_a_node_or_a_rack() -> None:
+    half = SPEC.cluster.model_copy(update={"nodes": 96, "gpus_per_node": 4})
+    assert job_of(SPEC.model_copy(update={"cluster": half}), SITE).domain == 4
+    rack = SPEC.model_copy(update={"cluster": half.model_copy(update={"gpu": "gb200"})})
+    assert job_of(rack, site_of(rack)).domain == 72
+
+
+def test_the_trainer_keeps_its_state_in_fp32() -> None:
+    job = job_of(SPEC, SITE, gpus=64, trainer=True)
+    assert job.state == FP32_STATE
+    best = search(job, SITE, steps=1).best
+    assert best and all(one.layout.zero_stage >= 2 for one in best)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"cluster": {"nodes": 384, "gpus_per_node": 1, "gpu": "cpu"}}, "CPU"),
+        ({"cluster": {"nodes": 384, "gpus_per_node": 1, "gpu": "rtx4090"}}, "links of rtx4090"),
+        ({"cluster": {"nodes": 384, "gpus_per_node": 1, "gpu": "h10"}}, "Did you mean h100"),
+    ],
+)
+def test_machines_that_cannot_be_priced_are_refused(changed: dict[str, Any], said: str) -> None:
+    content = SPEC.model_dump(mode="json", exclude_none=True) | changed
+    with pytest.raises(UserError, match=said):
+        site_of(RunSpec.model_validate(content))
+
+
+def test_parts_of_nodes_and_fp32_are_refused() -> None:
+    with pytest.raises(UserError, match="Give 384 or 392"):
+        job_of(SPEC, SITE, gpus=390)
+    fp32 = SPEC.model_copy(update={"optim": SPEC.optim.model_copy(update={"precision": "fp32"})})
+    with pytest.raises(UserError, match="bf16 only"):
+        job_of(fp32, SITE)
+
+
+def test_an_unknown_stack_is_refused_with_the_near_names() -> None:
+    with pytest.raises(UserError, match="Did you mean nanotron"):
+        find_software("nanotorn")
+
+
+@given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
+def test_ticks_enclose_the_values_with_few_round_numbers(low: float, span: float) -> None:
+    found = ticks(low, low + span)
+    assert len(found) >= 2 and len(found) <= 9
+    width = found[1] - found[0]
+    assert found[0] <= low + width * 1e-6 and found[-1] >= low + span - width * 1e-6
+
+
+def test_a_plot_is_well_formed_and_keeps_its_points_inside() -> None:
+    points = [Point(20.0, 9e5, "384 <&>"), Point(40.0, 8e5, "192", filled=False)]
+    text = scatter_svg(points, title='a "title" & more', x_label="days", y_label="$")
+    root = ElementTree.fromstring(text)
+    circles = root.findall("{http://www.w3.org/2000/svg}circle")
+    assert len(circles) == 2
+    assert all(0 < float(c.attrib["cx"]) < 720 and 0 < float(c.attrib["cy"]) < 440 for c in circles)
+    assert "prefers-color-scheme: dark" in text
+
+
+@pytest.mark.parametrize("points", [[], [Point(math.nan, 1.0, "")], [Point(1.0, math.inf, "")]])
+def test_a_plot_of_nothing_or_of_no_numbers_is_refused(points: list[Point]) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        scatter_svg(points, title="", x_label="", y_label="")
+
+
+def test_the_planner_waits_with_numpy_until_a_search_begins() -> None:
+    code = (
+        "import sys, planner.search, planner.layout_lines, planner.site, smolplan.cli.plan_view; "
+        "print('numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
