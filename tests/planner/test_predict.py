@@ -184,6 +184,13 @@ def test_a_batch_split_by_a_pipeline_of_shards_is_no_single_micro_batch(tmp_path
     assert layout["micro_batch"] == 8
 
 
+def test_a_run_that_shards_its_weights_and_names_no_other_layout_has_none(tmp_path: Path) -> None:
+    layout = workload(tmp_path, dp_or_zero="fsdp", tp="", pp="").layout
+    assert (layout["tp"], layout["pp"], layout["sharded_weights"]) == (1, 1, 1)
+    row = read_rows(write(tmp_path / "no.csv", {**LLAMA, "tp": "", "pp": ""}))[0]
+    assert lacking(row) == "no tp, pp"
+
+
 def test_missing_optional_columns_get_defaults(tmp_path: Path) -> None:
     optional = ("nodes", "kv_heads", "ffn", "micro_batch", "recompute", "dp_or_zero", "notes")
     row = {k: v for k, v in LLAMA.items() if k not in optional}
