@@ -378,10 +378,10 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
     queue_s = longer(stack.host_s, latency_s * layout.tp * 4.0 * traffic_passes)
     waited_s = longer(layer_s, queue_s) - layer_s
 
-    # Embedding, head and loss launch and reduce about as often as a layer does (assumed).
+    # Embedding, head and loss launch and reduce about as often as two layers do (assumed).
     # Both gather or reduce-scatter activations once forward and once backward: four in all, like
     # one layer's forward.
-    loss_s = longer(head_s(shape, layout, machine, stack) + tensor_s, queue_s)
+    loss_s = longer(head_s(shape, layout, machine, stack) + tensor_s, 2.0 * queue_s)
     whole_layer_s = layer_s + waited_s
     slot_s = slowest_stage_s(shape, layout, stack, whole_layer_s, loss_s)
     count = micro_batches(shape, layout)
