@@ -86,5 +86,9 @@ def predicted_tokens_per_s_per_gpu(
         return []
     batch = batch_of(workloads)
     constants = constants_of(workloads, fitted_constants() if fitted is None else fitted)
-    rates = batch.tokens_per_gpu / batch_step_time(batch, constants).total_s
+    import numpy as np
+
+    # Absurd shapes overflow; what comes of them is told from the rate.
+    with np.errstate(all="ignore"):
+        rates = batch.tokens_per_gpu / batch_step_time(batch, constants).total_s
     return [float(rate) for rate in rates]
