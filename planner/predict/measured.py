@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.predict.workload import Workload
-from planner.step_time import BF16
+from planner.step_inputs import BF16
 
 RECOMPUTED_OVER_MODEL = 4.0 / 3.0
 """Hardware FLOPs over model FLOPs where every layer is recomputed: four forwards for three."""

@@ -11,7 +11,8 @@ from planner.predict.catalog import (
     fitted_constants,
 )
 from planner.predict.workload import Workload
-from planner.step_time import Layout, Machine, Shape, Stack, StepTime, step_time
+from planner.step_inputs import Layout, Machine, Shape, Stack
+from planner.step_time import StepTime, step_time
 
 if TYPE_CHECKING:
     import numpy as np

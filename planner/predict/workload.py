@@ -11,7 +11,7 @@ from planner.predict.catalog import (
     find_stack,
 )
 from planner.predict.rows import Row
-from planner.step_time import BF16, BLOCK_FP8, FP4, FP8
+from planner.step_inputs import BF16, BLOCK_FP8, FP4, FP8
 
 UNGATED = re.compile(r"gpt|mpt|opt|bloom|nemotron|neox|megatron|mt-nlg|pythia|falcon", re.I)
 """Families whose feed-forward has two matrices; others have a gate (as their papers say)."""
@@ -34,7 +34,7 @@ BLOCK_SCALED = re.compile(r"mxfp8|fp8-mx|rowwise|block", re.I)
 
 @dataclass(frozen=True)
 class Workload:
-    """A row's floats, by the names of planner.step_time's fields; None of them is an array."""
+    """A row's floats, by the names of planner.step_inputs' fields; None of them is an array."""
 
     row: Row
     accelerator: Accelerator

@@ -20,7 +20,7 @@ from planner.predict.measured import contradictions, measured_of
 from planner.predict.report import compare, grouped, quantile, skipped_counts, totals
 from planner.predict.rows import read_rows
 from planner.predict.workload import Workload, lacking, workload_of
-from planner.step_time import BLOCK_FP8, FP4, FP8
+from planner.step_inputs import BLOCK_FP8, FP4, FP8
 from smolplan.errors import UserError
 
 LLAMA = {
