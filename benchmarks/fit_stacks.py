@@ -102,8 +102,9 @@ UNLIKE_OTHERS = frozenset({"nanotron"})
 faults of its own."""
 GROUP_WEIGHT = 10.0
 """Rows that a group counts as in the fit of what all groups share."""
-ROUNDS = 60
-"""Of the search over all constants; later ones change the loss by less than a thousandth."""
+STARTS, ROUNDS, PAIRS = 3, 25, 12
+"""Times that the steps are set to a whole width again; rounds over all constants after each; pairs
+of constants tried at random after each round."""
 
 
 @dataclass(frozen=True)
@@ -139,24 +140,33 @@ def search(
     group: Group, prior: Constants, *, seed: int, prior_rows: float = PRIOR_ROWS
 ) -> Constants:
     """Coordinate search in logarithms: each constant in random order one step up or down, the
-    step doubled where it helps and halved where it does not."""
+    step growing where it helps and shrinking where it does not; then random pairs."""
     rng = random.Random(seed)
     centre = {name: math.log(getattr(prior, name)) for name in CONSTANT_NAMES}
-    logs, steps = dict(centre), {name: 0.5 * WIDTHS[name] for name in CONSTANT_NAMES}
+    bounds = {name: tuple(math.log(bound) for bound in BOUNDS[name]) for name in CONSTANT_NAMES}
+    logs = dict(centre)
     best = group.loss(logs, centre, prior_rows)
-    for _ in range(ROUNDS):
-        order = list(CONSTANT_NAMES)
-        rng.shuffle(order)
-        for name in order:
-            low, high = (math.log(bound) for bound in BOUNDS[name])
-            for step in (steps[name], -steps[name]):
-                trial = {**logs, name: min(max(logs[name] + step, low), high)}
-                loss = group.loss(trial, centre, prior_rows)
-                if loss < best:
-                    logs, best, steps[name] = trial, loss, steps[name] * 1.5
-                    break
-            else:
-                steps[name] *= 0.6
+
+    def attempt(moves: dict[str, float]) -> bool:
+        nonlocal logs, best
+        moved = {n: min(max(logs[n] + d, bounds[n][0]), bounds[n][1]) for n, d in moves.items()}
+        trial = {**logs, **moved}
+        loss = group.loss(trial, centre, prior_rows)
+        if loss >= best:
+            return False
+        logs, best = trial, loss
+        return True
+
+    for _ in range(STARTS):
+        steps = {name: WIDTHS[name] for name in CONSTANT_NAMES}
+        for _ in range(ROUNDS):
+            for name in rng.sample(CONSTANT_NAMES, len(CONSTANT_NAMES)):
+                helped = attempt({name: steps[name]}) or attempt({name: -steps[name]})
+                steps[name] *= 1.5 if helped else 0.6
+            # Valleys run aslant: what one constant gains another pays for.
+            for _ in range(PAIRS):
+                pair = rng.sample(CONSTANT_NAMES, 2)
+                attempt({name: rng.gauss(0.0, WIDTHS[name]) * rng.random() for name in pair})
     return Constants(**{name: float(f"{math.exp(logs[name]):.4g}") for name in CONSTANT_NAMES})
 
 

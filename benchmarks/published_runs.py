@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks.fit_stacks import FitRow, fit
 from benchmarks.scatter import scatter_svg
 from benchmarks.split import FIT_SHARE, is_fitted
-from planner.predict.catalog import Fitted, fitted_constants
+from planner.predict.catalog import GENERIC, Fitted, fitted_constants
 from planner.predict.measured import contradictions, measured_of
 from planner.predict.report import (
     Comparison,
@@ -93,6 +93,9 @@ def report(console: Console, comparisons: Sequence[Comparison], worst: int) -> N
             by_stack = [*grouped(rows, stack_and_gpu), total]
             console.print(quantile_table(f"{what}: {part}", by_stack))
             console.print(row_table(f"{what}, {part}: the worst", rows, worst))
+    generic = {GENERIC: fitted_constants()[GENERIC]}
+    unknown = compare([c.row for c in counted], generic)
+    console.print(quantile_table("with no stack known", totals(unknown)[:2]))
     for reason, count in skipped_counts(comparisons).items():
         console.print(f"{count:6,} not counted: {reason}")
 

@@ -60,6 +60,11 @@ BACKWARD_OF_FLASH = 2.5
 """FLOPs of flash attention's backward over its forward: five products for two (Dao 2023,
 FlashAttention-2, arXiv 2307.08691, section 4.1)."""
 
+EXPONENTIAL_WIDTH = 64.0
+"""Head dimension whose products take as long as a score's exponential: on an H100 that one takes
+half as long as the products at 128 (FlashAttention-3, arXiv 2407.08608, from memory: an assumption
+here, also for other GPUs). Rates are those at 128."""
+
 SCORE_BYTES = 3 * 2 * 2 + 1
 """Bytes that a stored attention score costs forward: scale and mask, softmax, dropout each read
 and write it in 16 bits, and a mask of one byte (Korthikanti et al. 2022, arXiv 2205.05198)."""
@@ -78,7 +83,8 @@ def attention_forward_s(
     """QKᵀ and AV of `tokens` queries of `heads` heads, `width` = heads·head_dim in all, each over
     `keys` keys. Without flash attention nothing masked is skipped and every score goes through
     memory."""
+    exponentials = (1.0 + EXPONENTIAL_WIDTH * heads / width) / (1.0 + EXPONENTIAL_WIDTH / 128.0)
     masked = either(flash > 0, 0.5, 1.0)
     stored = either(flash > 0, 0.0, SCORE_BYTES)
-    compute_s = masked * 4.0 * tokens * keys * width / flops_per_s
+    compute_s = exponentials * masked * 4.0 * tokens * keys * width / flops_per_s
     return compute_s + stored * tokens * keys * heads / hbm_bytes_per_s

@@ -27,7 +27,7 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Constants:
-    """The fitted numbers of planner.step_time.Stack, which explains them."""
+    """The fitted numbers of planner.step_inputs.Stack, which explains them."""
 
     matmul_share: float
     fp8_share: float

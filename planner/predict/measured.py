@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planner.predict.workload import Workload
-from planner.step_time import BF16
+from planner.step_inputs import BF16
 
 RECOMPUTED_OVER_MODEL = 4.0 / 3.0
 """Hardware FLOPs over model FLOPs where every layer is recomputed: four forwards for three."""
@@ -136,8 +136,6 @@ class _Run:
     stages: float
     micro_batch: float
     step_s: float
-    told: str
-    """ZeRO stage and notes, without their numbers: what else may tell two runs apart."""
     slots: float
     """Micro-batches and bubble: what a step is divided into."""
 
@@ -152,17 +150,18 @@ def _run(index: int, w: Workload, m: Measured) -> _Run:
     replicas = layout["gpus"] / (layout["tp"] * layout["pp"] * layout["cp"])
     count = shape["tokens_per_step"] / (shape["seq_len"] * layout["micro_batch"] * replicas)
     slots = count + (layout["pp"] - 1.0) / max(layout["vp"], 1.0)
-    told = re.sub(r"[\d.]+", "", w.row.text("dp_or_zero") + w.row.text("notes"))
-    return _Run(index, layout["gpus"], layout["pp"], layout["micro_batch"], step_s, told, slots)
+    return _Run(index, layout["gpus"], layout["pp"], layout["micro_batch"], step_s, slots)
 
 
 def _family(w: Workload) -> tuple[str | float, ...]:
-    """Runs of one family differ in nothing but replicas, stages, micro-batch and ZeRO stage."""
+    """Runs of one family differ in nothing but replicas, stages, micro-batch and ZeRO stage; not in
+    what their notes say beside numbers."""
     texts = [w.row.text(c) for c in ("source", "model", "gpu", "precision", "recompute")]
     version = re.search(r"(?i)(NeMo|date) [\d.-]+", w.row.text("notes"))
     layout = [w.layout[name] for name in ("tp", "vp", "cp", "ep", "sharded_weights")]
     batch = [w.shape["tokens_per_step"], w.shape["seq_len"]]
-    return (w.stack.name, *texts, version[0] if version else "", *batch, *layout)
+    told = re.sub(r"[\d.]+", "", w.row.text("dp_or_zero") + w.row.text("notes"))
+    return (w.stack.name, told, *texts, version[0] if version else "", *batch, *layout)
 
 
 def _outdone(run: _Run, other: _Run) -> str | None:
@@ -172,7 +171,7 @@ def _outdone(run: _Run, other: _Run) -> str | None:
         more = run.gpus > other.gpus and growth == 1.0
         if more and run.step_s > BACKWARD_SCALING * other.step_s:
             return "a longer step than with fewer replicas"
-        again = run.gpus == other.gpus and growth == 1.0 and run.told == other.told
+        again = run.gpus == other.gpus and growth == 1.0
         if again and run.step_s > BACKWARD_SCALING * other.step_s:
             return "far slower than the same run done again"
         alike = run.gpus == other.gpus or run.slots >= MANY_SLOTS

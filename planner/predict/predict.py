@@ -11,7 +11,8 @@ from planner.predict.catalog import (
     fitted_constants,
 )
 from planner.predict.workload import Workload
-from planner.step_time import Layout, Machine, Shape, Stack, StepTime, step_time
+from planner.step_inputs import Layout, Machine, Shape, Stack
+from planner.step_time import StepTime, step_time
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,5 +87,9 @@ def predicted_tokens_per_s_per_gpu(
         return []
     batch = batch_of(workloads)
     constants = constants_of(workloads, fitted_constants() if fitted is None else fitted)
-    rates = batch.tokens_per_gpu / batch_step_time(batch, constants).total_s
+    import numpy as np
+
+    # Absurd shapes overflow; what comes of them is told from the rate.
+    with np.errstate(all="ignore"):
+        rates = batch.tokens_per_gpu / batch_step_time(batch, constants).total_s
     return [float(rate) for rate in rates]

@@ -1,5 +1,6 @@
 """A table of runs with predictions beside measurements, and how far apart they are."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -64,13 +65,18 @@ def compare(rows: Sequence[Row], fitted: Fitted | None = None) -> list[Compariso
     broken = contradictions(workloads, measurements)
     found = {}
     for index, ((w, m), rate) in enumerate(zip(kept, rates, strict=True)):
+        tflops = rate * w.flops_per_token / 1e12
+        measured_tflops = m.tokens_per_s_per_gpu * w.flops_per_token / 1e12
+        if not (0 < tflops < math.inf and 0 < measured_tflops < math.inf):
+            skipped[w.row.line] = "a shape beyond all reason"
+            continue
         found[w.row.line] = Comparison(
             w.row,
             f"contradictory measurement: {broken[index]}" if index in broken else None,
             w.stack.name,
             w.accelerator.name,
-            m.tokens_per_s_per_gpu * w.flops_per_token / 1e12,
-            rate * w.flops_per_token / 1e12,
+            measured_tflops,
+            tflops,
             m.origin,
             index in broken,
         )

@@ -1,6 +1,7 @@
 """A table of published training runs, read and checked: one Row a line."""
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError("there is no such file", where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"it cannot be read: {error}", where=str(path)) from None
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     rows = []
     try:
         columns = list(reader.fieldnames or ())

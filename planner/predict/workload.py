@@ -11,7 +11,7 @@ from planner.predict.catalog import (
     find_stack,
 )
 from planner.predict.rows import Row
-from planner.step_time import BF16, BLOCK_FP8, FP4, FP8
+from planner.step_inputs import BF16, BLOCK_FP8, FP4, FP8
 
 UNGATED = re.compile(r"gpt|mpt|opt|bloom|nemotron|neox|megatron|mt-nlg|pythia|falcon", re.I)
 """Families whose feed-forward has two matrices; others have a gate (as their papers say)."""
@@ -34,7 +34,7 @@ BLOCK_SCALED = re.compile(r"mxfp8|fp8-mx|rowwise|block", re.I)
 
 @dataclass(frozen=True)
 class Workload:
-    """A row's floats, by the names of planner.step_time's fields; None of them is an array."""
+    """A row's floats, by the names of planner.step_inputs' fields; None of them is an array."""
 
     row: Row
     accelerator: Accelerator
@@ -78,11 +78,13 @@ NEEDED = (
 def lacking(row: Row) -> str | None:
     """Why nothing can be predicted for a row; None if it can."""
     empty = [name for name in NEEDED if name not in row.numbers]
+    if SHARDED.search(row.text("dp_or_zero")):
+        empty = [name for name in empty if name not in ("tp", "pp")]
     if empty:
         return "no " + ", ".join(empty)
     if find_accelerator(row.text("gpu")) is None:
         return f"GPU {row.text('gpu') or 'unnamed'} is not in the catalogue"
-    ranks = row.numbers["tp"] * row.numbers["pp"] * row.number("cp", 1.0)
+    ranks = _parallel(row, "tp") * _parallel(row, "pp") * row.number("cp", 1.0)
     if row.numbers["gpus"] % ranks:
         return "tp × pp × cp does not divide the GPUs"
     if row.numbers["global_batch_tokens"] < row.numbers["seq_len"]:
@@ -97,6 +99,11 @@ def lacking(row: Row) -> str | None:
     if (sparse or told) and "ffn" not in row.numbers:
         return "a mixture of experts without the width of one (ffn)"
     return None
+
+
+def _parallel(row: Row, name: str) -> float:
+    """Tensor or pipeline parallel; a run that shards its weights and names none has none."""
+    return row.number(name, 1.0)
 
 
 def workload_of(row: Row) -> Workload:
@@ -185,14 +192,14 @@ def _usual_chunks(row: Row, stack: SoftwareStack) -> float:
     are layers, up to MANY_CHUNKS, in a stack that interleaves by default; else one."""
     if INTERLEAVED.search(row.text("notes")):
         return 2.0
-    chunks = row.numbers["layers"] / row.numbers["pp"]
+    chunks = row.numbers["layers"] / _parallel(row, "pp")
     return max(1.0, min(chunks // 1, MANY_CHUNKS)) if stack.interleaves else 1.0
 
 
 def _usual_micro_batch(row: Row, local: float) -> float:
     """Where none is given: one sequence in a pipeline, which wants many; otherwise the local batch
     up to MICRO_BATCH_TOKENS."""
-    if row.numbers["pp"] > 1:
+    if _parallel(row, "pp") > 1:
         return 1.0
     return max(1.0, min(local, MICRO_BATCH_TOKENS // row.numbers["seq_len"]))
 
@@ -200,20 +207,20 @@ def _usual_micro_batch(row: Row, local: float) -> float:
 def _layout(row: Row, stack: SoftwareStack) -> dict[str, float]:
     n = row.numbers
     cp = row.number("cp", 1.0)
-    replicas = n["gpus"] / (n["tp"] * n["pp"] * cp)
+    replicas = n["gpus"] / (_parallel(row, "tp") * _parallel(row, "pp") * cp)
     sequences = n["global_batch_tokens"] / n["seq_len"] / replicas
     recompute, sharding = row.text("recompute").lower(), row.text("dp_or_zero")
     sharded = bool(SHARDED.search(sharding))
     local = max(sequences, 1.0)
     micro_batch = min(row.number("micro_batch", _usual_micro_batch(row, local)), local)
-    if sharded and n["pp"] > 1 and micro_batch >= sequences:
+    if sharded and _parallel(row, "pp") > 1 and micro_batch >= sequences:
         # torchtitan prints the local batch, which its pipeline splits by stages.
-        micro_batch = max(1.0, micro_batch / n["pp"])
+        micro_batch = max(1.0, micro_batch / _parallel(row, "pp"))
     full = "full" in recompute or recompute in ("yes", "true")
     return {
         "gpus": n["gpus"],
-        "tp": n["tp"],
-        "pp": n["pp"],
+        "tp": _parallel(row, "tp"),
+        "pp": _parallel(row, "pp"),
         "vp": row.number("vp", _usual_chunks(row, stack)),
         "cp": cp,
         "ep": row.number("ep", 1.0),

@@ -49,12 +49,12 @@ def row_table(title: str, comparisons: Sequence[Comparison], count: int) -> Tabl
     """The rows with the largest errors, sweep last, each with its layout."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("line", justify="right")
-    table.add_column("model", max_width=20, no_wrap=True)
-    table.add_column("GPUs", justify="right")
+    table.add_column("model", max_width=18, no_wrap=True)
+    table.add_column("GPUs", justify="right", min_width=5)
     table.add_column("tp·pp·cp·ep", no_wrap=True)
-    table.add_column("stack", max_width=15, no_wrap=True)
+    table.add_column("stack", max_width=13, no_wrap=True)
     for name in ("meas.", "pred.", "error"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=5, no_wrap=True)
     ordered = sorted(comparisons, key=lambda c: (c.is_sweep, -abs(c.error or 0.0)))
     for c in ordered[:count]:
         layout = "·".join(f"{c.row.number(name, 1.0):.0f}" for name in ("tp", "pp", "cp", "ep"))

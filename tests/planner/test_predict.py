@@ -20,7 +20,7 @@ from planner.predict.measured import contradictions, measured_of
 from planner.predict.report import compare, grouped, quantile, skipped_counts, totals
 from planner.predict.rows import read_rows
 from planner.predict.workload import Workload, lacking, workload_of
-from planner.step_time import BLOCK_FP8, FP4, FP8
+from planner.step_inputs import BLOCK_FP8, FP4, FP8
 from smolplan.errors import UserError
 
 LLAMA = {
@@ -184,6 +184,13 @@ def test_a_batch_split_by_a_pipeline_of_shards_is_no_single_micro_batch(tmp_path
     assert layout["micro_batch"] == 8
 
 
+def test_a_run_that_shards_its_weights_and_names_no_other_layout_has_none(tmp_path: Path) -> None:
+    layout = workload(tmp_path, dp_or_zero="fsdp", tp="", pp="").layout
+    assert (layout["tp"], layout["pp"], layout["sharded_weights"]) == (1, 1, 1)
+    row = read_rows(write(tmp_path / "no.csv", {**LLAMA, "tp": "", "pp": ""}))[0]
+    assert lacking(row) == "no tp, pp"
+
+
 def test_missing_optional_columns_get_defaults(tmp_path: Path) -> None:
     optional = ("nodes", "kv_heads", "ffn", "micro_batch", "recompute", "dp_or_zero", "notes")
     row = {k: v for k, v in LLAMA.items() if k not in optional}
@@ -205,6 +212,7 @@ def test_missing_optional_columns_get_defaults(tmp_path: Path) -> None:
         ({"verified": "memory"}, "from memory"),
         ({"tokens_per_s_per_gpu": ""}, "no measurement"),
         ({"global_batch_tokens": "4096"}, "shorter than a sequence"),
+        ({"hidden": "1e200", "params_b": "", "active_b": ""}, "beyond all reason"),
     ],
 )
 def test_a_row_that_cannot_be_predicted_says_why(
@@ -307,6 +315,14 @@ def test_bad_cells_are_named_by_line_and_column(
     assert all(part in str(caught.value) for part in says)
 
 
+def test_files_saved_by_spreadsheets_are_read(tmp_path: Path) -> None:
+    row = {**LLAMA, "notes": '"two\r\nlines, quoted"'}
+    path = write(tmp_path / "excel.csv", row, LLAMA)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    first, second = read_rows(path)
+    assert "lines, quoted" in first.text("notes") and second.numbers == first.numbers
+
+
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     row = {k: v for k, v in LLAMA.items() if k not in ("layers", "gpu")}
     with pytest.raises(UserError, match="layers, gpu"):
@@ -341,6 +357,9 @@ def test_every_name_in_the_catalogue_is_found_by_its_own_pattern() -> None:
         ("GB300", "gb300"),
         ("GH200-96GB", "gh200"),
         ("H100-96GB-HBM2e-500W", "h100-hbm2e-500w"),
+        ("H20-96GB", "h20"),
+        ("H200-141GB", "h200"),
+        ("RTX 4090", "rtx4090"),
     ],
 )
 def test_published_names_find_their_gpu(name: str, row: str) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from planner.comms import all_to_all_s, gather_s, link_bytes_per_s
 from planner.kernels import longer, matmul_s, roundup_quotient
-from planner.step_time import BF16, Layout, Machine, Shape, Stack, StepTime, step_time
+from planner.step_inputs import BF16, Layout, Machine, Shape, Stack
+from planner.step_time import StepTime, step_time
 
 LLAMA_8B = Shape(
     layers=32.0,
