@@ -4,7 +4,8 @@ from planner.explain import Line
 from planner.kernels import roundup_quotient
 from planner.memory import FP32_STATE, Layout, memory_lines
 from planner.search import Candidate, Found, stack_of
-from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, Stack, StepTime
+from planner.step_inputs import Stack
+from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, StepTime
 
 PARTS = {
     "compute_s": "compute",

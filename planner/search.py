@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from planner import step_time
+from planner import step_inputs, step_time
 from planner.architecture import Architecture
 from planner.flops import flops_per_token
 from planner.layouts import Legal, Rejection, legal_layouts
@@ -56,14 +56,14 @@ class Found:
     """The fastest first, without those that another one makes pointless (see _leaders)."""
 
 
-def shape_of(arch: Architecture, seq_len: int, tokens_per_step: int) -> step_time.Shape:
+def shape_of(arch: Architecture, seq_len: int, tokens_per_step: int) -> step_inputs.Shape:
     """An architecture as the step-time model sees it: layers alike, experts of one width."""
     moe = arch.moe
     ffn, active, experts = float(arch.ffn_hidden), 1.0, 1.0
     if moe is not None:
         ffn, shared = float(moe.expert_ffn_hidden), moe.shared_width / moe.expert_ffn_hidden
         active, experts = moe.experts_per_token + shared, moe.routed_experts + shared
-    return step_time.Shape(
+    return step_inputs.Shape(
         layers=float(arch.layers),
         hidden=float(arch.hidden),
         query_width=float(arch.query_width),
@@ -79,34 +79,34 @@ def shape_of(arch: Architecture, seq_len: int, tokens_per_step: int) -> step_tim
     )
 
 
-def machine_of(job: Job, site: Site) -> step_time.Machine:
+def machine_of(job: Job, site: Site) -> step_inputs.Machine:
     gpu = site.accelerator
-    return step_time.Machine(
+    return step_inputs.Machine(
         matmul_flops_per_s=gpu.peak_bf16_flops,
         bf16_flops_per_s=gpu.peak_bf16_flops,
         hbm_bytes_per_s=gpu.hbm_bytes_per_s,
         link_bytes_per_s=gpu.link_bytes_per_s,
         network_bytes_per_s=site.stack.network_bytes_per_s or gpu.network_bytes_per_s,
         gpus_per_domain=float(job.domain),
-        number_format=step_time.BF16,
+        number_format=step_inputs.BF16,
     )
 
 
-def stack_of(site: Site) -> step_time.Stack:
+def stack_of(site: Site) -> step_inputs.Stack:
     """The stack's fitted constants on that GPU, and what is known of it rather than fitted."""
     fitted = constants_for(fitted_constants(), site.stack.name, site.accelerator.name)
     constants = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
-    known = {field.name for field in fields(step_time.Stack)} - constants.keys()
-    return step_time.Stack(**constants, **{n: float(getattr(site.stack, n)) for n in known})
+    known = {field.name for field in fields(step_inputs.Stack)} - constants.keys()
+    return step_inputs.Stack(**constants, **{n: float(getattr(site.stack, n)) for n in known})
 
 
-def timed_layout(job: Job, layout: Layout) -> step_time.Layout:
+def timed_layout(job: Job, layout: Layout) -> step_inputs.Layout:
     """A layout, or arrays of them, as the step-time model takes it."""
 
     def real(values: Any) -> Any:
         return values * 1.0
 
-    return step_time.Layout(
+    return step_inputs.Layout(
         gpus=float(job.gpus),
         tp=real(layout.tensor_parallel),
         pp=real(layout.pipeline_parallel),

@@ -168,7 +168,6 @@ def test_the_trainer_keeps_its_state_in_fp32() -> None:
     ("changed", "said"),
     [
         ({"cluster": {"nodes": 384, "gpus_per_node": 1, "gpu": "cpu"}}, "CPU"),
-        ({"cluster": {"nodes": 384, "gpus_per_node": 1, "gpu": "rtx4090"}}, "links of rtx4090"),
         ({"cluster": {"nodes": 384, "gpus_per_node": 1, "gpu": "h10"}}, "Did you mean h100"),
     ],
 )
@@ -176,6 +175,14 @@ def test_machines_that_cannot_be_priced_are_refused(changed: dict[str, Any], sai
     content = SPEC.model_dump(mode="json", exclude_none=True) | changed
     with pytest.raises(UserError, match=said):
         site_of(RunSpec.model_validate(content))
+
+
+def test_a_gpu_whose_links_nobody_has_written_down_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("planner.site.find_accelerator", lambda name: None)
+    with pytest.raises(UserError, match="links of h100"):
+        site_of(SPEC)
 
 
 def test_parts_of_nodes_and_fp32_are_refused() -> None:
