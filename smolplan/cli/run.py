@@ -54,7 +54,9 @@ def launch(
     if resume:
         if runs_dir is not None:
             raise UserError(
-                "a run that is resumed stays in its folder", where="--runs-dir", remedy="Leave it."
+                "a run that is resumed stays in its folder",
+                where="--runs-dir",
+                remedy="Leave it out.",
             )
         store = Store()
         run = control.settle(store, store.find(spec))
