@@ -49,10 +49,10 @@ GPU = Sizes(
     size_s=0.5,
 )
 CPU = Sizes(
-    squares=(256, 512, 1024, 2048),
+    squares=(256, 512, 1024, 2048, 4096),
     shaped=((512, 768, 2048), (512, 2048, 768), (1024, 4096, 1024)),
     heads=8,
-    seq_lens=(256, 512, 1024),
+    seq_lens=(256, 512, 1024, 2048),
     stream_bytes=128 * MIB,
     collective_bytes=tuple(2**power for power in range(10, 25, 2)),
     size_s=1.0,
