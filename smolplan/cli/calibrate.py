@@ -116,7 +116,7 @@ def _measure(quick: bool, say: Callable[[str], None]) -> "Calibration":
                         told = json.loads(line)
                         if isinstance(told, dict):
                             answer = told.get("measured", answer)
-                            say(str(told.get("doing", "")))
+                            say(str(told.get("doing", "putting it together")))
                 code = process.wait()
             finally:
                 timer.cancel()
