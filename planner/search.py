@@ -80,11 +80,13 @@ def shape_of(arch: Architecture, seq_len: int, tokens_per_step: int) -> step_inp
 
 
 def machine_of(job: Job, site: Site) -> step_inputs.Machine:
-    gpu = site.accelerator
+    gpu, hbm = site.accelerator, site.accelerator.hbm_bytes_per_s
+    if site.measured is not None and site.measured.hbm_bytes_per_s is not None:
+        hbm = site.measured.hbm_bytes_per_s
     return step_inputs.Machine(
         matmul_flops_per_s=gpu.peak_bf16_flops,
         bf16_flops_per_s=gpu.peak_bf16_flops,
-        hbm_bytes_per_s=gpu.hbm_bytes_per_s,
+        hbm_bytes_per_s=hbm,
         link_bytes_per_s=gpu.link_bytes_per_s,
         network_bytes_per_s=site.stack.network_bytes_per_s or gpu.network_bytes_per_s,
         gpus_per_domain=float(job.domain),
@@ -93,9 +95,14 @@ def machine_of(job: Job, site: Site) -> step_inputs.Machine:
 
 
 def stack_of(site: Site) -> step_inputs.Stack:
-    """The stack's fitted constants on that GPU, and what is known of it rather than fitted."""
+    """The stack's fitted constants on that GPU, those measured there in their place, and what is
+    known of it rather than fitted."""
     fitted = constants_for(fitted_constants(), site.stack.name, site.accelerator.name)
     constants = {field.name: getattr(fitted, field.name) for field in fields(fitted)}
+    if site.measured is not None:
+        for name in ("matmul_share", "half_size", "attention_share", "link_share"):
+            if (value := getattr(site.measured, name)) is not None:
+                constants[name] = value
     known = {field.name for field in fields(step_inputs.Stack)} - constants.keys()
     return step_inputs.Stack(**constants, **{n: float(getattr(site.stack, n)) for n in known})
 

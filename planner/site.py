@@ -1,8 +1,10 @@
 """From a run spec to what is searched: the job, and the site with its hardware and prices."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from planner import calibration
 from planner.architecture import architecture_of
 from planner.catalog import find_gpu, prices
 from planner.legality import Job
@@ -14,14 +16,31 @@ from planner.memory import (
 )
 from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
 from planner.restrict import TRAINER, Restriction
+from planner.step_time import HBM_SHARE
 from smolplan.errors import UserError
 
 if TYPE_CHECKING:
     from smolplan.spec import RunSpec
 
 DEFAULT_STACK = "generic"
+MEASURED = "measured"
+"""The stack whose constants are the generic one's but for what `smolplan calibrate` measured."""
 RACK = 8
 """Beyond so many GPUs the fast links join several of what a spec calls a node."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a calibration puts in place of the catalogue's; None where it has nothing."""
+
+    date: str
+    machine: str
+    matmul_share: float | None
+    half_size: float | None
+    attention_share: float | None
+    link_share: float | None
+    hbm_bytes_per_s: float | None
+    """As a datasheet would have to say it: step times take HBM_SHARE of it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,54 @@ class Site:
     tdp_w: float
     price_per_gpu_hour: float | None
     price_source: str
+    measured: Measured | None = None
+
+
+def measured_of(stored: calibration.Calibration, accelerator: Accelerator) -> Measured:
+    """A calibration as shares of the catalogue's figures for that GPU. Raises UserError if another
+    device was measured."""
+    if stored.device == "cpu":
+        raise UserError(
+            f"the stored calibration is of a CPU ({stored.machine}), which prices no GPU",
+            where="--stack",
+            remedy=f"Run smolplan calibrate on a machine with {accelerator.name} GPUs.",
+        )
+    there = find_accelerator(stored.machine)
+    if there is None or there.name != accelerator.name:
+        raise UserError(
+            f"the stored calibration is of {stored.machine}, not of {accelerator.name}",
+            where="--stack",
+            remedy=f"Run smolplan calibrate on a machine with {accelerator.name} GPUs.",
+        )
+    fits, peak = calibration.fit(stored), accelerator.peak_bf16_flops
+    return Measured(
+        date=stored.date,
+        machine=stored.machine,
+        matmul_share=None if fits.matmul is None else fits.matmul.flops_per_s / peak,
+        half_size=None if fits.matmul is None else fits.matmul.half_size,
+        attention_share=None if fits.attention is None else fits.attention.per_s / peak,
+        link_share=None
+        if fits.link is None
+        else fits.link.bytes_per_s / accelerator.link_bytes_per_s,
+        hbm_bytes_per_s=None if fits.memory is None else fits.memory.per_s / HBM_SHARE,
+    )
+
+
+def _measured_stack(measured: Measured) -> SoftwareStack:
+    """The generic stack under a name that says which constants are not its own."""
+    found = {
+        "products": measured.matmul_share,
+        "attention": measured.attention_share,
+        "HBM": measured.hbm_bytes_per_s,
+        "links": measured.link_share,
+    }
+    names = ", ".join(name for name, value in found.items() if value is not None) or "nothing"
+    origin = f"{names} measured on {measured.machine}, {measured.date[:10]}"
+    return replace(
+        find_software(DEFAULT_STACK),
+        name=f"{MEASURED} ({origin}; the rest as {DEFAULT_STACK})",
+        source=f"smolplan calibrate: {origin}",
+    )
 
 
 def find_software(name: str) -> SoftwareStack:
@@ -48,12 +115,20 @@ def find_software(name: str) -> SoftwareStack:
     raise UserError(
         f"the software stack {name!r} is not in the catalogue",
         where="--stack",
-        remedy=suggestion(name, [stack.name for stack in stacks()]),
+        remedy=suggestion(name, [*(stack.name for stack in stacks()), MEASURED]),
     )
 
 
-def site_of(spec: "RunSpec", *, stack: str = DEFAULT_STACK, price: float | None = None) -> Site:
-    """Raises UserError for a GPU whose links the catalogue does not know."""
+def site_of(
+    spec: "RunSpec",
+    *,
+    stack: str = DEFAULT_STACK,
+    price: float | None = None,
+    stored: Path | None = None,
+) -> Site:
+    """`stored`: the calibration that the stack "measured" is read from, by default the user's.
+    Raises UserError for a GPU whose links the catalogue does not know, and for a calibration that
+    is not there or not of that GPU."""
     if spec.cluster.gpu == "cpu":
         raise UserError(
             "how fast a CPU trains is not modelled",
@@ -68,6 +143,9 @@ def site_of(spec: "RunSpec", *, stack: str = DEFAULT_STACK, price: float | None 
             where="cluster.gpu",
             remedy="Plan for another GPU.",
         )
+    measured = None
+    if stack.strip().lower() == MEASURED:
+        measured = measured_of(calibration.read(stored or calibration.stored_path()), accelerator)
     source = "--price"
     if price is None and spec.cluster.price_per_gpu_hour is not None:
         price, source = spec.cluster.price_per_gpu_hour, "cluster.price_per_gpu_hour"
@@ -76,12 +154,13 @@ def site_of(spec: "RunSpec", *, stack: str = DEFAULT_STACK, price: float | None 
         source = f"low end of ${row.low:.2f} to ${row.high:.2f}, {row.source}, {row.date}"
     return Site(
         accelerator=accelerator,
-        stack=find_software(stack),
+        stack=find_software(stack) if measured is None else _measured_stack(measured),
         peak_flops=gpu.peak_bf16_flops,
         hbm_bytes=gpu.hbm_bytes,
         tdp_w=gpu.tdp_w,
         price_per_gpu_hour=price,
         price_source="none is known" if price is None else source,
+        measured=measured,
     )
 
 

@@ -77,6 +77,7 @@ def _give_up_output() -> None:
 def _register() -> None:
     from smolplan.cli import (
         budget,
+        calibrate,
         demo,
         estimate,
         goodput,
@@ -94,6 +95,7 @@ def _register() -> None:
         goodput.goodput,
         budget.budget,
         predict.predict,
+        calibrate.calibrate,
         preflight.preflight,
         demo.demo,
     ):

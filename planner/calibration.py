@@ -1,0 +1,348 @@
+"""A machine's measured times → the constants that the step-time model takes, and their file.
+
+Pure but for `read` and `write`. Every fit minimises squared relative errors, so that a short time
+counts as much as a long one.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from planner.kernels import attention_forward_s, matmul_s
+from smolplan.errors import UserError
+
+FORMAT = 1
+"""Of the stored file; another one is refused."""
+FILE = "calibration.json"
+REMEDY = "Run smolplan calibrate."
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """An m×k by k×n product."""
+
+    precision: str
+    m: int
+    n: int
+    k: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One forward of causal attention in bf16."""
+
+    batch: int
+    heads: int
+    head_dim: int
+    seq_len: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A kernel that streams through memory: bytes read and written in all."""
+
+    kind: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Collective:
+    """`bytes` on each rank: the whole of what is reduced or gathered."""
+
+    kind: str
+    bytes: int
+    ranks: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured, where and when."""
+
+    date: str
+    """UTC, ISO 8601."""
+    device: str
+    """cuda or cpu."""
+    machine: str
+    """The GPU's name, or the CPU's model."""
+    torch: str
+    matmul: tuple[Matmul, ...]
+    attention: tuple[Attention, ...]
+    memory: tuple[Memory, ...]
+    collective: tuple[Collective, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """y = fixed + slope·x, and how far off it is."""
+
+    fixed: float
+    slope: float
+    residual: float
+    """Root mean square of (fitted − measured)/measured."""
+    samples: int
+
+
+@dataclass(frozen=True)
+class MatmulFit:
+    """The two constants of planner.kernels.matmul_s."""
+
+    flops_per_s: float
+    """What large products reach."""
+    half_size: float
+    residual: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class RateFit:
+    """One rate: bytes/s or FLOP/s."""
+
+    per_s: float
+    residual: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class LinkFit:
+    """t = latency + moved bytes/bandwidth, moved as nccl-tests counts it (planner/comms.py)."""
+
+    bytes_per_s: float
+    latency_s: float
+    residual: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Fits:
+    """None where there was nothing to fit, or no positive rate explains it."""
+
+    matmul: MatmulFit | None
+    """In bf16."""
+    matmul_fp32: MatmulFit | None
+    attention: RateFit | None
+    memory: RateFit | None
+    links: dict[str, LinkFit]
+    """By collective."""
+    link: LinkFit | None
+    """All collectives on one line: what a plan takes."""
+
+
+def fit_line(points: Sequence[tuple[float, float]]) -> Line | None:
+    """Least squares of relative errors, neither coefficient below zero. None without two
+    different x, or where no line rises. Points need y > 0."""
+    if len({x for x, _ in points}) < 2:
+        return None
+    # Weights 1/y: of the rows (1/y, x/y) against 1.
+    aa = sum((1 / y) ** 2 for _, y in points)
+    ab = sum(x / y**2 for x, y in points)
+    bb = sum((x / y) ** 2 for x, y in points)
+    a = sum(1 / y for _, y in points)
+    b = sum(x / y for x, y in points)
+    determinant = aa * bb - ab * ab
+    fixed = (bb * a - ab * b) / determinant
+    slope = (aa * b - ab * a) / determinant
+    if fixed < 0:
+        fixed, slope = 0.0, b / bb
+    if slope < 0:
+        fixed, slope = a / aa, 0.0
+    errors = _rms((fixed + slope * x) / y - 1 for x, y in points)
+    return Line(fixed, slope, errors, len(points))
+
+
+def fit_rate(points: Sequence[tuple[float, float]]) -> RateFit | None:
+    """The rate of t = work/rate, from (work, t)."""
+    if not points:
+        return None
+    inverse = sum(work / t for work, t in points) / sum((work / t) ** 2 for work, t in points)
+    errors = _rms(inverse * work / t - 1 for work, t in points)
+    return RateFit(1 / inverse, errors, len(points))
+
+
+def _rms(errors: Iterable[float]) -> float:
+    squares = [error * error for error in errors]
+    return math.sqrt(sum(squares) / len(squares))
+
+
+def fit_matmul(
+    samples: Sequence[Matmul], *, element_bytes: float, bytes_per_s: float | None
+) -> MatmulFit | None:
+    """Peak F and half size s of t⁴ = c⁴ + (bytes/B)⁴, c = 2mnk/F·(1 + s·(1/m + 1/n + 1/k)), with
+    the memory's part taken off each time first: c/(2mnk) is then a line in 1/m + 1/n + 1/k.
+    Samples that memory alone explains say nothing of F and are left out."""
+    bandwidth = math.inf if bytes_per_s is None else bytes_per_s
+    points, used = [], []
+    for one in samples:
+        m, n, k = one.m, one.n, one.k
+        memory_s = element_bytes * (m * k + k * n + m * n) / bandwidth
+        if one.seconds > memory_s:
+            compute_s = (one.seconds**4 - memory_s**4) ** 0.25
+            points.append((1 / m + 1 / n + 1 / k, compute_s / (2.0 * m * n * k)))
+            used.append(one)
+    line = fit_line(points)
+    if line is None or line.fixed <= 0:
+        return None
+    flops_per_s, half_size = 1 / line.fixed, line.slope / line.fixed
+    residual = _rms(
+        float(
+            matmul_s(
+                one.m,
+                one.n,
+                one.k,
+                flops_per_s=flops_per_s,
+                hbm_bytes_per_s=bandwidth,
+                half_size=half_size,
+                element_bytes=element_bytes,
+            )
+        )
+        / one.seconds
+        - 1
+        for one in used
+    )
+    return MatmulFit(flops_per_s, half_size, residual, len(used))
+
+
+def attention_work(one: Attention) -> float:
+    """FLOPs that planner.kernels.attention_forward_s counts: half of the scores are masked, and
+    narrow heads pay for their exponentials."""
+    work = attention_forward_s(
+        one.batch * one.seq_len,
+        one.seq_len,
+        one.heads * one.head_dim,
+        one.heads,
+        flash=1.0,
+        flops_per_s=1.0,
+        hbm_bytes_per_s=1.0,
+    )
+    return float(work)
+
+
+def moved_bytes(one: Collective) -> float:
+    """Over each rank's link, by a ring (planner/comms.py); busbw is this over the time."""
+    passes = 2.0 if one.kind == "all_reduce" else 1.0
+    return passes * (one.ranks - 1) / one.ranks * one.bytes
+
+
+def fit_link(samples: Sequence[Collective]) -> LinkFit | None:
+    line = fit_line([(moved_bytes(one), one.seconds) for one in samples if one.ranks > 1])
+    if line is None or line.slope <= 0:
+        return None
+    return LinkFit(1 / line.slope, line.fixed, line.residual, line.samples)
+
+
+def fit(measured: Calibration) -> Fits:
+    memory = fit_rate([(float(one.bytes), one.seconds) for one in measured.memory])
+    bandwidth = None if memory is None else memory.per_s
+
+    def products(precision: str, element_bytes: float) -> MatmulFit | None:
+        chosen = [one for one in measured.matmul if one.precision == precision]
+        return fit_matmul(chosen, element_bytes=element_bytes, bytes_per_s=bandwidth)
+
+    links = {}
+    for kind in dict.fromkeys(one.kind for one in measured.collective):
+        line = fit_link([one for one in measured.collective if one.kind == kind])
+        if line is not None:
+            links[kind] = line
+    return Fits(
+        matmul=products("bf16", 2.0),
+        matmul_fp32=products("fp32", 4.0),
+        attention=fit_rate([(attention_work(one), one.seconds) for one in measured.attention]),
+        memory=memory,
+        links=links,
+        link=fit_link(measured.collective),
+    )
+
+
+def stored_path() -> Path:
+    """Where `smolplan calibrate` puts it: in the state folder, by the launcher's rule
+    (launcher.store.state_folder, which the planner does not import). Raises UserError."""
+    given = os.environ.get("SMOLPLAN_STATE")
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    folder = Path(given) if given else Path(base) / "smolplan"
+    try:
+        return folder.expanduser() / FILE
+    except RuntimeError:
+        raise UserError(
+            f"{folder} begins with a home folder that cannot be found",
+            remedy="Set SMOLPLAN_STATE to the folder that holds the calibration.",
+        ) from None
+
+
+def write(measured: Calibration, path: Path) -> None:
+    """Replaces the file as a whole or not at all. Raises UserError."""
+    from smolplan.rundir import write_json
+
+    content = {"format": FORMAT, **asdict(measured), "fits": asdict(fit(measured))}
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise UserError(f"cannot write it: {error.strerror}", where=str(path)) from None
+
+
+def read(path: Path) -> Calibration:
+    """Raises UserError if there is none, or it is damaged or of another format."""
+    import json
+
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError("no calibration is stored", where=str(path), remedy=REMEDY) from None
+    except OSError as error:
+        raise UserError(f"cannot read it: {error.strerror}", where=str(path)) from None
+    except ValueError:
+        raise _damaged(path, "it is no JSON") from None
+    if not isinstance(content, dict):
+        raise _damaged(path, "it is no JSON object")
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"this calibration is of format {content.get('format')!r}, not {FORMAT}",
+            where=str(path),
+            remedy="Run smolplan calibrate anew.",
+        )
+    try:
+        return parse(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(
+        f"this calibration is damaged ({why})",
+        where=str(path),
+        remedy="Run smolplan calibrate anew.",
+    )
+
+
+def parse(content: dict[str, Any]) -> Calibration:
+    """Raises KeyError, TypeError or ValueError for what `write` would not have written."""
+    texts = {name: content[name] for name in ("date", "device", "machine", "torch")}
+    if not all(isinstance(text, str) for text in texts.values()):
+        raise TypeError("date, device, machine and torch are texts")
+
+    def rows(name: str, make: Callable[..., Any]) -> tuple[Any, ...]:
+        made = tuple(make(**row) for row in content[name])
+        for row in made:
+            for field, value in asdict(row).items():
+                if field in ("kind", "precision"):
+                    good = isinstance(value, str)
+                elif field == "seconds":
+                    good = isinstance(value, float) and 0 < value < math.inf
+                else:
+                    good = type(value) is int and value > 0
+                if not good:
+                    raise ValueError(f"{name}: {field} is {value!r}")
+        return made
+
+    return Calibration(
+        **texts,
+        matmul=rows("matmul", Matmul),
+        attention=rows("attention", Attention),
+        memory=rows("memory", Memory),
+        collective=rows("collective", Collective),
+    )
