@@ -5,7 +5,6 @@ counts as much as a long one.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -257,21 +256,6 @@ def fit(measured: Calibration) -> Fits:
         links=links,
         link=fit_link(measured.collective),
     )
-
-
-def stored_path() -> Path:
-    """Where `smolplan calibrate` puts it: in the state folder, by the launcher's rule
-    (launcher.store.state_folder, which the planner does not import). Raises UserError."""
-    given = os.environ.get("SMOLPLAN_STATE")
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    folder = Path(given) if given else Path(base) / "smolplan"
-    try:
-        return folder.expanduser() / FILE
-    except RuntimeError:
-        raise UserError(
-            f"{folder} begins with a home folder that cannot be found",
-            remedy="Set SMOLPLAN_STATE to the folder that holds the calibration.",
-        ) from None
 
 
 def write(measured: Calibration, path: Path) -> None:

@@ -89,19 +89,20 @@ def _reduced(stack: Stack, layout: Layout) -> str:
 
 
 def _sources(found: Found) -> dict[str, str]:
-    stack = stack_of(found.site)
+    site, stack = found.site, stack_of(found.site)
+    fitted = FITTED if site.measured is None else f"{site.stack.name}; the generic ones {FITTED}"
     peak = found.site.accelerator.peak_bf16_flops / 1e12
     return {
         "compute": f"roofline: products at {stack.matmul_share:.0%}, attention at "
-        f"{stack.attention_share:.0%} of {peak:,.4g} TFLOP/s, {FITTED}",
+        f"{stack.attention_share:.0%} of {peak:,.4g} TFLOP/s, {fitted}",
         "tensor parallel": "Shoeybi et al. 2019, arXiv 1909.08053; " + RING,
         "context parallel": RING,
         "expert parallel": RING,
-        "waiting for the host": FITTED,
+        "waiting for the host": fitted,
         "pipeline bubble and sends": "Narayanan et al. 2021, arXiv 2104.04473, section 2.2",
-        "data parallel": RING + "; shares " + FITTED,
+        "data parallel": RING + "; shares " + fitted,
         "optimiser": "planner/step_time.py: AdamW's reads and writes",
-        "once a step": FITTED,
+        "once a step": fitted,
     }
 
 

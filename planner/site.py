@@ -126,7 +126,7 @@ def site_of(
     price: float | None = None,
     stored: Path | None = None,
 ) -> Site:
-    """`stored`: the calibration that the stack "measured" is read from, by default the user's.
+    """`stored`: the file of the calibration that the stack "measured" is read from.
     Raises UserError for a GPU whose links the catalogue does not know, and for a calibration that
     is not there or not of that GPU."""
     if spec.cluster.gpu == "cpu":
@@ -144,8 +144,8 @@ def site_of(
             remedy="Plan for another GPU.",
         )
     measured = None
-    if stack.strip().lower() == MEASURED:
-        measured = measured_of(calibration.read(stored or calibration.stored_path()), accelerator)
+    if stored is not None and stack.strip().lower() == MEASURED:
+        measured = measured_of(calibration.read(stored), accelerator)
     source = "--price"
     if price is None and spec.cluster.price_per_gpu_hour is not None:
         price, source = spec.cluster.price_per_gpu_hour, "cluster.price_per_gpu_hour"

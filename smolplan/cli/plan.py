@@ -33,7 +33,11 @@ def plan(
         bool, typer.Option("--tp-across-nodes", help="Tensor parallel beyond the fast links.")
     ] = False,
     stack: Annotated[
-        str, typer.Option(help="Software stack whose fitted constants are taken.")
+        str,
+        typer.Option(
+            help="Software stack whose fitted constants are taken; or measured: those of "
+            "smolplan calibrate."
+        ),
     ] = "generic",
     price: Annotated[
         str | None, typer.Option(help="US dollars per GPU-hour, in place of the catalogue's low.")
@@ -57,6 +61,8 @@ def plan(
     """
     from time import perf_counter
 
+    from launcher.store import state_folder
+    from planner import calibration
     from planner.memory import layout_of
     from planner.restrict import parse_restrictions
     from planner.search import candidate_of, search
@@ -68,7 +74,8 @@ def plan(
     for path in (out, plot):
         _check_free(path, force)
     loaded = load_spec(spec)
-    site = site_of(loaded, stack=stack, price=_price(price))
+    stored = state_folder() / calibration.FILE
+    site = site_of(loaded, stack=stack, price=_price(price), stored=stored)
     if order == "cost" and site.price_per_gpu_hour is None:
         raise UserError("no price is known for this GPU", where="--by", remedy="Give --price.")
     terms = () if restrict is None else parse_restrictions(restrict)

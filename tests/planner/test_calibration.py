@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.store import state_folder
 from planner import calibration
 from planner.calibration import Attention, Calibration, Collective, Matmul, Memory
 from planner.kernels import attention_forward_s, matmul_s
@@ -215,18 +214,9 @@ def test_a_damaged_or_older_file_is_refused_with_a_sentence(
     assert "smolplan calibrate" in str(caught.value)
 
 
-def test_the_file_lies_in_the_launchers_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    for folder, base in (("/x/y", None), ("", "/z"), ("", None), ("~/here", None)):
-        monkeypatch.setenv("SMOLPLAN_STATE", folder)
-        monkeypatch.delenv("XDG_STATE_HOME", raising=False)
-        if base:
-            monkeypatch.setenv("XDG_STATE_HOME", base)
-        assert calibration.stored_path() == state_folder() / calibration.FILE
-
-
 def test_a_plan_takes_what_was_measured_and_the_generic_stacks_rest(stored: Path) -> None:
     calibration.write(MEASURED, stored)
-    generic, site = site_of(SPEC), site_of(SPEC, stack="measured")
+    generic, site = site_of(SPEC), site_of(SPEC, stack="measured", stored=stored)
     mine, theirs, gpu = stack_of(site), stack_of(generic), site.accelerator
     assert mine.matmul_share == pytest.approx(FLOPS / gpu.peak_bf16_flops)
     assert mine.half_size == pytest.approx(HALF)
@@ -241,7 +231,7 @@ def test_a_plan_takes_what_was_measured_and_the_generic_stacks_rest(stored: Path
 
 def test_a_constant_that_was_not_measured_is_the_generic_stacks(stored: Path) -> None:
     calibration.write(replace(MEASURED, collective=(), attention=()), stored)
-    site, generic = site_of(SPEC, stack="measured"), stack_of(site_of(SPEC))
+    site, generic = site_of(SPEC, stack="measured", stored=stored), stack_of(site_of(SPEC))
     assert stack_of(site).link_share == generic.link_share
     assert stack_of(site).attention_share == generic.attention_share
     assert stack_of(site).matmul_share != generic.matmul_share
@@ -252,7 +242,7 @@ def test_faster_products_make_a_faster_step(stored: Path) -> None:
     def step_s(flops: float) -> float:
         matmul = tuple(products(flops, HALF, HBM, "bf16", 2.0))
         calibration.write(replace(MEASURED, matmul=matmul), stored)
-        site = site_of(SPEC, stack="measured")
+        site = site_of(SPEC, stack="measured", stored=stored)
         return candidate_of(job_of(SPEC, site), site, SPEC.steps, layout_of(SPEC)).step_s
 
     assert step_s(8e14) < step_s(5e14)
@@ -260,10 +250,10 @@ def test_faster_products_make_a_faster_step(stored: Path) -> None:
 
 def test_a_calibration_of_another_device_is_refused(stored: Path) -> None:
     with pytest.raises(UserError, match=r"no calibration is stored.*Run smolplan calibrate"):
-        site_of(SPEC, stack="measured")
+        site_of(SPEC, stack="measured", stored=stored)
     calibration.write(replace(MEASURED, machine="NVIDIA A100-SXM4-80GB"), stored)
     with pytest.raises(UserError, match="is of NVIDIA A100-SXM4-80GB, not of h100"):
-        site_of(SPEC, stack="measured")
+        site_of(SPEC, stack="measured", stored=stored)
     calibration.write(replace(MEASURED, device="cpu", machine="Some CPU"), stored)
     with pytest.raises(UserError, match=r"of a CPU \(Some CPU\), which prices no GPU"):
-        site_of(SPEC, stack="measured")
+        site_of(SPEC, stack="measured", stored=stored)
