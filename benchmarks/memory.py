@@ -112,7 +112,7 @@ def write(constants: Floats, rows: int, file: Path) -> None:
     CONSTANTS.write_text(
         "# Written by python -m benchmarks.memory FILE.csv --fit, which explains the numbers:\n"
         "# bytes that a layer keeps of a token for each element of its hidden and feed-forward\n"
-        "# width, bytes of buffers per parameter, and what the framework takes whatever the layout.\n"
+        "# width, bytes of buffers per parameter, and the framework's own.\n"
         f'fit:\n  date: "{datetime.now(UTC):%Y-%m-%d}"\n  rows: {rows}\n  file: {file.name}\n'
         f'  split: "{FIT_SHARE:.0%} of the pairs of source and model, by hash"\n'
         '  how: "least mean absolute relative error (each at most 0.5), none below zero, seed 1"\n'
