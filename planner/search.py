@@ -34,7 +34,7 @@ class Candidate:
     mfu: float
     """Exact model FLOPs, causal attention, over the dense bf16 peak."""
     memory_bytes: float
-    """Of the fullest rank, without the framework's own (planner/memory.py)."""
+    """Of the fullest rank, without the framework's own (planner/memory/)."""
     days: float
     """Of stepping, all steps."""
     dollars: float | None

@@ -1,0 +1,139 @@
+"""Peaks of the bundled trainer, as torch's own tracker counts them, beside the planner's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from planner.memory.trainer import trainer_memory_lines
+from smolplan.spec import RunSpec, load_preset
+from trainer.model.transformer import CausalLM
+from trainer.optim import build_optimizer
+from trainer.parallel import distribute
+
+MODEL = {
+    "layers": 4,
+    "hidden": 512,
+    "heads": 8,
+    "kv_heads": 2,
+    "ffn_hidden": 1536,
+    "vocab_size": 8192,
+}
+
+
+def a_spec(
+    *,
+    ranks: int = 4,
+    micro_batch: int = 2,
+    accumulation: int = 1,
+    zero: int = 3,
+    recompute: str = "none",
+    precision: str = "bf16",
+    seq_len: int = 1024,
+    **model: Any,
+) -> RunSpec:
+    whole = load_preset("tiny-cpu").model_dump()
+    whole["model"] |= MODEL | model
+    whole["data"]["seq_len"] = seq_len
+    whole["optim"] |= {
+        "precision": precision,
+        "global_batch_size": ranks * micro_batch * accumulation,
+    }
+    whole["parallel"] |= {
+        "data_parallel": ranks,
+        "micro_batch_size": micro_batch,
+        "zero_stage": zero,
+        "recompute": recompute,
+    }
+    whole["cluster"]["gpus_per_node"] = ranks
+    return RunSpec.model_validate(whole)
+
+
+@contextmanager
+def ranks_of_nothing(count: int) -> Iterator[DeviceMesh]:
+    dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
+    try:
+        yield init_device_mesh("cpu", (count,), mesh_dim_names=("data",))
+    finally:
+        dist.destroy_process_group()
+
+
+def tracked_peak_bytes(spec: RunSpec) -> int:
+    """Of one step's forward and backward passes. Not of clipping and the optimiser's step: DTensor
+    works out what they return on tensors of the whole shape, which have no memory but are counted
+    by the tracker; in truth they only hold what is there when the backward pass ends."""
+    with ranks_of_nothing(spec.parallel.data_parallel) as mesh, FakeTensorMode():
+        model = CausalLM(spec.model, spec.data.seq_len)
+        distribute(model, spec, mesh)
+        optimizer = build_optimizer(model, spec.optim)
+        tracker = FSDPMemTracker(model, optimizer)
+        tracker.track_inputs(())
+        pieces = spec.gradient_accumulation
+        tokens = torch.zeros(
+            (spec.parallel.micro_batch_size, spec.data.seq_len + 1), dtype=torch.int64
+        )
+        with tracker:
+            for number in range(pieces):
+                model.set_requires_gradient_sync(number == pieces - 1)  # type: ignore[operator]
+                _, objective = model(tokens[:, :-1], 0, tokens[:, 1:])
+                (objective / pieces).backward()
+                del objective
+                if number < pieces - 1:
+                    tracker.reset_mod_stats()  # it takes one call of a module at a time
+            (snapshot,) = tracker.get_tracker_snapshot("peak").values()
+    return int(snapshot["Total"])
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "more layers": {"layers": 12},
+    "wider": {"hidden": 1024, "heads": 16, "kv_heads": 4, "ffn_hidden": 2816},
+    "all heads their own keys": {"kv_heads": 8},
+    "narrow feed-forward": {"ffn_hidden": 512},
+    "small vocabulary": {"vocab_size": 512},
+    "large vocabulary": {"vocab_size": 65536},
+    "untied": {"vocab_size": 32768, "tied_embeddings": False},
+    "chunked loss": {"micro_batch": 6, "vocab_size": 1024},
+    "chunked loss in fp32": {"micro_batch": 6, "vocab_size": 1024, "precision": "fp32"},
+    "chunked loss of a large vocabulary": {"micro_batch": 6, "vocab_size": 32768},
+    "long": {"seq_len": 4096, "micro_batch": 1},
+    "short": {"seq_len": 128, "micro_batch": 2},
+    "few tokens": {"seq_len": 64, "micro_batch": 1},
+    "few tokens, large vocabulary": {"seq_len": 64, "micro_batch": 1, "vocab_size": 32768},
+    "few tokens, untied": {"seq_len": 64, "micro_batch": 1, "tied_embeddings": False},
+    "two ranks": {"ranks": 2},
+    "64 ranks": {"ranks": 64},
+    "stage 2": {"zero": 2},
+    "stage 2, few tokens": {"zero": 2, "seq_len": 256},
+    "fp32": {"precision": "fp32"},
+    "fp32, stage 2": {"precision": "fp32", "zero": 2},
+    "recomputed": {"recompute": "full"},
+    "recomputed, chunked": {"recompute": "full", "micro_batch": 6, "vocab_size": 1024},
+    "recomputed, fp32, long": {
+        "recompute": "full", "precision": "fp32", "seq_len": 4096, "vocab_size": 1024,
+    },
+    "recomputed, deep, few tokens": {
+        "recompute": "full", "layers": 16, "seq_len": 256, "vocab_size": 1024,
+    },
+    "accumulated": {"accumulation": 3},
+    "accumulated, few tokens": {"accumulation": 2, "seq_len": 64},
+    "accumulated, recomputed, fp32": {
+        "accumulation": 2, "recompute": "full", "precision": "fp32", "vocab_size": 1024,
+    },
+    "accumulated, stage 2": {"accumulation": 2, "zero": 2, "seq_len": 256, "vocab_size": 1024},
+    "z-loss": {"z_loss": 1e-5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_peak_is_within_5_percent_of_what_torch_tracks(case: str) -> None:
+    spec = a_spec(**CASES[case])
+    predicted = sum(line.value for line in trainer_memory_lines(spec, "cpu"))
+    assert predicted == pytest.approx(tracked_peak_bytes(spec), rel=0.05)
