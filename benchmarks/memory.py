@@ -137,7 +137,7 @@ def report(title: str, rows: Sequence[Row], ratios: Floats, worst: int) -> None:
     )
     for index in np.argsort(-errors)[:worst]:
         row = rows[index]
-        said = float(row.text("mem_gib_per_gpu"))
+        said = row.numbers["mem_gib_per_gpu"]
         shape = " ".join(f"{n}{row.numbers[n]:.0f}" for n in ("tp", "pp", "micro_batch", "seq_len"))
         print(f"  line {row.line}: {row.text('model')[:20]} {shape}", end=": ")
         print(f"{said * ratios[index]:.1f} for {said:.1f} GiB")
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--worst", type=int, default=4, help="rows to show of each part")
     options = parser.parse_args(arguments)
     try:
-        rows = [row for row in read_rows(options.file) if row.text("mem_gib_per_gpu")]
+        rows = [row for row in read_rows(options.file) if "mem_gib_per_gpu" in row.numbers]
     except SmolplanError as error:
         print(f"memory: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not counted:
         print(f"memory: {options.file}: no row can be predicted", file=sys.stderr)
         return 2
-    measured = np.array([float(row.text("mem_gib_per_gpu")) for row in counted])
+    measured = np.array([row.numbers["mem_gib_per_gpu"] for row in counted])
     parts = np.stack([stages(row) for row in counted])
     sweep = np.array([bool(SWEEP.search(row.text("source"))) for row in counted])
     fitted = np.array([is_fitted(row) for row in counted])

@@ -37,7 +37,11 @@ COUNT_COLUMNS = (
     "vp",
 )
 MEASURED_COLUMNS = ("step_time_s", "tokens_per_s_per_gpu", "tflops_per_gpu", "mfu_pct")
-NUMBER_COLUMNS = ("params_b", "active_b", *COUNT_COLUMNS, *MEASURED_COLUMNS)
+NUMBER_COLUMNS = (
+    *("params_b", "active_b", "mem_gib_per_gpu"),
+    *COUNT_COLUMNS,
+    *MEASURED_COLUMNS,
+)
 NEEDED_COLUMNS = (
     "model",
     "layers",
