@@ -65,6 +65,13 @@ def test_a_checkpoint_under_another_steps_name_is_rejected(run: RunDir) -> None:
         read_manifest(folder.rename(folder.with_name("step-9")))
 
 
+def test_a_file_that_was_put_there_since_is_rejected(run: RunDir) -> None:
+    folder = make_checkpoint(run, 8)
+    (folder / "more.safetensors").write_bytes(b"tensors of somebody else")
+    with pytest.raises(ValueError, match=r"more\.safetensors is not among the files"):
+        verify(folder)
+
+
 def test_what_is_older_than_the_kept_whole_ones_goes_damaged_or_not(run: RunDir) -> None:
     for step in (4, 8, 12, 16):
         make_checkpoint(run, step)

@@ -67,6 +67,23 @@ def test_patience_follows_the_longest_step() -> None:
         assert process.wait(20) == 7
 
 
+def test_a_rank_that_is_asked_while_it_saves_is_not_taken_for_stuck() -> None:
+    saves = "\n".join(
+        [
+            "stop.is_set()",
+            "with stop.saving():",
+            "    print('saving', flush=True); time.sleep(1.5)",
+            "while not stop.is_set(): time.sleep(0.01)",
+            "stop.agreed(); sys.exit(7)",
+        ]
+    )
+    with started(saves) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saving\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 7
+
+
 def test_a_rank_dies_with_its_agent_however_that_dies() -> None:
     rank = "import time; from trainer.signals import die_with_parent; die_with_parent(); "
     rank += "print('ready', flush=True); time.sleep(60)"
