@@ -91,7 +91,7 @@ class Daemon:
     def _round(self, pid: int) -> bool:
         """One look at every run; True if there is none left to look at, and that was asked for."""
         now_s = time.monotonic()
-        if now_s - self._registered_at_s > 2.0:
+        if now_s - self._registered_at_s > LONGEST_NAP_S:
             self._store.register_daemon(self.holder, pid, self.metrics_url)
             self._registered_at_s = now_s
         runs = self._store.runs(to_watch=True)
@@ -131,6 +131,8 @@ class Daemon:
         if self._troubles.get(run.id) != trouble:
             log.error("%s could not be looked after: %s", run.id, trouble, exc_info=traceback)
         self._troubles[run.id] = trouble
+        if watch := self.watches.get(run.id):  # not again at once: trouble mends with time
+            watch.due_at_s = max(watch.due_at_s, time.monotonic() + watch.spec.monitor.poll_s)
 
     def _hold(self, run: Run, watch: Watch) -> bool:
         now_s = time.monotonic()

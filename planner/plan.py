@@ -8,10 +8,10 @@ from planner.flops import flops_per_token
 from planner.memory import layout_of, memory_lines, state_lines
 from planner.memory.trainer import trainer_memory_lines
 from planner.params import parameter_count
+from planner.storage import CHECKPOINT_BYTES_PER_PARAM
 from smolplan.spec import RunSpec
 
-CHECKPOINT_BYTES_PER_PARAM = 12
-"""fp32 weights and AdamW's two fp32 moments; the rest of a checkpoint is small."""
+__all__ = ["CHECKPOINT_BYTES_PER_PARAM", "Plan", "make_plan"]
 
 
 class Plan(BaseModel):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 LARGEST_TWO_BYTE_VOCABULARY = 1 << 16
 
-CHECKPOINT_BYTES_PER_PARAM = 12.0
-"""fp32 weights and AdamW's two fp32 moments, as the bundled trainer writes them (planner/plan.py).
+CHECKPOINT_BYTES_PER_PARAM = 12
+"""fp32 weights and AdamW's two fp32 moments, as the bundled trainer writes them.
 With bf16 weights beside the fp32 master copy (nanotron) it is 14."""
 
 WEIGHTS_BYTES_PER_PARAM = 2.0

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from smolplan.errors import ExitCode, NamedExit, UserError
+from smolplan.lifetime import die_with_parent
 from smolplan.rundir import RunDir
 from smolplan.spec import load_spec
 from trainer.report import Reporter, fenced
-from trainer.signals import StopFlag, die_with_parent
+from trainer.signals import StopFlag
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

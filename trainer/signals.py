@@ -1,6 +1,5 @@
-"""How a rank is asked to stop, and how it makes sure not to outlive its agent."""
+"""How a rank is asked to stop."""
 
-import ctypes
 import logging
 import os
 import signal
@@ -77,15 +76,3 @@ class StopFlag:
             log.error("asked to stop %.0f s ago, and no step was completed since", patience_s)
             sys.stderr.flush()
             os._exit(1)
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when torchrun's agent ends, however it ends: a rank that
-    nobody watches must not go on writing (prctl(2), PR_SET_PDEATHSIG; Linux only)."""
-    if sys.platform != "linux":
-        return
-    pr_set_pdeathsig = 1
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before the kernel knew
-        os._exit(1)

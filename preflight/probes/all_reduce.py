@@ -3,10 +3,8 @@
 `python -m preflight.probes.all_reduce OUT cpu|cuda`
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from smolplan.lifetime import die_with_parent
 
 SIZES_BYTES = {"gloo": (8, 2**16, 2**24), "nccl": (8, 2**20, 2**30)}
 REPEATS = 5
@@ -43,9 +43,7 @@ def measure(size: int, device: torch.device) -> dict[str, Any]:
 
 
 def main() -> None:
-    if sys.platform == "linux":
-        # torchrun's agent may be killed: then nobody would end this process (PR_SET_PDEATHSIG).
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    die_with_parent()
     out, kind = Path(sys.argv[1]), sys.argv[2]
     device = torch.device(kind)
     if kind == "cuda":

@@ -4,11 +4,9 @@ Prints JSON objects, a line each: {"doing": …} as it goes on, {"measured": …
 GPUs if torch finds any, else the CPU. No size is begun after SECONDS, ranks apart.
 """
 
-import ctypes
 import json
 import os
 import platform
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from smolplan.lifetime import die_with_parent
 
 MIB = 2**20
 
@@ -200,12 +200,6 @@ def collectives(kind: str, of: Sizes) -> Iterator[dict[str, Any]]:
             }
 
 
-def end_with_parent() -> None:
-    if sys.platform == "linux":
-        # Whoever started this may be killed: then nobody would end it (PR_SET_PDEATHSIG).
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 def rank(out: Path, kind: str, quick: bool) -> None:
     if kind == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -253,7 +247,7 @@ def cpu_model() -> str:
 
 
 def main() -> None:
-    end_with_parent()
+    die_with_parent()
     if sys.argv[1] == "rank":
         rank(Path(sys.argv[2]), sys.argv[3], "quick" in sys.argv[4:])
         return

@@ -85,7 +85,7 @@ def test_a_rank_that_is_asked_while_it_saves_is_not_taken_for_stuck() -> None:
 
 
 def test_a_rank_dies_with_its_agent_however_that_dies() -> None:
-    rank = "import time; from trainer.signals import die_with_parent; die_with_parent(); "
+    rank = "import time; from smolplan.lifetime import die_with_parent; die_with_parent(); "
     rank += "print('ready', flush=True); time.sleep(60)"
     agent = "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]]); "
     agent += "print(p.pid, flush=True); p.wait()"
