@@ -101,7 +101,7 @@ def _sources(found: Found) -> dict[str, str]:
         "waiting for the host": fitted,
         "pipeline bubble and sends": "Narayanan et al. 2021, arXiv 2104.04473, section 2.2",
         "data parallel": RING + "; shares " + fitted,
-        "optimiser": "planner/step_time.py: AdamW's reads and writes",
+        "optimiser": "planner/step_time/data_parallel.py: AdamW's reads and writes",
         "once a step": fitted,
     }
 

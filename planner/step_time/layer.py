@@ -1,0 +1,117 @@
+"""What one layer, and the output head, compute of one micro-batch: products, attention, and work
+bound by memory."""
+
+from planner.kernels import BACKWARD_OF_FLASH, Values, attention_forward_s, either, matmul_s
+from planner.step_inputs import BLOCK_FP8, FP4, FP8, Layout, Machine, Shape, Stack
+
+HBM_SHARE = 0.9
+"""Of the datasheet's HBM bandwidth that a streaming kernel gets: 3.0 of 3.35 TB/s on an H100 (Smol
+Training Playbook, infrastructure chapter)."""
+
+
+def rank_tokens(shape: Shape, layout: Layout) -> Values:
+    """Of one micro-batch that a rank computes."""
+    return layout.micro_batch * shape.seq_len / layout.cp
+
+
+def _matmul_rate(machine: Machine, stack: Stack) -> Values:
+    share = either(machine.number_format == FP8, stack.fp8_share, stack.matmul_share)
+    share = either(machine.number_format == BLOCK_FP8, stack.block_fp8_share, share)
+    share = either(machine.number_format == FP4, stack.fp4_share, share)
+    return machine.matmul_flops_per_s * share
+
+
+def layer_matmul_s(
+    shape: Shape, layout: Layout, machine: Machine, stack: Stack
+) -> tuple[Values, Values]:
+    """One forward of a layer's linear products for one micro-batch: attention, feed-forward."""
+    rate, hbm = _matmul_rate(machine, stack), HBM_SHARE * machine.hbm_bytes_per_s
+    tokens = rank_tokens(shape, layout)
+
+    def product_s(m: Values, n: Values, k: Values, share: Values = 1.0) -> Values:
+        return matmul_s(
+            m,
+            n,
+            k,
+            flops_per_s=rate * share,
+            hbm_bytes_per_s=hbm,
+            half_size=stack.half_size,
+        )
+
+    query, kv = shape.query_width / layout.tp, shape.kv_width / layout.tp
+    attention_s = product_s(tokens, query + 2.0 * kv, shape.hidden) + product_s(
+        tokens, shape.hidden, query
+    )
+    # A token's experts sit on any rank of its group; on average each rank serves as many tokens
+    # as it sends, over the experts that it holds.
+    held = either(shape.experts / layout.ep > 1.0, shape.experts / layout.ep, 1.0)
+    rows = tokens * shape.active_experts / held
+    share = either(shape.experts > 1.0, stack.expert_share, 1.0)
+    width = shape.ffn / either(shape.experts > 1.0, 1.0, layout.tp)
+    rows = rows / either(shape.experts > 1.0, layout.tp, 1.0)
+    feed_forward_s = held * (
+        product_s(rows, width * (shape.ffn_matrices - 1.0), shape.hidden, share)
+        + product_s(rows, shape.hidden, width, share)
+    )
+    return attention_s, feed_forward_s
+
+
+def layer_compute_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
+    """One layer's work on one micro-batch, forward and backward, and what is recomputed of it."""
+    attention_matmul_s, feed_forward_s = layer_matmul_s(shape, layout, machine, stack)
+    scores_s = attention_forward_s(
+        rank_tokens(shape, layout),
+        shape.seq_len,
+        shape.query_width / layout.tp,
+        shape.heads / layout.tp,
+        flash=stack.flash,
+        flops_per_s=machine.bf16_flops_per_s * stack.attention_share,
+        hbm_bytes_per_s=HBM_SHARE * machine.hbm_bytes_per_s,
+    )
+    again = either(layout.attention_recompute > layout.full_recompute, 1.0, layout.full_recompute)
+    score_passes = 1.0 + either(stack.flash > 0, BACKWARD_OF_FLASH, 2.0) + again
+    passes = 3.0 + layout.full_recompute
+    return (
+        passes * (attention_matmul_s + feed_forward_s)
+        + score_passes * scores_s
+        + passes / 3.0 * elementwise_s(shape, layout, machine, stack)
+    )
+
+
+LOGIT_BYTES = 20.0
+"""Of HBM that a logit costs in all: written in bf16, read and written in fp32 by the softmax, its
+gradient written and read. Assumed."""
+
+
+def head_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
+    """Output head and loss of one micro-batch, forward and backward, in bf16."""
+    tokens = rank_tokens(shape, layout)
+    hbm = HBM_SHARE * machine.hbm_bytes_per_s
+    forward_s = matmul_s(
+        tokens,
+        shape.vocab / layout.tp,
+        shape.hidden,
+        flops_per_s=machine.bf16_flops_per_s * stack.matmul_share,
+        hbm_bytes_per_s=hbm,
+        half_size=stack.half_size,
+    )
+    return 3.0 * forward_s + LOGIT_BYTES * tokens * shape.vocab / layout.tp / hbm
+
+
+ROUTED_BYTES = 16.0
+"""Of HBM a token, expert and unit of hidden width: permuting into experts' order and back reads
+and writes 16 bits each, forward and backward."""
+
+
+def elementwise_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
+    """Norms, activations, rotary embedding, residuals, dropout of one layer and micro-batch,
+    forward and backward. Without sequence parallelism half of it is repeated on every
+    tensor-parallel rank (assumed)."""
+    tokens = rank_tokens(shape, layout)
+    width = shape.hidden + shape.active_experts * shape.ffn / 4.0
+    alone = 1.0 / layout.tp
+    alone = either(stack.sequence_parallel > 0, alone, 0.5 + 0.5 * alone)
+    moved = stack.elementwise_bytes * tokens * width * alone
+    routed = ROUTED_BYTES * tokens * shape.active_experts * shape.hidden / layout.tp
+    moved = moved + either(shape.experts > 1.0, routed, 0.0)
+    return moved / (HBM_SHARE * machine.hbm_bytes_per_s)

@@ -1,0 +1,59 @@
+"""How a pipeline's stages share a micro-batch's work, and what they wait."""
+
+from planner.kernels import Values, either, roundup_quotient
+from planner.step_inputs import Layout, Machine, Shape, Stack
+from planner.step_time.layer import rank_tokens
+from planner.step_time.traffic import BF16_BYTES
+
+
+def micro_batches(shape: Shape, layout: Layout) -> Values:
+    """That each replica goes through in a step."""
+    replicas = layout.gpus / (layout.tp * layout.pp * layout.cp)
+    return shape.tokens_per_step / (shape.seq_len * layout.micro_batch * replicas)
+
+
+def slowest_stage_s(
+    shape: Shape, layout: Layout, stack: Stack, layer_s: Values, loss_s: Values
+) -> Values:
+    """Time of the pipeline's slowest stage for one micro-batch, in whole layers.
+
+    Balanced: every stage but the last has k layers, the last the remaining ones and the output
+    head, k being the least that lets the last take no longer. Otherwise all stages have as many,
+    and the last has the head too, in place of a layer where the layers do not divide evenly.
+    """
+    vp = either(layout.pp > 1.0, layout.vp, 1.0)
+    head_layers = loss_s / layer_s
+    k = roundup_quotient(shape.layers + head_layers, layout.pp)
+    last = shape.layers - (layout.pp - 1.0) * k
+    last = either(last > 0, last, 0.0) + head_layers
+    # More stages than k layers each need: the first ones share the layers out.
+    fewest = roundup_quotient(shape.layers, either(layout.pp > 1.0, layout.pp - 1.0, 1.0))
+    k = either(k < fewest, k, fewest)
+    balanced = either(k > last, k, last)
+    even = roundup_quotient(shape.layers, layout.pp * vp) * vp
+    spared = even * layout.pp > shape.layers
+    with_head = even + head_layers - either(spared, 1.0, 0.0)
+    uneven = either(even > with_head, even, with_head)
+    slowest = either(stack.balanced_stages > 0, balanced, uneven)
+    return either(layout.pp > 1.0, slowest, shape.layers + head_layers) * layer_s
+
+
+def pipeline_waits_s(
+    shape: Shape,
+    layout: Layout,
+    machine: Machine,
+    stack: Stack,
+    slot_s: Values,
+    mean_slot_s: Values,
+) -> Values:
+    """Of a step: (p − 1)/v slots of bubble, and in each of its micro-batches the wait for the
+    slowest stage and what is sent between stages."""
+    several = layout.pp > 1.0
+    vp = either(several, layout.vp, 1.0)
+    # Interleaved stages send one chunk's result while they compute the next one's.
+    sends_s = 2.0 * BF16_BYTES * rank_tokens(shape, layout) * shape.hidden / layout.tp
+    sends_s = sends_s / (machine.network_bytes_per_s * stack.network_share)
+    sends_s = either(vp > 1.0, 0.0, sends_s)
+    bubble_s = (layout.pp - 1.0) / vp * slot_s
+    waits_s = bubble_s + micro_batches(shape, layout) * (slot_s - mean_slot_s + sends_s)
+    return either(several, waits_s, 0.0)

@@ -1,0 +1,49 @@
+"""What the ranks that share a layer send each other."""
+
+from planner.comms import all_to_all_s, gather_s, link_bytes_per_s
+from planner.kernels import Values, either, longer
+from planner.step_inputs import Layout, Machine, Shape, Stack
+from planner.step_time.layer import rank_tokens
+
+BF16_BYTES = 2.0
+
+
+def layer_traffic_s(
+    shape: Shape, layout: Layout, machine: Machine, stack: Stack
+) -> tuple[Values, Values, Values]:
+    """One layer's forward of one micro-batch: what of tensor, context and expert parallel traffic
+    stays exposed."""
+    tokens = rank_tokens(shape, layout)
+    inside = machine.link_bytes_per_s * stack.link_share
+    across = machine.network_bytes_per_s * stack.network_share
+    domain = machine.gpus_per_domain
+    bandwidth = link_bytes_per_s(
+        layout.tp,
+        domain,
+        inside=inside,
+        across=across,
+        lanes=either(layout.tp < domain, layout.tp, domain),
+    )
+    activation_bytes = BF16_BYTES * tokens * shape.hidden
+    # Two all-reduces forward (Shoeybi et al. 2019, arXiv 1909.08053), each a reduce-scatter and
+    # an all-gather.
+    tensor_s = 4.0 * gather_s(activation_bytes, layout.tp, bytes_per_s=bandwidth)
+    kv_bytes = BF16_BYTES * 2.0 * tokens * shape.kv_width / layout.tp * layout.cp
+    near = layout.tp * layout.cp <= domain
+    context_s = gather_s(kv_bytes, layout.cp, bytes_per_s=either(near, inside, across))
+    sent_bytes = activation_bytes * shape.active_experts / layout.tp
+    expert_s = 2.0 * all_to_all_s(sent_bytes, layout.ep, domain, inside=inside, across=across)
+    exposed = stack.tensor_exposed
+    expert_s = either(shape.experts > 1.0, expert_s, 0.0)
+    return exposed * tensor_s, exposed * context_s, exposed * expert_s
+
+
+def queue_s(layout: Layout, machine: Machine, stack: Stack) -> Values:
+    """Least time in which one layer's forward and backward of a micro-batch can be issued: the
+    host's launches, or the latency of its collectives that these do not hide."""
+    over_network = (layout.pp > 1.0) * (layout.gpus > machine.gpus_per_domain) > 0
+    latency_s = either(over_network, stack.pipelined_latency_s, 0.0)
+    latency_s += either(layout.tp > machine.gpus_per_domain, stack.collective_latency_s, 0.0)
+    # Four collectives a pass, a step of the ring each rank; what the host has queued hides them.
+    passes = 2.0 + layout.full_recompute
+    return longer(stack.host_s, latency_s * layout.tp * 4.0 * passes)
