@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from smolplan.spec import ModelSpec, RunSpec
 
     Recomputes: TypeAlias = "Recompute | NDArray[np.str_]"
+    Schedules: TypeAlias = "Schedule | NDArray[np.str_]"
 else:
-    Recomputes = Any
+    Recomputes = Schedules = Any
 
 ZERO = "ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054"
+ZB_H1 = "Zero Bubble Pipeline Parallelism, Qi et al. 2024, arXiv 2401.10241, section 2"
 KORTHIKANTI = "counted as in Korthikanti et al. 2022, arXiv 2205.05198"
 
 Recompute = Literal["none", "selective", "full"]
+
+Schedule = Literal["1f1b", "interleaved", "zero-bubble"]
+"""Of a pipeline. With virtual stages 1F1B is interleaved; "zero-bubble" is ZB-H1."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,21 @@ class Layout:
     micro_batch_size: Values = 1
     gradient_accumulation: Values = 1
     recompute: Recomputes = "none"
+    schedule: Schedules = "1f1b"
+    shard_group: Values = 0
+    """Ranks that ZeRO shards over, the rest being replicas of them (HSDP); 0: all data- and
+    context-parallel ones."""
+
+    @property
+    def shards(self) -> Values:
+        """Ranks among which ZeRO splits what it splits."""
+        everywhere = self.data_parallel * self.context_parallel
+        return either(self.shard_group == 0, everywhere, self.shard_group)
+
+    @property
+    def expert_shards(self) -> Values:
+        """The same for an expert, of which there are fewer copies, by expert parallel."""
+        return either(self.shards > self.expert_parallel, self.shards / self.expert_parallel, 1)
 
     @property
     def full_recompute(self) -> Values:
@@ -115,7 +135,6 @@ def _state_parts(
     """Name, bytes per parameter, ranks that share it, and bytes of each part of the state."""
     params = rank_parameters(model, layout)
     routed = rank_routed_parameters(model, layout)
-    shards = layout.data_parallel * layout.context_parallel
     parts = []
     for name, per_param, from_stage in [
         ("weights", state.weights, 3),
@@ -123,10 +142,9 @@ def _state_parts(
         ("optimiser state", state.optimizer, 1),
     ]:
         sharded = layout.zero_stage >= from_stage
-        split = either(sharded, shards, 1)
-        # Copies of an expert are fewer, by expert parallel, than those of the rest.
-        kept = params + either(sharded, routed * (layout.expert_parallel - 1), 0)
-        parts.append((name, per_param, split, per_param * kept / split))
+        split = either(sharded, layout.shards, 1)
+        kept = (params - routed) / split + routed / either(sharded, layout.expert_shards, 1)
+        parts.append((name, per_param, split, per_param * kept))
     return parts
 
 
@@ -134,7 +152,7 @@ def state_lines(
     model: "ModelSpec | Architecture", layout: Layout, state: StateBytes = FP32_STATE
 ) -> list[Line]:
     """Weights, gradients and optimiser state: stage 1 of ZeRO shards the optimiser's over the
-    data- and context-parallel ranks, 2 the gradients too, 3 the weights too."""
+    data- and context-parallel ranks, or a group of them, 2 the gradients too, 3 the weights too."""
     lines = []
     for name, per_param, split, value in _state_parts(model, layout, state):
         formula = f"{per_param} B × {value * split / per_param:,.0f}"
@@ -158,6 +176,16 @@ def activation_elements_per_token(model: "ModelSpec | Architecture") -> int:
     return 4 * arch.hidden + 2 * (arch.query_width + arch.kv_width) + kept * ffn
 
 
+def weight_gradient_elements_per_token(model: "ModelSpec | Architecture") -> int:
+    """Elements of a token that one layer keeps where its weights' gradients wait for later: input
+    and output gradient of each matrix. 4·h + (2a + 2k)·d + 3·f, without a gate 2·f: what the
+    layer keeps, without the gate's part that no matrix reads."""
+    arch = architecture_of(model)
+    whole = activation_elements_per_token(arch)
+    ffn = whole - 4 * arch.hidden - 2 * (arch.query_width + arch.kv_width)
+    return whole - (ffn // 4 if arch.gated_ffn else 0)
+
+
 def micro_batches_in_flight(layout: Layout, *, last_stage: Any = False) -> Values:
     """Whose activations a stage holds at once. The first: p under 1F1B; interleaved, p·v + p − 1 of
     their v parts (as many as Megatron-LM's schedule runs ahead). The last: 1, and interleaved
@@ -173,13 +201,24 @@ def _rank_tokens(layout: Layout, seq_len: int) -> Values:
     return layout.micro_batch_size * seq_len / layout.context_parallel
 
 
+def micro_batches_awaiting_weights(layout: Layout, *, last_stage: Any = False) -> Values:
+    """Whose backward pass is done but for the weights' gradients: under ZB-H1 as many as the last
+    stage has fewer in flight than the first; under other schedules none."""
+    zero_bubble = (layout.schedule == "zero-bubble") * last_stage
+    ahead = micro_batches_in_flight(layout)
+    return either(zero_bubble, ahead - micro_batches_in_flight(layout, last_stage=True), 0)
+
+
 def _stage_activation_bytes(
-    arch: Architecture, layout: Layout, seq_len: int, element_bytes: int, in_flight: Values
+    arch: Architecture, layout: Layout, seq_len: int, element_bytes: int, last_stage: Any
 ) -> Values:
-    kept = roundup_quotient(arch.layers, layout.pipeline_parallel) * in_flight
+    layers = roundup_quotient(arch.layers, layout.pipeline_parallel)
+    kept = layers * micro_batches_in_flight(layout, last_stage=last_stage)
+    waiting = layers * micro_batches_awaiting_weights(layout, last_stage=last_stage)
     whole = activation_elements_per_token(arch)
     # Full: only the input of each layer, and one layer whole while it is computed again.
     elements = either(layout.full_recompute, kept * arch.hidden + whole, kept * whole)
+    elements = elements + waiting * weight_gradient_elements_per_token(arch)
     return elements * _rank_tokens(layout, seq_len) * element_bytes / layout.tensor_parallel
 
 
@@ -201,13 +240,7 @@ def last_stage_is_fullest(
     array of them. True without a pipeline, where both are one."""
     arch = architecture_of(model)
     first, last = (
-        _stage_activation_bytes(
-            arch,
-            layout,
-            seq_len,
-            element_bytes,
-            micro_batches_in_flight(layout, last_stage=is_last),
-        )
+        _stage_activation_bytes(arch, layout, seq_len, element_bytes, is_last)
         for is_last in (False, True)
     )
     logits = _all_logits_bytes(arch, layout, seq_len, element_bytes)
@@ -220,8 +253,7 @@ def activation_bytes(
     """Activations kept for the backward pass on the fullest rank (see activation_line)."""
     arch = architecture_of(model)
     is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
-    in_flight = micro_batches_in_flight(layout, last_stage=is_last)
-    return _stage_activation_bytes(arch, layout, seq_len, element_bytes, in_flight)
+    return _stage_activation_bytes(arch, layout, seq_len, element_bytes, is_last)
 
 
 def activation_line(
@@ -244,10 +276,14 @@ def activation_line(
         formula = f"({formula} × {arch.hidden:,} + {whole:,})"
     else:
         formula += f" × {whole:,}"
+    if waiting := micro_batches_awaiting_weights(layout, last_stage=is_last):
+        formula = f"({formula} + {layers} × {waiting:.4g} awaiting weight gradients × "
+        formula += f"{weight_gradient_elements_per_token(arch):,})"
     formula += f" × {_rank_tokens(layout, seq_len):,.0f} tokens × {element_bytes} B"
     formula += f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
     value = activation_bytes(arch, layout, seq_len, element_bytes)
-    return Line("activations", float(value), "B", formula, KORTHIKANTI)
+    source = KORTHIKANTI + (f"; {ZB_H1}" if waiting else "")
+    return Line("activations", float(value), "B", formula, source)
 
 
 def logits_bytes(

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,13 @@ def test_zero_shards_the_optimizer_then_gradients_then_weights(
 ) -> None:
     lines = state_lines(SMOLLM3, Layout(data_parallel=64, zero_stage=stage))
     assert math.isclose(sum(line.value for line in lines), bytes_per_param * PARAMS)
+
+
+@given(st.sampled_from([2, 8, 64]), st.integers(1, 3))
+def test_a_shard_group_splits_over_its_ranks_only(group: int, stage: int) -> None:
+    hybrid = Layout(data_parallel=64, zero_stage=stage, shard_group=group)
+    plain = Layout(data_parallel=group, zero_stage=stage)
+    assert state_lines(SMOLLM3, hybrid) == state_lines(SMOLLM3, plain)
 
 
 def test_the_state_takes_16_to_18_bytes_a_parameter() -> None:
@@ -117,6 +125,27 @@ def test_interleaved_stages_keep_more_in_flight_by_the_parts_that_run_ahead() ->
     assert math.isclose(ratio, 1 + (4 - 1) / (4 * 3))
     short = Layout(pipeline_parallel=4, virtual_pipeline=3, gradient_accumulation=2)
     assert micro_batches_in_flight(short) == 2
+
+
+@pytest.mark.parametrize("accumulation", [1, 3, 8])
+def test_zero_bubble_needs_no_more_than_1f1bs_first_stage_for_activations(
+    accumulation: int,
+) -> None:
+    plain = Layout(pipeline_parallel=4, gradient_accumulation=accumulation)
+    late = replace(plain, schedule="zero-bubble")
+    first = activation_line(SMOLLM3, replace(plain, gradient_accumulation=4), 4096, 2).value
+    assert activation_line(SMOLLM3, late, 4096, 2).value <= first
+    assert micro_batches_in_flight(late) == micro_batches_in_flight(plain)
+
+
+def test_zero_bubbles_last_stage_keeps_what_late_weight_gradients_need() -> None:
+    # 1 whole + 3 waiting; a waiting one lacks one of four times the feed-forward's width
+    layout = Layout(pipeline_parallel=4, gradient_accumulation=8, schedule="zero-bubble")
+    assert last_stage_is_fullest(SMOLLM3, layout, 4096, 2)
+    line = activation_line(SMOLLM3, layout, 4096, 2)
+    whole = 4 * 2048 + 2 * 2048 + 2 * 512 + 4 * 11008
+    assert line.value == 9 * (whole + 3 * (whole - 11008)) * 4096 * 2
+    assert "3 awaiting weight gradients" in line.formula
 
 
 def test_a_line_says_how_its_bytes_come_about() -> None:
