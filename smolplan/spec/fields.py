@@ -3,15 +3,39 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+)
 
 from smolplan.units import parse_count, parse_duration_s
+
+
+class AddedLater:
+    """Marks a field that the spec's first version lacked: it is written out only where it is not
+    its default, so that a spec of before keeps its YAML and its hash."""
+
+
+ADDED_LATER = AddedLater()
 
 
 class SpecPart(BaseModel):
     """Base of every part of the spec: frozen, and a misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            if ADDED_LATER in field.metadata and getattr(self, name) == field.default:
+                content.pop(name, None)
+        return content
 
 
 LARGEST = 10**18

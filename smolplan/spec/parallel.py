@@ -1,10 +1,12 @@
 """How the model and the batch are spread over the ranks."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from smolplan.spec.fields import Count, SpecPart
+from smolplan.spec.fields import ADDED_LATER, Count, SpecPart
+
+Schedule = Literal["1f1b", "interleaved", "zero-bubble"]
 
 
 class ParallelSpec(SpecPart):
@@ -16,10 +18,23 @@ class ParallelSpec(SpecPart):
     virtual_pipeline: Count = Field(
         default=1, description="Parts of the model that each pipeline stage holds (interleaving)."
     )
+    schedule: Annotated[Schedule, ADDED_LATER] = Field(
+        default="1f1b",
+        description="Order of the pipeline's passes; with virtual_pipeline above 1, 1f1b is "
+        "interleaved. zero-bubble: Qi et al. 2023, arXiv 2401.10241.",
+    )
     context_parallel: Count = Field(default=1)
-    expert_parallel: Count = Field(default=1)
+    expert_parallel: Count = Field(
+        default=1,
+        description="Ranks among the data- and context-parallel ones that hold different experts.",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=3, description="What data-parallel ranks shard: 3 is FSDP with full sharding."
+    )
+    shard_group: Annotated[Count | None, ADDED_LATER] = Field(
+        default=None,
+        description="Ranks that zero_stage shards among, of the data- and context-parallel ones; "
+        "their groups are replicas of one another (HSDP). All of them unless given.",
     )
     micro_batch_size: Count = Field(default=1, description="Sequences in one forward pass.")
     recompute: Literal["none", "selective", "full"] = Field(
@@ -35,3 +50,25 @@ class ParallelSpec(SpecPart):
             * self.pipeline_parallel
             * self.context_parallel
         )
+
+    @property
+    def pipeline_schedule(self) -> Schedule:
+        """The schedule by its own name, also where it follows from virtual_pipeline."""
+        if self.schedule == "1f1b" and self.virtual_pipeline > 1:
+            return "interleaved"
+        return self.schedule
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.schedule == "interleaved" and self.virtual_pipeline == 1:
+            raise ValueError(
+                "schedule interleaved needs virtual_pipeline above 1: the parts of the model that "
+                "each stage holds"
+            )
+        ranks = self.data_parallel * self.context_parallel
+        if self.shard_group is not None and ranks % self.shard_group:
+            raise ValueError(
+                f"shard_group {self.shard_group} does not divide the {ranks} ranks of "
+                f"data_parallel {self.data_parallel} × context_parallel {self.context_parallel}"
+            )
+        return self

@@ -74,6 +74,16 @@ class RunSpec(SpecPart):
             )
             if (degree := getattr(parallel, name)) > 1
         ]
+        if parallel.schedule != "1f1b":
+            problems.append(
+                f"parallel.schedule is {parallel.schedule}: the bundled trainer runs no pipeline"
+            )
+        replicas = parallel.data_parallel * parallel.context_parallel
+        if parallel.shard_group not in (None, replicas):
+            problems.append(
+                f"parallel.shard_group is {parallel.shard_group}: the bundled trainer shards over "
+                f"all {replicas} replicas"
+            )
         if parallel.zero_stage < 2:
             problems.append(
                 f"parallel.zero_stage is {parallel.zero_stage}: the bundled trainer runs 2 and 3"
