@@ -40,6 +40,7 @@ START = Constants(
     tensor_exposed=0.8,
     data_exposed=0.5,
     expert_share=0.5,
+    scan_share=0.03,
     step_s=0.02,
     replica_latency_s=1.0e-4,
 )
@@ -61,6 +62,7 @@ BOUNDS = {
     "tensor_exposed": (0.02, 1.0),
     "data_exposed": (0.0005, 1.0),
     "expert_share": (0.05, 1.0),
+    "scan_share": (0.002, 0.5),
     "step_s": (1e-4, 0.5),
     "replica_latency_s": (1e-6, 1e-2),
 }
@@ -82,6 +84,7 @@ WIDTHS = {
     "tensor_exposed": 0.25,
     "data_exposed": 1.0,
     "expert_share": 0.5,
+    "scan_share": 0.5,
     "step_s": 0.3,
     "replica_latency_s": 0.7,
 }

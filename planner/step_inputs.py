@@ -13,20 +13,47 @@ BF16, FP8, BLOCK_FP8, FP4 = 0.0, 1.0, 2.0, 3.0
 
 @dataclass(frozen=True)
 class Shape:
-    """What is trained. `ffn` is one expert's width where there are experts."""
+    """What is trained, all layers alike: each has its share of what only some of them have
+    (planner/step_shape.py)."""
 
     layers: Values
+    """Those of multi-token prediction modules included."""
     hidden: Values
-    query_width: Values
-    kv_width: Values
     heads: Values
+    attention_share: Values
+    """Of the layers that attend."""
+    attention_in: Values
+    """Columns of the products that make queries, keys and values of the hidden width."""
+    attention_out: Values
+    """Rows of the product that brings the values back to it."""
+    score_width: Values
+    """Heads times the mean of a query's and a value's width."""
+    kv_width: Values
+    """Mean of all keys' and all values' widths: what context parallelism moves."""
+    keys: Values
+    """That a query meets before masking; fewer than `seq_len` where layers have windows."""
+    ffn_share: Values
+    """Of the layers that have a dense feed-forward part."""
     ffn: Values
     ffn_matrices: Values
-    """3 with a gate, 2 without."""
-    active_experts: Values
-    """Feed-forwards of width `ffn` that a token goes through; 1 in a dense model."""
+    """3 with a gate, 2 without; of experts too."""
+    moe_share: Values
+    """Of the layers that have experts."""
     experts: Values
-    """Feed-forwards of width `ffn` that a layer holds; 1 in a dense model."""
+    """Routed ones that such a layer holds; 1 in a dense model."""
+    experts_per_token: Values
+    expert_ffn: Values
+    shared_ffn: Values
+    """Width of the expert that all tokens go through; 0 where there is none."""
+    mixer_share: Values
+    """Of the layers that are state-space or linear-attention ones."""
+    mixer_in: Values
+    mixer_out: Values
+    """Columns and rows of such a layer's products, as of attention."""
+    scan_flops: Values
+    """Forward FLOPs a token of its recurrence or convolution."""
+    losses: Values
+    """Output heads and losses that a token goes through: one, and one a prediction module."""
     vocab: Values
     seq_len: Values
     tokens_per_step: Values
@@ -114,6 +141,8 @@ class Stack:
     reduces_shares: Values
     """1 where a sharded optimiser reduces to each replica its share of the gradients, 0 where it
     reduces them whole."""
+    scan_share: Values
+    """Of bf16 peak that the recurrences of state-space and linear-attention layers reach."""
     step_s: Values
     """Once a step: clipping, logging, loading, synchronisation."""
     flash: Values

@@ -44,6 +44,7 @@ class Constants:
     tensor_exposed: float
     data_exposed: float
     expert_share: float
+    scan_share: float
     step_s: float
     replica_latency_s: float
 

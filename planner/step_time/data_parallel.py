@@ -13,16 +13,20 @@ OPTIMIZER_BYTES = 30.0
 
 
 def layer_parameters(shape: Shape) -> tuple[Values, Values]:
-    """Weights of one layer's attention, and of its feed-forwards, all experts counted."""
-    attention = shape.hidden * 2.0 * (shape.query_width + shape.kv_width)
-    return attention, shape.experts * shape.ffn_matrices * shape.hidden * shape.ffn
+    """Weights of one layer that every rank of an expert group holds, and of its routed experts."""
+    matrices = shape.hidden * shape.ffn_matrices
+    widths = shape.attention_share * (shape.attention_in + shape.attention_out)
+    widths = widths + shape.mixer_share * (shape.mixer_in + shape.mixer_out)
+    common = shape.hidden * widths + matrices * (
+        shape.ffn_share * shape.ffn + shape.moe_share * shape.shared_ffn
+    )
+    return common, matrices * shape.moe_share * shape.experts * shape.expert_ffn
 
 
 def rank_parameters(shape: Shape, layout: Layout) -> Values:
     """Weights of a rank, before replicas share them out; embedding or head on each stage."""
-    attention, feed_forward = layer_parameters(shape)
-    stage_layers = shape.layers / layout.pp
-    inner = stage_layers * (attention + feed_forward / layout.ep)
+    common, experts = layer_parameters(shape)
+    inner = shape.layers / layout.pp * (common + experts / layout.ep)
     return (inner + shape.vocab * shape.hidden) / layout.tp
 
 

@@ -21,12 +21,10 @@ def _matmul_rate(machine: Machine, stack: Stack) -> Values:
     return machine.matmul_flops_per_s * share
 
 
-def layer_matmul_s(
-    shape: Shape, layout: Layout, machine: Machine, stack: Stack
-) -> tuple[Values, Values]:
-    """One forward of a layer's linear products for one micro-batch: attention, feed-forward."""
+def layer_matmul_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
+    """One forward of a layer's linear products for one micro-batch."""
     rate, hbm = _matmul_rate(machine, stack), HBM_SHARE * machine.hbm_bytes_per_s
-    tokens = rank_tokens(shape, layout)
+    tokens, tp, hidden = rank_tokens(shape, layout), layout.tp, shape.hidden
 
     def product_s(m: Values, n: Values, k: Values, share: Values = 1.0) -> Values:
         return matmul_s(
@@ -38,31 +36,39 @@ def layer_matmul_s(
             half_size=stack.half_size,
         )
 
-    query, kv = shape.query_width / layout.tp, shape.kv_width / layout.tp
-    attention_s = product_s(tokens, query + 2.0 * kv, shape.hidden) + product_s(
-        tokens, shape.hidden, query
-    )
+    def there_and_back_s(columns: Values, rows: Values) -> Values:
+        return product_s(tokens, columns / tp, hidden) + product_s(tokens, hidden, rows / tp)
+
+    def feed_forward_s(width: Values) -> Values:
+        return there_and_back_s(width * (shape.ffn_matrices - 1.0), width)
+
     # A token's experts sit on any rank of its group; on average each rank serves as many tokens
     # as it sends, over the experts that it holds.
     held = either(shape.experts / layout.ep > 1.0, shape.experts / layout.ep, 1.0)
-    rows = tokens * shape.active_experts / held
-    share = either(shape.experts > 1.0, stack.expert_share, 1.0)
-    width = shape.ffn / either(shape.experts > 1.0, 1.0, layout.tp)
-    rows = rows / either(shape.experts > 1.0, layout.tp, 1.0)
-    feed_forward_s = held * (
-        product_s(rows, width * (shape.ffn_matrices - 1.0), shape.hidden, share)
-        + product_s(rows, shape.hidden, width, share)
+    sent = tokens * shape.experts_per_token / held / tp
+    share, width = stack.expert_share, shape.expert_ffn
+    routed_s = held * (
+        product_s(sent, width * (shape.ffn_matrices - 1.0), hidden, share)
+        + product_s(sent, hidden, width, share)
     )
-    return attention_s, feed_forward_s
+    shared = either(shape.shared_ffn > 0, shape.shared_ffn, 1.0)
+    shared_s = either(shape.shared_ffn > 0, feed_forward_s(shared), 0.0)
+    router_s = product_s(tokens / tp, shape.experts, hidden)
+    return (
+        shape.attention_share * there_and_back_s(shape.attention_in, shape.attention_out)
+        + shape.mixer_share * there_and_back_s(shape.mixer_in, shape.mixer_out)
+        + shape.ffn_share * feed_forward_s(shape.ffn)
+        + shape.moe_share * (routed_s + shared_s + router_s)
+    )
 
 
 def layer_compute_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
     """One layer's work on one micro-batch, forward and backward, and what is recomputed of it."""
-    attention_matmul_s, feed_forward_s = layer_matmul_s(shape, layout, machine, stack)
-    scores_s = attention_forward_s(
-        rank_tokens(shape, layout),
-        shape.seq_len,
-        shape.query_width / layout.tp,
+    tokens = rank_tokens(shape, layout)
+    scores_s = shape.attention_share * attention_forward_s(
+        tokens,
+        shape.keys,
+        shape.score_width / layout.tp,
         shape.heads / layout.tp,
         flash=stack.flash,
         flops_per_s=machine.bf16_flops_per_s * stack.attention_share,
@@ -71,8 +77,10 @@ def layer_compute_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack
     again = either(layout.attention_recompute > layout.full_recompute, 1.0, layout.full_recompute)
     score_passes = 1.0 + either(stack.flash > 0, BACKWARD_OF_FLASH, 2.0) + again
     passes = 3.0 + layout.full_recompute
+    scan_s = shape.mixer_share * tokens * shape.scan_flops / layout.tp
+    scan_s = scan_s / (machine.bf16_flops_per_s * stack.scan_share)
     return (
-        passes * (attention_matmul_s + feed_forward_s)
+        passes * (layer_matmul_s(shape, layout, machine, stack) + scan_s)
         + score_passes * scores_s
         + passes / 3.0 * elementwise_s(shape, layout, machine, stack)
     )
@@ -84,7 +92,7 @@ gradient written and read. Assumed."""
 
 
 def head_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
-    """Output head and loss of one micro-batch, forward and backward, in bf16."""
+    """Output heads and losses of one micro-batch, forward and backward, in bf16."""
     tokens = rank_tokens(shape, layout)
     hbm = HBM_SHARE * machine.hbm_bytes_per_s
     forward_s = matmul_s(
@@ -95,12 +103,18 @@ def head_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Valu
         hbm_bytes_per_s=hbm,
         half_size=stack.half_size,
     )
-    return 3.0 * forward_s + LOGIT_BYTES * tokens * shape.vocab / layout.tp / hbm
+    logits_s = LOGIT_BYTES * tokens * shape.vocab / layout.tp / hbm
+    return shape.losses * (3.0 * forward_s + logits_s)
 
 
 ROUTED_BYTES = 16.0
 """Of HBM a token, expert and unit of hidden width: permuting into experts' order and back reads
 and writes 16 bits each, forward and backward."""
+
+MIXER_WIDTHS = 0.75
+"""Units of hidden width that one of a recurrent layer's inner width counts as: convolution, gate,
+norm and scan read and write it about 15 times in 16 bits forward, three times that in all
+(assumed)."""
 
 
 def elementwise_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
@@ -108,10 +122,13 @@ def elementwise_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) 
     forward and backward. Without sequence parallelism half of it is repeated on every
     tensor-parallel rank (assumed)."""
     tokens = rank_tokens(shape, layout)
-    width = shape.hidden + shape.active_experts * shape.ffn / 4.0
+    activated = shape.ffn_share * shape.ffn + shape.moe_share * (
+        shape.experts_per_token * shape.expert_ffn + shape.shared_ffn
+    )
+    width = shape.hidden + activated / 4.0 + MIXER_WIDTHS * shape.mixer_share * shape.mixer_out
     alone = 1.0 / layout.tp
     alone = either(stack.sequence_parallel > 0, alone, 0.5 + 0.5 * alone)
     moved = stack.elementwise_bytes * tokens * width * alone
-    routed = ROUTED_BYTES * tokens * shape.active_experts * shape.hidden / layout.tp
-    moved = moved + either(shape.experts > 1.0, routed, 0.0)
+    routed = ROUTED_BYTES * tokens * shape.experts_per_token * shape.hidden / layout.tp
+    moved = moved + shape.moe_share * routed
     return moved / (HBM_SHARE * machine.hbm_bytes_per_s)

@@ -31,10 +31,11 @@ def layer_traffic_s(
     kv_bytes = BF16_BYTES * 2.0 * tokens * shape.kv_width / layout.tp * layout.cp
     near = layout.tp * layout.cp <= domain
     context_s = gather_s(kv_bytes, layout.cp, bytes_per_s=either(near, inside, across))
-    sent_bytes = activation_bytes * shape.active_experts / layout.tp
+    context_s = shape.attention_share * context_s
+    sent_bytes = activation_bytes * shape.experts_per_token / layout.tp
     expert_s = 2.0 * all_to_all_s(sent_bytes, layout.ep, domain, inside=inside, across=across)
+    expert_s = shape.moe_share * expert_s
     exposed = stack.tensor_exposed
-    expert_s = either(shape.experts > 1.0, expert_s, 0.0)
     return exposed * tensor_s, exposed * context_s, exposed * expert_s
 
 
