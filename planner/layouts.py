@@ -3,6 +3,7 @@
 Numpy arrays, one element a layout; numpy is imported when a search begins, not before.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from planner.legality import (
     BATCH_RULES,
     DEGREE_RULES,
     MEMORY_RULE,
+    SCHEDULE_RULES,
     STATE_RULES,
     Columns,
     Job,
@@ -18,7 +20,7 @@ from planner.legality import (
     layout_at,
 )
 from planner.memory import Layout, memory_bytes
-from planner.restrict import RECOMPUTES, Restriction
+from planner.restrict import INTERLEAVED, ONE_F_ONE_B, RECOMPUTES, ZERO_BUBBLE, Restriction
 
 if TYPE_CHECKING:
     from typing import Any
@@ -95,9 +97,9 @@ class _Sieve:
             self.counts[rule.name] = self.counts.get(rule.name, 0) + fallen * self.weight
             self.keep(~fails)
 
-    def restrict(self) -> None:
-        """Take out what the user's terms on the fields that are there exclude."""
-        terms = [r for r in self.job.restrictions if r.field in self.columns]
+    def restrict(self, *names: str) -> None:
+        """Take out what the user's terms on these fields exclude."""
+        terms = [r for r in self.job.restrictions if r.field in names]
         self.apply(tuple(_restriction_rule(r) for r in terms))
 
     def keep(self, mask: Mask) -> None:
@@ -144,26 +146,34 @@ def legal_layouts(job: Job) -> Legal:
     fields are there; a row that falls early counts for all the layouts that it stands for."""
     import numpy as np
 
-    micro_batches = np.array(divisors(job.global_batch_size))
+    micro_batches, schedules = (
+        np.array(divisors(job.global_batch_size)),
+        np.array([ONE_F_ONE_B, ZERO_BUBBLE]),
+    )
     zero, recompute = np.arange(4), np.array(RECOMPUTES)
     columns = _degrees(job)
-    sieve = _Sieve(job, columns, len(micro_batches) * len(zero) * len(recompute))
+    later = (micro_batches, schedules, recompute, zero)
+    sieve = _Sieve(job, columns, math.prod(map(len, later)))
     examined = sieve.rows * sieve.weight
-    sieve.restrict()
+    sieve.restrict(*columns)
     sieve.apply(DEGREE_RULES)
 
-    asked = [r for r in job.restrictions if r.field not in columns]
     sieve.cross("micro_batch_size", micro_batches)
     sieve.columns["gradient_accumulation"] = job.global_batch_size // (
         sieve.columns["data_parallel"] * sieve.columns["micro_batch_size"]
     )
-    batch_fields = ("micro_batch_size", "gradient_accumulation")
     sieve.apply(BATCH_RULES)
-    sieve.apply(tuple(_restriction_rule(r) for r in asked if r.field in batch_fields))
+    sieve.restrict("micro_batch_size", "gradient_accumulation")
+
+    sieve.cross("schedule", schedules)
+    sieve.apply(SCHEDULE_RULES)
+    interleaved = sieve.columns["virtual_pipeline"] > 1
+    sieve.columns["schedule"] = np.where(interleaved, INTERLEAVED, sieve.columns["schedule"])
+    sieve.restrict("schedule")
 
     sieve.cross("recompute", recompute)
     sieve.cross("zero_stage", zero)
-    sieve.apply(tuple(_restriction_rule(r) for r in asked if r.field not in batch_fields))
+    sieve.restrict("recompute", "zero_stage")
     sieve.apply(STATE_RULES)
     sieve.columns["memory_bytes"] = np.asarray(
         memory_bytes(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from planner.architecture import Architecture
 from planner.memory import Layout, StateBytes, memory_bytes
-from planner.restrict import Restriction
+from planner.restrict import ZERO_BUBBLE, Restriction
 from smolplan.units import format_bytes
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def name_of(layout: Layout) -> str:
     ]
     parts = [" × ".join(degrees) or "one GPU", f"MBS {layout.micro_batch_size}"]
     parts.append(f"ZeRO-{layout.zero_stage}")
+    if layout.schedule == ZERO_BUBBLE:
+        parts.append(ZERO_BUBBLE)
     if layout.recompute != "none":
         parts.append(f"{layout.recompute} recompute")
     return ", ".join(parts)
@@ -191,6 +193,18 @@ BATCH_RULES = (
         lambda job, one: (
             f"{one.gradient_accumulation:,} micro-batches on PP {one.pipeline_parallel}"
         ),
+    ),
+)
+
+SCHEDULE_RULES = (
+    Rule(
+        "a zero-bubble schedule needs a pipeline, and no virtual stages",
+        lambda job, c: (
+            (c["schedule"] == ZERO_BUBBLE)
+            & ((c["pipeline_parallel"] == 1) | (c["virtual_pipeline"] > 1))
+        ),
+        lambda job, c: c["virtual_pipeline"],
+        lambda job, one: f"PP {one.pipeline_parallel} × VP {one.virtual_pipeline}",
     ),
 )
 

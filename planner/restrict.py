@@ -23,8 +23,12 @@ SHORT_NAMES = {
     "acc": "gradient_accumulation",
     "zero": "zero_stage",
     "recompute": "recompute",
+    "schedule": "schedule",
 }
 RECOMPUTES = ("none", "selective", "full")
+ONE_F_ONE_B, INTERLEAVED, ZERO_BUBBLE = SCHEDULES = ("1f1b", "interleaved", "zero-bubble")
+NAMED = {"recompute": RECOMPUTES, "schedule": SCHEDULES}
+"""Fields whose values are words."""
 WHERE = "--restrict"
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -36,7 +40,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_TERM = re.compile(r"\s*([A-Za-z_]+)\s*(<=|>=|!=|==|=|<|>)\s*(\w+)\s*")
+_TERM = re.compile(r"\s*([A-Za-z_]+)\s*(<=|>=|!=|==|=|<|>)\s*([\w-]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,12 @@ def _parse_term(term: str) -> Restriction:
             remedy=suggestion(name, [*SHORT_NAMES, *SHORT_NAMES.values()])
             + f" Short: {', '.join(SHORT_NAMES)}.",
         )
-    if field == "recompute":
-        if value not in RECOMPUTES or sign not in ("=", "==", "!="):
+    if (words := NAMED.get(field)) is not None:
+        if value not in words or sign not in ("=", "==", "!="):
             raise UserError(
-                f"{term.strip()!r} is not one of {', '.join(RECOMPUTES)}",
+                f"{term.strip()!r} is not one of {', '.join(words)}",
                 where=WHERE,
-                remedy="Write recompute=none or recompute!=full.",
+                remedy=f"Write {field}={words[0]} or {field}!={words[-1]}.",
             )
         return Restriction(field, sign, value)
     if not value.isascii() or not value.isdigit() or len(value) > 12:

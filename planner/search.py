@@ -11,6 +11,7 @@ from planner.layouts import Legal, Rejection, legal_layouts
 from planner.legality import Job, layout_at
 from planner.memory import Layout, memory_bytes
 from planner.predict.catalog import constants_for, fitted_constants
+from planner.restrict import ZERO_BUBBLE
 from planner.site import Site
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def timed_layout(job: Job, layout: Layout) -> step_inputs.Layout:
         attention_recompute=real(layout.recompute == "selective"),
         sharded_weights=real(layout.zero_stage >= 3),
         sharded_optimizer=real(layout.zero_stage >= 1),
+        zero_bubble=real(layout.schedule == ZERO_BUBBLE),
     )
 
 

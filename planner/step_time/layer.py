@@ -56,8 +56,11 @@ def layer_matmul_s(
     return attention_s, feed_forward_s
 
 
-def layer_compute_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
-    """One layer's work on one micro-batch, forward and backward, and what is recomputed of it."""
+def layer_compute_s(
+    shape: Shape, layout: Layout, machine: Machine, stack: Stack
+) -> tuple[Values, Values]:
+    """One layer's work on one micro-batch, forward and backward, and what is recomputed of it; and
+    what of that the weights' gradients take, which nothing but the optimiser waits for."""
     attention_matmul_s, feed_forward_s = layer_matmul_s(shape, layout, machine, stack)
     scores_s = attention_forward_s(
         rank_tokens(shape, layout),
@@ -71,11 +74,14 @@ def layer_compute_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack
     again = either(layout.attention_recompute > layout.full_recompute, 1.0, layout.full_recompute)
     score_passes = 1.0 + either(stack.flash > 0, BACKWARD_OF_FLASH, 2.0) + again
     passes = 3.0 + layout.full_recompute
-    return (
-        passes * (attention_matmul_s + feed_forward_s)
+    products_s = attention_matmul_s + feed_forward_s
+    compute_s = (
+        passes * products_s
         + score_passes * scores_s
         + passes / 3.0 * elementwise_s(shape, layout, machine, stack)
     )
+    # A third of a product's forward and backward; scores have no weights.
+    return compute_s, products_s
 
 
 LOGIT_BYTES = 20.0

@@ -169,6 +169,29 @@ def test_interleaving_shortens_the_bubble() -> None:
     assert total(pp=4.0, vp=4.0) < total(pp=4.0, vp=1.0)
 
 
+def test_zero_bubble_leaves_a_third_of_the_bubble_where_all_is_products() -> None:
+    """As the paper has it for F = B = W (Qi et al. 2024, arXiv 2401.10241, section 2.1)."""
+    shape = replace(LLAMA_8B, vocab=1.0)
+    fast = {"network_bytes_per_s": 1e30, "link_bytes_per_s": 1e30, "hbm_bytes_per_s": 1e30}
+    machine = replace(H100, **fast)
+    stack = replace(STACK, attention_share=1e12, elementwise_bytes=0.0, host_s=0.0, half_size=0.0)
+    plain, late = (
+        predict(shape, replace(LAYOUT, pp=4.0, zero_bubble=late), machine, stack).pipeline_s
+        for late in (0.0, 1.0)
+    )
+    assert late / plain == pytest.approx(1 / 3, rel=1e-3)
+
+
+@given(st.sampled_from([1.0, 2.0, 4.0, 8.0]), st.sampled_from([1.0, 8.0]), st.floats(0.0, 1.0))
+def test_zero_bubble_is_never_slower_and_its_bubble_never_below_none(
+    stages: float, tensor: float, recompute: float
+) -> None:
+    layout = replace(LAYOUT, pp=stages, tp=tensor, full_recompute=float(recompute > 0.5))
+    plain, late = predict(layout=layout), predict(layout=replace(layout, zero_bubble=1.0))
+    assert late.pipeline_s >= 0
+    assert late.total_s < plain.total_s if stages > 1 else late.total_s == plain.total_s
+
+
 def test_recomputing_costs_a_forward() -> None:
     ratio = total(full_recompute=1.0) / total()
     assert 1.2 < ratio < 1.4
