@@ -174,7 +174,8 @@ def test_zero_bubble_leaves_a_third_of_the_bubble_where_all_is_products() -> Non
     shape = replace(LLAMA_8B, vocab=1.0)
     fast = {"network_bytes_per_s": 1e30, "link_bytes_per_s": 1e30, "hbm_bytes_per_s": 1e30}
     machine = replace(H100, **fast)
-    stack = replace(STACK, attention_share=1e12, elementwise_bytes=0.0, host_s=0.0, half_size=0.0)
+    none = dict.fromkeys(("elementwise_bytes", "host_s", "pipelined_latency_s", "half_size"), 0.0)
+    stack = replace(STACK, attention_share=1e12, **none)
     plain, late = (
         predict(shape, replace(LAYOUT, pp=4.0, zero_bubble=late), machine, stack).pipeline_s
         for late in (0.0, 1.0)
