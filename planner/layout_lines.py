@@ -67,7 +67,7 @@ def _formulas(found: Found, layout: Layout) -> dict[str, str]:
         "pipeline bubble and sends": f"{_bubble(layout)} of one micro-batch, "
         f"{layout.gradient_accumulation} × the wait for the slowest stage"
         + (" and 2 sends" if vp == 1 else ""),
-        "data parallel": f"{_reduced(stack, layout)} among {layout.data_parallel * cp} ranks, "
+        "data parallel": f"{_reduced(stack, layout)} among {_among(layout)}, "
         f"{stack.data_exposed:.0%} exposed, and {stack.replica_latency_s * 1e6:.3g} µs a rank",
         "optimiser": f"{OPTIMIZER_BYTES:g} B × a rank's parameters / ({HBM_SHARE:.0%} of "
         f"{gpu.hbm_bytes_per_s / 1e12:g} TB/s)",
@@ -81,6 +81,14 @@ def _bubble(layout: Layout) -> str:
     if layout.schedule == ZERO_BUBBLE:
         return f"({stages} − 1) × (F + B − W)"
     return f"({stages} − 1)/{layout.virtual_pipeline} × (F + B + W)"
+
+
+def _among(layout: Layout) -> str:
+    """The ranks that exchange it."""
+    replicas = layout.data_parallel * layout.context_parallel
+    if not layout.shard_group:
+        return f"{replicas} ranks"
+    return f"groups of {layout.shard_group} and once a step across {replicas // layout.shard_group}"
 
 
 def _reduced(stack: Stack, layout: Layout) -> str:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 from planner.legality import (
     BATCH_RULES,
     DEGREE_RULES,
+    GROUP_RULE,
     MEMORY_RULE,
-    SCHEDULE_RULES,
+    SCHEDULE_RULE,
     STATE_RULES,
     Columns,
     Job,
     Mask,
     Rule,
-    layout_at,
+    name_of,
 )
 from planner.memory import Layout, memory_bytes
 from planner.restrict import INTERLEAVED, ONE_F_ONE_B, RECOMPUTES, ZERO_BUBBLE, Restriction
@@ -82,20 +83,41 @@ class _Sieve:
         self.columns[name] = np.tile(values, count)
         self.weight //= len(values)
 
-    def apply(self, rules: tuple[Rule, ...]) -> None:
+    def cross_by(self, name: str, values: "NDArray[Any]", rule: Rule) -> None:
+        """Every row with those values of one more field that the rule lets pass: the others are
+        counted, but never made into rows."""
         import numpy as np
+
+        self.weight //= len(values)
+        grid = {n: column[:, None] for n, column in self.columns.items()} | {name: values}
+        fails = np.broadcast_to(rule.fails(self.job, grid), (self.rows, len(values)))
+        self._count(rule, grid, fails)
+        rows, chosen = np.nonzero(~fails)
+        self.columns = {n: column[rows] for n, column in self.columns.items()}
+        self.columns[name] = values[chosen]
+
+    def apply(self, rules: tuple[Rule, ...]) -> None:
 
         for rule in rules:
             fails = rule.fails(self.job, self.columns)
-            fallen = int(np.count_nonzero(fails))
-            if not fallen:
-                continue
-            if rule.name not in self.counts:
-                miss = np.where(fails, rule.miss(self.job, self.columns), np.inf)
-                nearest = self._layout(int(np.argmin(miss)))
-                self.closest[rule.name] = rule.told(self.job, nearest)
+            if self._count(rule, self.columns, fails):
+                self.keep(~fails)
+
+    def _count(self, rule: Rule, columns: Columns, fails: Mask) -> int:
+        """How many fall, noted with the closest of them. Columns that broadcast will do."""
+        import numpy as np
+
+        fallen = int(np.count_nonzero(fails))
+        if fallen and rule.name not in self.counts:
+            miss = np.where(fails, rule.miss(self.job, columns), np.inf)
+            nearest = np.unravel_index(int(np.argmin(miss)), fails.shape)
+            known = {field.name for field in fields(Layout)} & columns.keys()
+            row = {n: np.broadcast_to(columns[n], fails.shape)[nearest].item() for n in known}
+            one = Layout(**row)
+            self.closest[rule.name] = rule.told(self.job, one)
+        if fallen:
             self.counts[rule.name] = self.counts.get(rule.name, 0) + fallen * self.weight
-            self.keep(~fails)
+        return fallen
 
     def restrict(self, *names: str) -> None:
         """Take out what the user's terms on these fields exclude."""
@@ -105,19 +127,19 @@ class _Sieve:
     def keep(self, mask: Mask) -> None:
         self.columns = {name: column[mask] for name, column in self.columns.items()}
 
-    def _layout(self, index: int) -> Layout:
-        known = {field.name for field in fields(Layout)}
-        return layout_at({n: c for n, c in self.columns.items() if n in known}, index)
-
 
 def _restriction_rule(term: Restriction) -> Rule:
     import numpy as np
 
     return Rule(
         f"asked for: {term.text}",
-        lambda job, c: ~term.holds(c[term.field]),
+        lambda job, c: ~term.holds(c),
         lambda job, c: np.zeros(len(c[term.field])),
-        lambda job, one: f"{term.field} {getattr(one, term.field)}",
+        lambda job, one: (
+            name_of(one)
+            if term.field == "shard_group"
+            else f"{term.field} {getattr(one, term.field)}"
+        ),
     )
 
 
@@ -151,8 +173,9 @@ def legal_layouts(job: Job) -> Legal:
         np.array([ONE_F_ONE_B, ZERO_BUBBLE]),
     )
     zero, recompute = np.arange(4), np.array(RECOMPUTES)
+    groups = np.array([0, *divisors(job.gpus)[1:-1]])
     columns = _degrees(job)
-    later = (micro_batches, schedules, recompute, zero)
+    later = (micro_batches, schedules, recompute, zero, groups)
     sieve = _Sieve(job, columns, math.prod(map(len, later)))
     examined = sieve.rows * sieve.weight
     sieve.restrict(*columns)
@@ -165,8 +188,7 @@ def legal_layouts(job: Job) -> Legal:
     sieve.apply(BATCH_RULES)
     sieve.restrict("micro_batch_size", "gradient_accumulation")
 
-    sieve.cross("schedule", schedules)
-    sieve.apply(SCHEDULE_RULES)
+    sieve.cross_by("schedule", schedules, SCHEDULE_RULE)
     interleaved = sieve.columns["virtual_pipeline"] > 1
     sieve.columns["schedule"] = np.where(interleaved, INTERLEAVED, sieve.columns["schedule"])
     sieve.restrict("schedule")
@@ -175,6 +197,8 @@ def legal_layouts(job: Job) -> Legal:
     sieve.cross("zero_stage", zero)
     sieve.restrict("recompute", "zero_stage")
     sieve.apply(STATE_RULES)
+    sieve.cross_by("shard_group", groups, GROUP_RULE)
+    sieve.restrict("shard_group")
     sieve.columns["memory_bytes"] = np.asarray(
         memory_bytes(
             job.architecture,

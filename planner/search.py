@@ -126,6 +126,7 @@ def timed_layout(job: Job, layout: Layout) -> step_inputs.Layout:
         attention_recompute=real(layout.recompute == "selective"),
         sharded_weights=real(layout.zero_stage >= 3),
         sharded_optimizer=real(layout.zero_stage >= 1),
+        shard_group=real(layout.shard_group),
         zero_bubble=real(layout.schedule == ZERO_BUBBLE),
     )
 
@@ -175,15 +176,18 @@ def _element(step: step_time.StepTime, index: int) -> step_time.StepTime:
 
 
 def _leaders(legal: Legal, times: "NDArray[np.float64]", top: int) -> list[int]:
-    """Indices of the fastest. Of layouts that differ in ZeRO stage and recomputation only, one
-    that takes as long as one before it, or longer without needing less memory, is left out."""
+    """Indices of the fastest. Of layouts that differ in ZeRO stage, shard group and
+    recomputation only, one that takes as long as one before it, or longer without needing less
+    memory, is left out."""
     import numpy as np
 
     chosen: list[int] = []
     taken: dict[Layout, list[int]] = {}
     # Stable: of equally fast ones the simplest, which is enumerated first, comes first.
     for index in map(int, np.argsort(times, kind="stable")):
-        layout = replace(layout_at(legal.columns, index), zero_stage=0, recompute="none")
+        layout = replace(
+            layout_at(legal.columns, index), zero_stage=0, shard_group=0, recompute="none"
+        )
         alike = taken.setdefault(layout, [])
         need = legal.memory_bytes[index]
         pointless = any(

@@ -172,7 +172,7 @@ def spec_layout(spec: "RunSpec") -> Layout:
     return replace(
         layout_of(spec),
         schedule=parallel.pipeline_schedule,
-        shard_group=parallel.shard_group or 0,
+        shard_group=parallel.shard_group,
     )
 
 

@@ -246,7 +246,6 @@ def _spec_with(spec: "RunSpec", best: "Candidate") -> str:
 
     layout, content = best.layout, spec.model_dump(mode="json", exclude_none=True)
     content["parallel"] = {name: getattr(layout, name) for name in type(spec.parallel).model_fields}
-    content["parallel"]["shard_group"] = layout.shard_group or None
     per_node = min(spec.cluster.gpus_per_node, best.gpus)
     content["cluster"] |= {"nodes": best.gpus // per_node, "gpus_per_node": per_node}
     text = dump_spec(type(spec).model_validate(content))

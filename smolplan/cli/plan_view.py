@@ -31,10 +31,20 @@ NAMES: dict[str, Callable[[Layout], str]] = {
     "MBS": lambda one: f"{one.micro_batch_size}",
     "acc": lambda one: f"{one.gradient_accumulation}",
     "ZeRO": lambda one: f"{one.zero_stage}",
+    "group": lambda one: f"{one.shard_group or ''}",
     "sched": lambda one: {"zero-bubble": "ZB"}.get(str(one.schedule), ""),
     "redo": lambda one: {"none": "", "selective": "sel"}.get(str(one.recompute), "full"),
 }
-LEFT_OUT = {"TP": "1", "PP": "1", "VP": "1", "CP": "1", "EP": "1", "sched": "", "redo": ""}
+LEFT_OUT = {
+    "TP": "1",
+    "PP": "1",
+    "VP": "1",
+    "CP": "1",
+    "EP": "1",
+    "group": "",
+    "sched": "",
+    "redo": "",
+}
 """A column that holds nothing else is not shown."""
 
 

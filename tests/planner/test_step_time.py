@@ -193,6 +193,44 @@ def test_zero_bubble_is_never_slower_and_its_bubble_never_below_none(
     assert late.total_s < plain.total_s if stages > 1 else late.total_s == plain.total_s
 
 
+FSDP = replace(LAYOUT, tp=1.0, pp=1.0, micro_batch=1.0, sharded_weights=1.0)
+
+
+def test_a_shard_group_of_all_replicas_is_no_group() -> None:
+    assert predict(layout=replace(FSDP, shard_group=64.0)) == predict(layout=FSDP)
+
+
+def test_sharding_within_a_node_spares_the_network_what_every_micro_batch_gathers() -> None:
+    # Eight micro-batches: each gathers over the network, or within the node.
+    whole, grouped = (
+        predict(layout=replace(FSDP, shard_group=group)).data_parallel_s for group in (0.0, 8.0)
+    )
+    assert grouped < whole
+    slower = replace(H100, network_bytes_per_s=5e9)
+    gain = [
+        predict(layout=replace(FSDP, shard_group=group), machine=slower).data_parallel_s
+        for group in (0.0, 8.0)
+    ]
+    assert gain[0] / gain[1] > whole / grouped
+
+
+def test_a_group_updates_more_of_the_weights_each() -> None:
+    grouped = predict(layout=replace(FSDP, shard_group=8.0))
+    assert grouped.optimizer_s == pytest.approx(8 * predict(layout=FSDP).optimizer_s)
+
+
+@given(
+    st.sampled_from([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]),
+    st.sampled_from(["link_bytes_per_s", "network_bytes_per_s"]),
+    st.floats(1.01, 10.0),
+)
+def test_faster_links_never_slow_a_shard_group(group: float, field: str, factor: float) -> None:
+    layout = replace(FSDP, shard_group=group)
+    faster = replace(H100, **{field: getattr(H100, field) * factor})
+    before = predict(layout=layout).total_s
+    assert predict(layout=layout, machine=faster).total_s <= before * (1 + 1e-9)
+
+
 def test_recomputing_costs_a_forward() -> None:
     ratio = total(full_recompute=1.0) / total()
     assert 1.2 < ratio < 1.4
