@@ -3,6 +3,7 @@
 from planner.explain import Line
 from planner.kernels import roundup_quotient
 from planner.memory import FP32_STATE, Layout, memory_lines
+from planner.restrict import ZERO_BUBBLE
 from planner.search import Candidate, Found, stack_of
 from planner.step_inputs import Stack
 from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, StepTime
@@ -48,12 +49,8 @@ def step_lines(found: Found, one: Candidate) -> list[Line]:
 def _formulas(found: Found, layout: Layout) -> dict[str, str]:
     job, stack, gpu = found.job, stack_of(found.site), found.site.accelerator
     arch = job.architecture
-    pp, vp, tp, cp = (
-        layout.pipeline_parallel,
-        layout.virtual_pipeline,
-        layout.tensor_parallel,
-        layout.context_parallel,
-    )
+    pp, vp = layout.pipeline_parallel, layout.virtual_pipeline
+    tp, cp = layout.tensor_parallel, layout.context_parallel
     tokens = layout.micro_batch_size * job.seq_len / cp
     layers = roundup_quotient(arch.layers, pp)
     again = int(layout.full_recompute)
@@ -67,15 +64,31 @@ def _formulas(found: Found, layout: Layout) -> dict[str, str]:
         "context parallel": f"{slots} × 3 × keys and values of CP {cp}",
         "expert parallel": f"{slots} × {2 + again} × all-to-all among EP {layout.expert_parallel}",
         "waiting for the host": f"{slots}, each launched in {stack.host_s * 1e3:.3g} ms",
-        "pipeline bubble and sends": f"({pp} − 1)/{vp} slots of one micro-batch, "
+        "pipeline bubble and sends": f"{_bubble(layout)} of one micro-batch, "
         f"{layout.gradient_accumulation} × the wait for the slowest stage"
         + (" and 2 sends" if vp == 1 else ""),
-        "data parallel": f"{_reduced(stack, layout)} among {layout.data_parallel * cp} ranks, "
+        "data parallel": f"{_reduced(stack, layout)} among {_among(layout)}, "
         f"{stack.data_exposed:.0%} exposed, and {stack.replica_latency_s * 1e6:.3g} µs a rank",
         "optimiser": f"{OPTIMIZER_BYTES:g} B × a rank's parameters / ({HBM_SHARE:.0%} of "
         f"{gpu.hbm_bytes_per_s / 1e12:g} TB/s)",
         "once a step": "clipping, logging, loading, synchronisation",
     }
+
+
+def _bubble(layout: Layout) -> str:
+    """Its formula, F + B + W being forward, inputs' and weights' gradients of a stage."""
+    stages = layout.pipeline_parallel
+    if layout.schedule == ZERO_BUBBLE:
+        return f"({stages} − 1) × (F + B − W)"
+    return f"({stages} − 1)/{layout.virtual_pipeline} × (F + B + W)"
+
+
+def _among(layout: Layout) -> str:
+    """The ranks that exchange it."""
+    replicas = layout.data_parallel * layout.context_parallel
+    if not layout.shard_group:
+        return f"{replicas} ranks"
+    return f"groups of {layout.shard_group} and once a step across {replicas // layout.shard_group}"
 
 
 def _reduced(stack: Stack, layout: Layout) -> str:
@@ -99,7 +112,8 @@ def _sources(found: Found) -> dict[str, str]:
         "context parallel": RING,
         "expert parallel": RING,
         "waiting for the host": fitted,
-        "pipeline bubble and sends": "Narayanan et al. 2021, arXiv 2104.04473, section 2.2",
+        "pipeline bubble and sends": "Narayanan et al. 2021, arXiv 2104.04473, section 2.2; "
+        "zero-bubble: ZB-H1, Qi et al. 2024, arXiv 2401.10241",
         "data parallel": RING + "; shares " + fitted,
         "optimiser": "planner/step_time/data_parallel.py: AdamW's reads and writes",
         "once a step": fitted,

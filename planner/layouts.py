@@ -3,22 +3,25 @@
 Numpy arrays, one element a layout; numpy is imported when a search begins, not before.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from planner.legality import (
     BATCH_RULES,
     DEGREE_RULES,
+    GROUP_RULE,
     MEMORY_RULE,
+    SCHEDULE_RULE,
     STATE_RULES,
     Columns,
     Job,
     Mask,
     Rule,
-    layout_at,
+    name_of,
 )
 from planner.memory import Layout, memory_bytes
-from planner.restrict import RECOMPUTES, Restriction
+from planner.restrict import INTERLEAVED, ONE_F_ONE_B, RECOMPUTES, ZERO_BUBBLE, Restriction
 
 if TYPE_CHECKING:
     from typing import Any
@@ -80,32 +83,49 @@ class _Sieve:
         self.columns[name] = np.tile(values, count)
         self.weight //= len(values)
 
-    def apply(self, rules: tuple[Rule, ...]) -> None:
+    def cross_by(self, name: str, values: "NDArray[Any]", rule: Rule) -> None:
+        """Every row with those values of one more field that the rule lets pass: the others are
+        counted, but never made into rows."""
         import numpy as np
+
+        self.weight //= len(values)
+        grid = {n: column[:, None] for n, column in self.columns.items()} | {name: values}
+        fails = np.broadcast_to(rule.fails(self.job, grid), (self.rows, len(values)))
+        self._count(rule, grid, fails)
+        rows, chosen = np.nonzero(~fails)
+        self.columns = {n: column[rows] for n, column in self.columns.items()}
+        self.columns[name] = values[chosen]
+
+    def apply(self, rules: tuple[Rule, ...]) -> None:
 
         for rule in rules:
             fails = rule.fails(self.job, self.columns)
-            fallen = int(np.count_nonzero(fails))
-            if not fallen:
-                continue
-            if rule.name not in self.counts:
-                miss = np.where(fails, rule.miss(self.job, self.columns), np.inf)
-                nearest = self._layout(int(np.argmin(miss)))
-                self.closest[rule.name] = rule.told(self.job, nearest)
-            self.counts[rule.name] = self.counts.get(rule.name, 0) + fallen * self.weight
-            self.keep(~fails)
+            if self._count(rule, self.columns, fails):
+                self.keep(~fails)
 
-    def restrict(self) -> None:
-        """Take out what the user's terms on the fields that are there exclude."""
-        terms = [r for r in self.job.restrictions if r.field in self.columns]
+    def _count(self, rule: Rule, columns: Columns, fails: Mask) -> int:
+        """How many fall, noted with the closest of them. Columns that broadcast will do."""
+        import numpy as np
+
+        fallen = int(np.count_nonzero(fails))
+        if fallen and rule.name not in self.counts:
+            miss = np.where(fails, rule.miss(self.job, columns), np.inf)
+            nearest = np.unravel_index(int(np.argmin(miss)), fails.shape)
+            known = {field.name for field in fields(Layout)} & columns.keys()
+            row = {n: np.broadcast_to(columns[n], fails.shape)[nearest].item() for n in known}
+            one = Layout(**row)
+            self.closest[rule.name] = rule.told(self.job, one)
+        if fallen:
+            self.counts[rule.name] = self.counts.get(rule.name, 0) + fallen * self.weight
+        return fallen
+
+    def restrict(self, *names: str) -> None:
+        """Take out what the user's terms on these fields exclude."""
+        terms = [r for r in self.job.restrictions if r.field in names]
         self.apply(tuple(_restriction_rule(r) for r in terms))
 
     def keep(self, mask: Mask) -> None:
         self.columns = {name: column[mask] for name, column in self.columns.items()}
-
-    def _layout(self, index: int) -> Layout:
-        known = {field.name for field in fields(Layout)}
-        return layout_at({n: c for n, c in self.columns.items() if n in known}, index)
 
 
 def _restriction_rule(term: Restriction) -> Rule:
@@ -113,9 +133,13 @@ def _restriction_rule(term: Restriction) -> Rule:
 
     return Rule(
         f"asked for: {term.text}",
-        lambda job, c: ~term.holds(c[term.field]),
+        lambda job, c: ~term.holds(c),
         lambda job, c: np.zeros(len(c[term.field])),
-        lambda job, one: f"{term.field} {getattr(one, term.field)}",
+        lambda job, one: (
+            name_of(one)
+            if term.field == "shard_group"
+            else f"{term.field} {getattr(one, term.field)}"
+        ),
     )
 
 
@@ -144,27 +168,37 @@ def legal_layouts(job: Job) -> Legal:
     fields are there; a row that falls early counts for all the layouts that it stands for."""
     import numpy as np
 
-    micro_batches = np.array(divisors(job.global_batch_size))
+    micro_batches, schedules = (
+        np.array(divisors(job.global_batch_size)),
+        np.array([ONE_F_ONE_B, ZERO_BUBBLE]),
+    )
     zero, recompute = np.arange(4), np.array(RECOMPUTES)
+    groups = np.array([0, *divisors(job.gpus)[1:-1]])
     columns = _degrees(job)
-    sieve = _Sieve(job, columns, len(micro_batches) * len(zero) * len(recompute))
+    later = (micro_batches, schedules, recompute, zero, groups)
+    sieve = _Sieve(job, columns, math.prod(map(len, later)))
     examined = sieve.rows * sieve.weight
-    sieve.restrict()
+    sieve.restrict(*columns)
     sieve.apply(DEGREE_RULES)
 
-    asked = [r for r in job.restrictions if r.field not in columns]
     sieve.cross("micro_batch_size", micro_batches)
     sieve.columns["gradient_accumulation"] = job.global_batch_size // (
         sieve.columns["data_parallel"] * sieve.columns["micro_batch_size"]
     )
-    batch_fields = ("micro_batch_size", "gradient_accumulation")
     sieve.apply(BATCH_RULES)
-    sieve.apply(tuple(_restriction_rule(r) for r in asked if r.field in batch_fields))
+    sieve.restrict("micro_batch_size", "gradient_accumulation")
+
+    sieve.cross_by("schedule", schedules, SCHEDULE_RULE)
+    interleaved = sieve.columns["virtual_pipeline"] > 1
+    sieve.columns["schedule"] = np.where(interleaved, INTERLEAVED, sieve.columns["schedule"])
+    sieve.restrict("schedule")
 
     sieve.cross("recompute", recompute)
     sieve.cross("zero_stage", zero)
-    sieve.apply(tuple(_restriction_rule(r) for r in asked if r.field not in batch_fields))
+    sieve.restrict("recompute", "zero_stage")
     sieve.apply(STATE_RULES)
+    sieve.cross_by("shard_group", groups, GROUP_RULE)
+    sieve.restrict("shard_group")
     sieve.columns["memory_bytes"] = np.asarray(
         memory_bytes(
             job.architecture,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from planner.architecture import Architecture
 from planner.memory import Layout, StateBytes, memory_bytes
-from planner.restrict import Restriction
+from planner.restrict import ZERO_BUBBLE, Restriction
 from smolplan.units import format_bytes
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ def name_of(layout: Layout) -> str:
         if degree > 1
     ]
     parts = [" × ".join(degrees) or "one GPU", f"MBS {layout.micro_batch_size}"]
-    parts.append(f"ZeRO-{layout.zero_stage}")
+    group = f" in groups of {layout.shard_group}" if layout.shard_group else ""
+    parts.append(f"ZeRO-{layout.zero_stage}{group}")
+    if layout.schedule == ZERO_BUBBLE:
+        parts.append(ZERO_BUBBLE)
     if layout.recompute != "none":
         parts.append(f"{layout.recompute} recompute")
     return ", ".join(parts)
@@ -194,6 +197,16 @@ BATCH_RULES = (
     ),
 )
 
+SCHEDULE_RULE = Rule(
+    "a zero-bubble schedule needs a pipeline, and no virtual stages",
+    lambda job, c: (
+        (c["schedule"] == ZERO_BUBBLE)
+        & ((c["pipeline_parallel"] == 1) | (c["virtual_pipeline"] > 1))
+    ),
+    lambda job, c: c["virtual_pipeline"],
+    lambda job, one: f"PP {one.pipeline_parallel} × VP {one.virtual_pipeline}",
+)
+
 STATE_RULES = (
     Rule(
         "ZeRO-2 and 3 with a pipeline are not searched",
@@ -206,6 +219,27 @@ STATE_RULES = (
         lambda job, c: (c["zero_stage"] > 0) & (c["data_parallel"] * c["context_parallel"] == 1),
         lambda job, c: c["zero_stage"],
         lambda job, one: f"{name_of(one)} has one replica",
+    ),
+)
+
+
+def _fails_group(job: Job, c: Columns) -> Mask:
+    group, replicas = c["shard_group"], c["data_parallel"] * c["context_parallel"]
+    some = group + (group == 0)
+    experts = (c["expert_parallel"] % some > 0) & (some % c["expert_parallel"] > 0)
+    misfit = (replicas % some > 0) | (group >= replicas) | experts
+    # ZeRO-1 in groups sends as much as over all replicas, and needs more memory.
+    fails: Mask = (group > 0) & (misfit | (c["zero_stage"] < 2))
+    return fails
+
+
+GROUP_RULE = Rule(
+    "a shard group is some of the data- and context-parallel ranks, for ZeRO-2 and 3",
+    _fails_group,
+    lambda job, c: c["shard_group"],
+    lambda job, one: (
+        f"{name_of(one)} of {one.data_parallel * one.context_parallel} replicas"
+        + (f" with EP {one.expert_parallel}" if one.expert_parallel > 1 else "")
     ),
 )
 

@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,15 @@ SHORT_NAMES = {
     "acc": "gradient_accumulation",
     "zero": "zero_stage",
     "recompute": "recompute",
+    "schedule": "schedule",
+    "group": "shard_group",
 }
 RECOMPUTES = ("none", "selective", "full")
+ONE_F_ONE_B, INTERLEAVED, ZERO_BUBBLE = SCHEDULES = ("1f1b", "interleaved", "zero-bubble")
+NAMED = {"recompute": RECOMPUTES, "schedule": SCHEDULES}
+"""Fields whose values are words."""
+ALL = "all"
+"""Of shard_group: no group, but all replicas."""
 WHERE = "--restrict"
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -36,7 +43,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_TERM = re.compile(r"\s*([A-Za-z_]+)\s*(<=|>=|!=|==|=|<|>)\s*(\w+)\s*")
+_TERM = re.compile(r"\s*([A-Za-z_]+)\s*(<=|>=|!=|==|=|<|>)\s*([\w-]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,26 @@ class Restriction:
     operator: str
     value: int | str
 
-    def holds(self, column: "NDArray[Any]") -> "NDArray[np.bool_]":
-        kept: NDArray[np.bool_] = _OPERATORS[self.operator](column, self.value)
+    def holds(self, columns: "Mapping[str, NDArray[Any]]") -> "NDArray[np.bool_]":
+        column, value = columns[self.field], self.value
+        if value == ALL:
+            value = 0
+        elif self.field == "shard_group":
+            column = shard_ranks(columns)
+        kept: NDArray[np.bool_] = _OPERATORS[self.operator](column, value)
         return kept
 
     @property
     def text(self) -> str:
         return f"{self.field} {self.operator} {self.value}"
+
+
+def shard_ranks(columns: "Mapping[str, NDArray[Any]]") -> "NDArray[Any]":
+    """Ranks that ZeRO shards over: 1 without it, and all replicas where no group is set."""
+    import numpy as np
+
+    group, replicas = columns["shard_group"], columns["data_parallel"] * columns["context_parallel"]
+    return np.where(columns["zero_stage"] == 0, 1, np.where(group == 0, replicas, group))
 
 
 TRAINER = (
@@ -69,6 +89,7 @@ TRAINER = (
     ),
     Restriction("zero_stage", ">=", 2),
     Restriction("recompute", "!=", "selective"),
+    Restriction("shard_group", "=", ALL),
 )
 """What the bundled trainer runs: RunSpec.unsupported_by_trainer says the same of one spec."""
 
@@ -97,13 +118,15 @@ def _parse_term(term: str) -> Restriction:
             remedy=suggestion(name, [*SHORT_NAMES, *SHORT_NAMES.values()])
             + f" Short: {', '.join(SHORT_NAMES)}.",
         )
-    if field == "recompute":
-        if value not in RECOMPUTES or sign not in ("=", "==", "!="):
+    if (words := NAMED.get(field)) is not None:
+        if value not in words or sign not in ("=", "==", "!="):
             raise UserError(
-                f"{term.strip()!r} is not one of {', '.join(RECOMPUTES)}",
+                f"{term.strip()!r} is not one of {', '.join(words)}",
                 where=WHERE,
-                remedy="Write recompute=none or recompute!=full.",
+                remedy=f"Write {field}={words[0]} or {field}!={words[-1]}.",
             )
+        return Restriction(field, sign, value)
+    if field == "shard_group" and value == ALL and sign in ("=", "==", "!="):
         return Restriction(field, sign, value)
     if not value.isascii() or not value.isdigit() or len(value) > 12:
         raise UserError(

@@ -10,6 +10,7 @@ from planner.layouts import Legal, Rejection, legal_layouts
 from planner.legality import Job, layout_at
 from planner.memory import Layout, memory_bytes
 from planner.predict.catalog import constants_for, fitted_constants
+from planner.restrict import ZERO_BUBBLE
 from planner.site import Site
 from planner.step_shape import shape_of
 
@@ -102,6 +103,8 @@ def timed_layout(job: Job, layout: Layout) -> step_inputs.Layout:
         attention_recompute=real(layout.recompute == "selective"),
         sharded_weights=real(layout.zero_stage >= 3),
         sharded_optimizer=real(layout.zero_stage >= 1),
+        shard_group=real(layout.shard_group),
+        zero_bubble=real(layout.schedule == ZERO_BUBBLE),
     )
 
 
@@ -150,15 +153,18 @@ def _element(step: step_time.StepTime, index: int) -> step_time.StepTime:
 
 
 def _leaders(legal: Legal, times: "NDArray[np.float64]", top: int) -> list[int]:
-    """Indices of the fastest. Of layouts that differ in ZeRO stage and recomputation only, one
-    that takes as long as one before it, or longer without needing less memory, is left out."""
+    """Indices of the fastest. Of layouts that differ in ZeRO stage, shard group and
+    recomputation only, one that takes as long as one before it, or longer without needing less
+    memory, is left out."""
     import numpy as np
 
     chosen: list[int] = []
     taken: dict[Layout, list[int]] = {}
     # Stable: of equally fast ones the simplest, which is enumerated first, comes first.
     for index in map(int, np.argsort(times, kind="stable")):
-        layout = replace(layout_at(legal.columns, index), zero_stage=0, recompute="none")
+        layout = replace(
+            layout_at(legal.columns, index), zero_stage=0, shard_group=0, recompute="none"
+        )
         alike = taken.setdefault(layout, [])
         need = legal.memory_bytes[index]
         pointless = any(

@@ -12,7 +12,9 @@ from planner.memory import (
     FP32_STATE,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
+    Layout,
     StateBytes,
+    layout_of,
 )
 from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
 from planner.restrict import TRAINER, Restriction
@@ -161,6 +163,16 @@ def site_of(
         price_per_gpu_hour=price,
         price_source="none is known" if price is None else source,
         measured=measured,
+    )
+
+
+def spec_layout(spec: "RunSpec") -> Layout:
+    """The layout that stands in the spec."""
+    parallel = spec.parallel
+    return replace(
+        layout_of(spec),
+        schedule=parallel.pipeline_schedule,
+        shard_group=parallel.shard_group,
     )
 
 

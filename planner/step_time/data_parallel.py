@@ -1,5 +1,7 @@
 """What replicas send each other once a step or micro-batch, and the optimiser's step."""
 
+from dataclasses import dataclass
+
 from planner.comms import gather_s
 from planner.kernels import Values, either, longer
 from planner.step_inputs import Layout, Machine, Shape, Stack
@@ -35,25 +37,52 @@ def replicas(layout: Layout) -> Values:
     return layout.gpus / (layout.tp * layout.pp)
 
 
-def gradient_traffic_s(
-    shape: Shape, layout: Layout, machine: Machine, stack: Stack, rank_parameters: Values
-) -> tuple[Values, Values]:
-    """Reduce-scattering a rank's gradients among its replicas, and gathering what comes of it."""
-    count = replicas(layout)
+def shards(layout: Layout) -> Values:
+    """Replicas among which what is sharded is shared out."""
+    return either(layout.shard_group > 0, layout.shard_group, replicas(layout))
+
+
+def ring_bytes_per_s(ranks: Values, stride: Values, machine: Machine, stack: Stack) -> Values:
+    """Bandwidth of a ring of `ranks`, one in `stride` GPUs: the fast links where they join it all,
+    else the network of those of its members that a domain holds."""
     domain = machine.gpus_per_domain
     inside = machine.link_bytes_per_s * stack.link_share
-    lanes = either(layout.tp < domain, domain / layout.tp, 1.0)
-    lanes = either(lanes < count, lanes, count)
+    lanes = either(stride < domain, domain / stride, 1.0)
+    lanes = either(lanes < ranks, lanes, ranks)
     outside = machine.network_bytes_per_s * stack.network_share * lanes
     outside = either(outside < inside, outside, inside)
-    bandwidth = either(count * layout.tp <= domain, inside, outside)
-    reduce_s = gather_s(stack.gradient_bytes * rank_parameters, count, bytes_per_s=bandwidth)
+    return either(ranks * stride <= domain, inside, outside)
+
+
+@dataclass(frozen=True)
+class GradientTraffic:
+    """Of a rank, in seconds."""
+
+    reduce_s: Values
+    """Reduce-scattering gradients among those who share them out."""
+    gather_s: Values
+    """Gathering what comes of it."""
+    across_s: Values
+    """All-reducing each one's share with its copies in other groups."""
+
+
+def gradient_traffic(
+    layout: Layout, machine: Machine, stack: Stack, weights: Values
+) -> GradientTraffic:
+    group = shards(layout)
+    groups = replicas(layout) / group
+    bandwidth = ring_bytes_per_s(group, layout.tp, machine, stack)
+    gradients = stack.gradient_bytes * weights
     # An all-reduce gathers gradients; a sharded optimiser gathers the weights that it updated.
     whole = either(layout.sharded_optimizer > 0, 1.0 - stack.reduces_shares, 1.0)
     gathered_bytes = whole * stack.gradient_bytes
     gathered_bytes += either(layout.sharded_optimizer > 0, BF16_BYTES, 0.0)
-    gather_weights_s = gather_s(gathered_bytes * rank_parameters, count, bytes_per_s=bandwidth)
-    return reduce_s, gather_weights_s
+    apart = ring_bytes_per_s(groups, layout.tp * group, machine, stack)
+    return GradientTraffic(
+        gather_s(gradients, group, bytes_per_s=bandwidth),
+        gather_s(gathered_bytes * weights, group, bytes_per_s=bandwidth),
+        2.0 * gather_s(gradients / group, groups, bytes_per_s=apart),
+    )
 
 
 def data_parallel_s(
@@ -61,19 +90,25 @@ def data_parallel_s(
     layout: Layout,
     machine: Machine,
     stack: Stack,
-    rank_parameters: Values,
+    weights: Values,
     slot_s: Values,
 ) -> Values:
-    """What of a step's gradients and weights on their way no slot of work hides."""
-    reduce_s, gather_weights_s = gradient_traffic_s(shape, layout, machine, stack, rank_parameters)
+    """What of a step's gradients and weights on their way no slot of work hides. Groups reduce
+    among each other once a step, as FSDP2 can be told to (set_requires_all_reduce)."""
+
+    def exposed_s(traffic_s: Values) -> Values:
+        hidden_s = longer(slot_s, traffic_s) - slot_s
+        return stack.data_exposed * traffic_s + (1.0 - stack.data_exposed) * hidden_s
+
+    traffic = gradient_traffic(layout, machine, stack, weights)
     often = either(layout.sharded_weights > 0, micro_batches(shape, layout), 1.0)
-    traffic_s = reduce_s + (1.0 + layout.sharded_weights) * gather_weights_s
-    hidden_s = longer(slot_s, traffic_s) - slot_s
-    exposed_s = stack.data_exposed * traffic_s + (1.0 - stack.data_exposed) * hidden_s
-    return often * exposed_s + stack.replica_latency_s * (replicas(layout) - 1.0)
+    within_s = traffic.reduce_s + (1.0 + layout.sharded_weights) * traffic.gather_s
+    across_s = either(traffic.across_s > 0, exposed_s(traffic.across_s), 0.0)
+    latency_s = stack.replica_latency_s * (replicas(layout) - 1.0)
+    return often * exposed_s(within_s) + across_s + latency_s
 
 
-def optimizer_s(layout: Layout, machine: Machine, rank_parameters: Values) -> Values:
+def optimizer_s(layout: Layout, machine: Machine, weights: Values) -> Values:
     """AdamW over the weights that a rank updates: memory traffic alone."""
-    updated = rank_parameters / either(layout.sharded_optimizer > 0, replicas(layout), 1.0)
+    updated = weights / either(layout.sharded_optimizer > 0, shards(layout), 1.0)
     return OPTIMIZER_BYTES * updated / (HBM_SHARE * machine.hbm_bytes_per_s)

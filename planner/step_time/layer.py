@@ -62,8 +62,11 @@ def layer_matmul_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack)
     )
 
 
-def layer_compute_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
-    """One layer's work on one micro-batch, forward and backward, and what is recomputed of it."""
+def layer_compute_s(
+    shape: Shape, layout: Layout, machine: Machine, stack: Stack
+) -> tuple[Values, Values]:
+    """One layer's work on one micro-batch, forward and backward, and what is recomputed of it; and
+    what of that the weights' gradients take, which nothing but the optimiser waits for."""
     tokens = rank_tokens(shape, layout)
     scores_s = shape.attention_share * attention_forward_s(
         tokens,
@@ -79,11 +82,14 @@ def layer_compute_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack
     passes = 3.0 + layout.full_recompute
     scan_s = shape.mixer_share * tokens * shape.scan_flops / layout.tp
     scan_s = scan_s / (machine.bf16_flops_per_s * stack.scan_share)
-    return (
-        passes * (layer_matmul_s(shape, layout, machine, stack) + scan_s)
+    products_s = layer_matmul_s(shape, layout, machine, stack)
+    compute_s = (
+        passes * (products_s + scan_s)
         + score_passes * scores_s
         + passes / 3.0 * elementwise_s(shape, layout, machine, stack)
     )
+    # A third of a product's forward and backward; scores and scans have no weights.
+    return compute_s, products_s
 
 
 LOGIT_BYTES = 20.0

@@ -42,9 +42,9 @@ class StepTime:
 
 
 def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> StepTime:
-    """One step: (m + (p − 1)/v) slots of the slowest stage (Narayanan et al. 2021, arXiv
-    2104.04473, section 2.2), the gradients' traffic that no slot hides, and the optimiser."""
-    compute_s = layer_compute_s(shape, layout, machine, stack)
+    """One step: m slots of the slowest stage and the pipeline's bubble, the gradients' traffic that
+    no slot hides, and the optimiser."""
+    compute_s, late_s = layer_compute_s(shape, layout, machine, stack)
     tensor_s, context_s, expert_s = layer_traffic_s(shape, layout, machine, stack)
     # Backward moves as much again as forward; recomputing moves the forward's once more.
     traffic_passes = 2.0 + layout.full_recompute
@@ -69,7 +69,9 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
         context_parallel_s=count * stage_layers * 3.0 * context_s,
         expert_parallel_s=count * stage_layers * traffic_passes * expert_s,
         host_s=count * stage_layers * waited_s,
-        pipeline_s=pipeline_waits_s(shape, layout, machine, stack, slot_s, mean_slot_s),
+        pipeline_s=pipeline_waits_s(
+            shape, layout, machine, stack, slot_s, mean_slot_s, late_s / whole_layer_s
+        ),
         data_parallel_s=data_parallel_s(shape, layout, machine, stack, weights, slot_s),
         optimizer_s=optimizer_s(layout, machine, weights),
         other_s=stack.step_s + 0.0 * count,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from planner.restrict import Restriction
     from planner.search import By, Candidate, Found
     from smolplan.spec import RunSpec
 
@@ -24,7 +25,7 @@ def plan(
         str | None, typer.Option(help="64,128,256, or 64-1024: all of these, in whole nodes.")
     ] = None,
     restrict: Annotated[
-        str | None, typer.Option(help="Only such layouts: tp<=8,pp=1,zero=0,recompute=none.")
+        str | None, typer.Option(help="Only such layouts: tp<=8,zero=0,schedule=1f1b.")
     ] = None,
     trainer: Annotated[
         bool, typer.Option("--trainer", help="Only what the bundled trainer runs.")
@@ -55,18 +56,17 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
 ) -> None:
     """Examine every layout of a run (data, tensor, pipeline, context and expert parallel, virtual
-    stages, micro-batch, recomputation, ZeRO stage), and show the best.
+    stages, schedule, micro-batch, recomputation, ZeRO stage), and show the best.
 
-    Example: `smolplan plan smollm3-3b --restrict zero=0,vp=1 --explain`
+    Example: `smolplan plan smollm3-3b --restrict zero=0,schedule=1f1b --explain`
     """
     from time import perf_counter
 
     from launcher.store import state_folder
     from planner import calibration
-    from planner.memory import layout_of
     from planner.restrict import parse_restrictions
     from planner.search import candidate_of, search
-    from planner.site import job_of, site_of
+    from planner.site import job_of, site_of, spec_layout
     from smolplan.errors import UserError
     from smolplan.spec import load_spec
 
@@ -100,15 +100,21 @@ def plan(
     began = perf_counter()
     found = [search(job, site, steps=loaded.steps, top=top) for job in jobs]
     took_s = perf_counter() - began
-    own = candidate_of(job_of(loaded, site, trainer=trainer), site, loaded.steps, layout_of(loaded))
+    own_job = job_of(loaded, site, trainer=trainer)
+    own = candidate_of(own_job, site, loaded.steps, spec_layout(loaded))
+    free = None if not terms else _without(terms, found, order)
     if as_json:
         import json
 
-        print(json.dumps(_content(found, own, order, took_s), allow_nan=False, ensure_ascii=False))
+        print(
+            json.dumps(
+                _content(found, own, free, order, took_s), allow_nan=False, ensure_ascii=False
+            )
+        )
     else:
         from smolplan.cli import plan_view
 
-        plan_view.show(found, own, by=order, took_s=took_s, explain=explain)
+        plan_view.show(found, own, free, by=order, took_s=took_s, explain=explain)
     best = best_of(found, order)
     if best is None:
         raise UserError(
@@ -122,6 +128,21 @@ def plan(
         _write(plot, _front_svg(found, loaded.name))
     if out is not None:
         _write(out, _spec_with(loaded, best))
+
+
+def _without(
+    terms: "tuple[Restriction, ...]", found: "list[Found]", by: "By"
+) -> "Candidate | None":
+    """What would be best on the same GPUs if the user had asked for none of these terms."""
+    from dataclasses import replace
+
+    from planner.search import search
+
+    best = best_of(found, by)
+    one = next((one for one in found if one.best and one.best[0] is best), found[0])
+    kept = tuple(term for term in one.job.restrictions if term not in terms)
+    free = search(replace(one.job, restrictions=kept), one.site, steps=one.steps, top=1)
+    return free.best[0] if free.best else None
 
 
 def best_of(found: "list[Found]", by: "By") -> "Candidate | None":
@@ -224,8 +245,7 @@ def _spec_with(spec: "RunSpec", best: "Candidate") -> str:
     from smolplan.spec import dump_spec, parse_spec
 
     layout, content = best.layout, spec.model_dump(mode="json", exclude_none=True)
-    for field in content["parallel"]:
-        content["parallel"][field] = getattr(layout, field)
+    content["parallel"] = {name: getattr(layout, name) for name in type(spec.parallel).model_fields}
     per_node = min(spec.cluster.gpus_per_node, best.gpus)
     content["cluster"] |= {"nodes": best.gpus // per_node, "gpus_per_node": per_node}
     text = dump_spec(type(spec).model_validate(content))
@@ -257,7 +277,9 @@ def _front_svg(found: "list[Found]", name: str) -> str:
     )
 
 
-def _content(found: "list[Found]", own: "Candidate", by: "By", took_s: float) -> dict[str, Any]:
+def _content(
+    found: "list[Found]", own: "Candidate", free: "Candidate | None", by: "By", took_s: float
+) -> dict[str, Any]:
     from dataclasses import asdict
 
     from planner.layout_lines import differences, fullest_rank_lines, run_lines, step_lines
@@ -290,6 +312,7 @@ def _content(found: "list[Found]", own: "Candidate", by: "By", took_s: float) ->
             for c, front in zip(winners, pareto_front(winners), strict=True)
         ],
         "spec_layout": asdict(own),
+        "without_restriction": None if free is None else asdict(free),
         "best": None,
     }
     if best is not None:

@@ -31,18 +31,44 @@ NAMES: dict[str, Callable[[Layout], str]] = {
     "MBS": lambda one: f"{one.micro_batch_size}",
     "acc": lambda one: f"{one.gradient_accumulation}",
     "ZeRO": lambda one: f"{one.zero_stage}",
+    "group": lambda one: f"{one.shard_group or ''}",
+    "sched": lambda one: {"zero-bubble": "ZB"}.get(str(one.schedule), ""),
     "redo": lambda one: {"none": "", "selective": "sel"}.get(str(one.recompute), "full"),
 }
-LEFT_OUT = {"TP": "1", "PP": "1", "VP": "1", "CP": "1", "EP": "1", "redo": ""}
+LEFT_OUT = {
+    "TP": "1",
+    "PP": "1",
+    "VP": "1",
+    "CP": "1",
+    "EP": "1",
+    "group": "",
+    "sched": "",
+    "redo": "",
+}
 """A column that holds nothing else is not shown."""
 
 
-def show(found: list[Found], own: Candidate, *, by: By, took_s: float, explain: bool) -> None:
-    style.show(lambda out: _show(found, own, out, by, took_s, explain), narrow=False)
+def show(
+    found: list[Found],
+    own: Candidate,
+    free: Candidate | None,
+    *,
+    by: By,
+    took_s: float,
+    explain: bool,
+) -> None:
+    """`free`: the best without the user's restriction, if there was one."""
+    style.show(lambda out: _show(found, own, free, out, by, took_s, explain), narrow=False)
 
 
 def _show(
-    found: list[Found], own: Candidate, out: Console, by: By, took_s: float, explain: bool
+    found: list[Found],
+    own: Candidate,
+    free: Candidate | None,
+    out: Console,
+    by: By,
+    took_s: float,
+    explain: bool,
 ) -> None:
     ahead = [one for one in found if one.best]
     won = min(ahead, key=lambda one: price_of(one.best[0], by), default=found[0])
@@ -68,6 +94,8 @@ def _show(
         out.print(_ranking(won.best))
     if won.best and won.job.gpus == own.gpus:
         out.print(f"\nThe spec's own, {_own(own, won)}")
+    if free is not None and won.best:
+        out.print(f"\nWithout --restrict: {_free(free, won.best[0])}")
     if len(won.best) > 1:
         _against(won.best[0], won.best[1], out)
     if explain or not won.best:
@@ -137,6 +165,14 @@ def _front(winners: Sequence[Candidate]) -> Table:
             name_of(c.layout),
         )
     return table
+
+
+def _free(free: Candidate, best: Candidate) -> str:
+    """What the restriction leaves out."""
+    if free.step_s >= best.step_s:
+        return "nothing is faster"
+    gain = best.step_s / free.step_s - 1
+    return f"{name_of(free.layout)} would be {gain:.1%} faster: {_headline(free)}"
 
 
 def _own(own: Candidate, won: Found) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from smolplan.spec.fields import ADDED_LATER, Count, SpecPart
+from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
 
 Schedule = Literal["1f1b", "interleaved", "zero-bubble"]
 
@@ -31,10 +31,10 @@ class ParallelSpec(SpecPart):
     zero_stage: Literal[0, 1, 2, 3] = Field(
         default=3, description="What data-parallel ranks shard: 3 is FSDP with full sharding."
     )
-    shard_group: Annotated[Count | None, ADDED_LATER] = Field(
-        default=None,
+    shard_group: Annotated[CountOrZero, ADDED_LATER] = Field(
+        default=0,
         description="Ranks that zero_stage shards among, of the data- and context-parallel ones; "
-        "their groups are replicas of one another (HSDP). All of them unless given.",
+        "their groups are replicas of one another (HSDP). 0: all of them.",
     )
     micro_batch_size: Count = Field(default=1, description="Sequences in one forward pass.")
     recompute: Literal["none", "selective", "full"] = Field(
@@ -66,7 +66,7 @@ class ParallelSpec(SpecPart):
                 "each stage holds"
             )
         ranks = self.data_parallel * self.context_parallel
-        if self.shard_group is not None and ranks % self.shard_group:
+        if self.shard_group and ranks % self.shard_group:
             raise ValueError(
                 f"shard_group {self.shard_group} does not divide the {ranks} ranks of "
                 f"data_parallel {self.data_parallel} × context_parallel {self.context_parallel}"

@@ -79,7 +79,7 @@ class RunSpec(SpecPart):
                 f"parallel.schedule is {parallel.schedule}: the bundled trainer runs no pipeline"
             )
         replicas = parallel.data_parallel * parallel.context_parallel
-        if parallel.shard_group not in (None, replicas):
+        if parallel.shard_group not in (0, replicas):
             problems.append(
                 f"parallel.shard_group is {parallel.shard_group}: the bundled trainer shards over "
                 f"all {replicas} replicas"

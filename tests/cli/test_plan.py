@@ -43,13 +43,35 @@ def test_the_winner_is_set_against_the_second_cause_by_cause() -> None:
 def test_the_specs_own_layout_is_set_beside_the_best() -> None:
     free = smolplan("plan", "smollm3-3b").stdout
     assert "The spec's own, DP 192 × TP 2, MBS 3, ZeRO-0: " in free
-    as_then = smolplan("plan", "smollm3-3b", "--restrict", "zero=0,vp=1").stdout
+    as_then = smolplan("plan", "smollm3-3b", "--restrict", "zero=0,schedule=1f1b").stdout
     assert "The spec's own, DP 192 × TP 2, MBS 3, ZeRO-0, is the best" in as_then
     assert "The spec's own" not in smolplan("plan", "smollm3-3b", "--gpus", "64").stdout
     own = planned("smollm3-3b")["spec_layout"]
     restricted = planned("smollm3-3b", "--restrict", "zero=0,vp=1")
     assert own["step_s"] == pytest.approx(restricted["best"]["step_s"])
     assert own["memory_bytes"] == restricted["best"]["memory_bytes"]
+
+
+def test_what_a_restriction_costs_is_told() -> None:
+    then = planned("smollm3-3b", "--restrict", "zero=0,schedule=1f1b")
+    free = planned("smollm3-3b")
+    assert then["without_restriction"]["step_s"] == free["best"]["step_s"]
+    assert free["without_restriction"] is None
+    gain = then["best"]["step_s"] / free["best"]["step_s"] - 1
+    text = " ".join(smolplan("plan", "smollm3-3b", "--restrict", "zero=0").stdout.split())
+    assert f"would be {gain:.1%} faster" in text
+    whole = smolplan("plan", "smollm3-3b", "--restrict", "dp>=1").stdout
+    assert "Without --restrict: nothing is faster" in whole
+
+
+def test_a_zero_bubble_schedule_goes_into_the_spec(tmp_path: Path) -> None:
+    out = tmp_path / "planned.yaml"
+    content = planned("smollm3-3b", "--restrict", "pp=4,vp=1", "--out", str(out))
+    assert content["best"]["layout"]["schedule"] == "zero-bubble"
+    assert load_spec(out).parallel.schedule == "zero-bubble"
+    own = planned(str(out))["spec_layout"]
+    assert own["step_s"] == pytest.approx(content["best"]["step_s"])
+    assert "zero-bubble" in smolplan("plan", str(out), "--restrict", "pp=4").stdout
 
 
 def test_json_holds_the_search_and_the_lines_of_the_best() -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Container
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +17,11 @@ from planner.memory import (
     memory_bytes,
     memory_lines,
 )
-from planner.restrict import SHORT_NAMES, TRAINER, parse_restrictions
+from planner.restrict import NAMED, SHORT_NAMES, TRAINER, parse_restrictions
 from preflight.checks import config
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec, load_preset
+from smolplan.spec.parallel import ParallelSpec
 
 SMOLLM3 = load_preset("smollm3-3b")
 JOB = Job(
@@ -66,7 +68,7 @@ def as_spec(job: Job, layout: Layout) -> RunSpec:
     content["model"]["head_dim"] = job.architecture.head_dim
     content["data"]["seq_len"] = job.seq_len
     content["optim"]["global_batch_size"] = job.global_batch_size
-    content["parallel"] = {name: getattr(layout, name) for name in content["parallel"]}
+    content["parallel"] = {name: getattr(layout, name) for name in ParallelSpec.model_fields}
     content["cluster"] |= {"nodes": job.gpus, "gpus_per_node": 1}
     return RunSpec.model_validate(content)
 
@@ -133,7 +135,7 @@ def test_nothing_that_the_spec_allows_is_missing_from_the_search() -> None:
                         except ValueError:
                             continue
                         expected.add(layout)
-    terms = parse_restrictions("zero=0,vp=1,recompute=none")
+    terms = parse_restrictions("zero=0,schedule=1f1b,recompute=none")
     assert set(layouts_of(legal_layouts(replace(job, restrictions=terms)))) == expected
     assert len(expected) > 20
 
@@ -160,6 +162,35 @@ def test_interleaving_has_micro_batches_that_the_pipeline_divides() -> None:
     assert (c["pipeline_parallel"][interleaved] > 1).all()
     left = c["gradient_accumulation"][interleaved] % c["pipeline_parallel"][interleaved]
     assert not left.any()
+
+
+def test_schedules_are_those_that_stages_can_follow() -> None:
+    c = legal_layouts(JOB).columns
+    pp, vp, schedule = c["pipeline_parallel"], c["virtual_pipeline"], c["schedule"]
+    assert set(schedule[(pp > 1) & (vp == 1)]) == {"1f1b", "zero-bubble"}
+    assert set(schedule[vp > 1]) == {"interleaved"}
+    assert set(schedule[pp == 1]) == {"1f1b"}
+
+
+def test_shard_groups_are_parts_of_the_replicas_for_zero_2_and_3() -> None:
+    c = legal_layouts(JOB).columns
+    group, replicas = c["shard_group"], c["data_parallel"] * c["context_parallel"]
+    some = group > 0
+    assert some.any() and (c["zero_stage"][some] >= 2).all()
+    assert (group[some] < replicas[some]).all() and not (replicas[some] % group[some]).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks"), [("group<=8", range(1, 9)), ("group=8", {8}), ("group>64", range(65, 385))]
+)
+def test_a_restriction_of_the_group_counts_the_ranks_that_zero_shards_over(
+    text: str, ranks: Container[int]
+) -> None:
+    terms = parse_restrictions(text)
+    found = layouts_of(legal_layouts(replace(JOB, restrictions=terms)))
+    assert found and all((1 if one.zero_stage == 0 else one.shards) in ranks for one in found)
+    everywhere = legal_layouts(replace(JOB, restrictions=parse_restrictions("group=all")))
+    assert not everywhere.columns["shard_group"].any()
 
 
 def test_experts_are_spread_among_the_data_parallel_ranks_and_take_less_memory_each() -> None:
@@ -194,6 +225,10 @@ def test_layouts_may_fill_as_much_as_preflight_lets_pass() -> None:
 def test_a_layouts_name_leaves_out_degrees_of_one() -> None:
     layout = Layout(data_parallel=192, tensor_parallel=2, micro_batch_size=3)
     assert name_of(layout) == "DP 192 × TP 2, MBS 3, ZeRO-0"
+    hybrid = replace(layout, zero_stage=3, shard_group=4)
+    assert name_of(hybrid) == "DP 192 × TP 2, MBS 3, ZeRO-3 in groups of 4"
+    late = replace(layout, pipeline_parallel=2, schedule="zero-bubble")
+    assert name_of(late) == "DP 192 × TP 2 × PP 2, MBS 3, ZeRO-0, zero-bubble"
     assert name_of(Layout(recompute="full")) == "one GPU, MBS 1, ZeRO-0, full recompute"
 
 
@@ -224,6 +259,10 @@ def test_restrictions_read_short_and_long_names() -> None:
         ("tp=" + "9" * 13, "not a whole number"),
         ("recompute=maybe", "none, selective, full"),
         ("recompute<full", "none, selective, full"),
+        ("group=some", "not a whole number"),
+        ("group<all", "not a whole number"),
+        ("schedule=zb", "1f1b, interleaved, zero-bubble"),
+        ("schedule>1f1b", "Write schedule=1f1b or schedule!=zero-bubble"),
     ],
 )
 def test_a_restriction_that_cannot_be_read_is_explained(text: str, said: str) -> None:
@@ -231,14 +270,14 @@ def test_a_restriction_that_cannot_be_read_is_explained(text: str, said: str) ->
         parse_restrictions(text)
 
 
-@pytest.mark.parametrize("short", SHORT_NAMES)
+@pytest.mark.parametrize("short", sorted(SHORT_NAMES.keys() - {"group"}))
 def test_each_field_of_a_layout_can_be_restricted(short: str) -> None:
-    wanted = "full" if short == "recompute" else "1"
+    wanted = {"recompute": "full", "schedule": "zero-bubble"}.get(short, "1")
     terms = parse_restrictions(f"{short}={wanted}")
     legal = legal_layouts(replace(JOB, gpus=16, hbm_bytes=1e15, restrictions=terms))
     assert legal.layouts
     column = legal.columns[SHORT_NAMES[short]]
-    assert (column == (wanted if short == "recompute" else 1)).all()
+    assert (column == (wanted if short in NAMED else 1)).all()
 
 
 def test_a_spec_whose_layers_do_not_divide_into_virtual_stages_is_refused() -> None:

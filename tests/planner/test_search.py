@@ -110,12 +110,19 @@ def test_the_gaps_between_two_layouts_add_up_to_the_gap_between_their_steps() ->
 
 
 def test_smollm3s_layout_is_among_the_first_three_of_what_could_be_run_then() -> None:
-    first_three = find("zero=0,vp=1").best[:3]
+    first_three = find("zero=0,schedule=1f1b").best[:3]
     chosen = [
         (one.layout.data_parallel, one.layout.tensor_parallel, one.layout.micro_batch_size)
         for one in first_three
     ]
     assert (192, 2, 3) in chosen
+
+
+def test_a_zero_bubble_pipeline_is_the_fastest_of_those_without_virtual_stages() -> None:
+    free = find("pp=4,vp=1").best[0]
+    assert free.layout.schedule == "zero-bubble"
+    plain = find("pp=4,schedule=1f1b").best[0]
+    assert plain.step.pipeline_s > free.step.pipeline_s > 0
 
 
 def test_ranking_by_cost_needs_a_price() -> None:

@@ -169,6 +169,68 @@ def test_interleaving_shortens_the_bubble() -> None:
     assert total(pp=4.0, vp=4.0) < total(pp=4.0, vp=1.0)
 
 
+def test_zero_bubble_leaves_a_third_of_the_bubble_where_all_is_products() -> None:
+    """As the paper has it for F = B = W (Qi et al. 2024, arXiv 2401.10241, section 2.1)."""
+    shape = replace(LLAMA_8B, vocab=1.0)
+    fast = {"network_bytes_per_s": 1e30, "link_bytes_per_s": 1e30, "hbm_bytes_per_s": 1e30}
+    machine = replace(H100, **fast)
+    none = dict.fromkeys(("elementwise_bytes", "host_s", "pipelined_latency_s", "half_size"), 0.0)
+    stack = replace(STACK, attention_share=1e12, **none)
+    plain, late = (
+        predict(shape, replace(LAYOUT, pp=4.0, zero_bubble=late), machine, stack).pipeline_s
+        for late in (0.0, 1.0)
+    )
+    assert late / plain == pytest.approx(1 / 3, rel=1e-3)
+
+
+@given(st.sampled_from([1.0, 2.0, 4.0, 8.0]), st.sampled_from([1.0, 8.0]), st.floats(0.0, 1.0))
+def test_zero_bubble_is_never_slower_and_its_bubble_never_below_none(
+    stages: float, tensor: float, recompute: float
+) -> None:
+    layout = replace(LAYOUT, pp=stages, tp=tensor, full_recompute=float(recompute > 0.5))
+    plain, late = predict(layout=layout), predict(layout=replace(layout, zero_bubble=1.0))
+    assert late.pipeline_s >= 0
+    assert late.total_s < plain.total_s if stages > 1 else late.total_s == plain.total_s
+
+
+FSDP = replace(LAYOUT, tp=1.0, pp=1.0, micro_batch=1.0, sharded_weights=1.0)
+
+
+def test_a_shard_group_of_all_replicas_is_no_group() -> None:
+    assert predict(layout=replace(FSDP, shard_group=64.0)) == predict(layout=FSDP)
+
+
+def test_sharding_within_a_node_spares_the_network_what_every_micro_batch_gathers() -> None:
+    # Eight micro-batches: each gathers over the network, or within the node.
+    whole, grouped = (
+        predict(layout=replace(FSDP, shard_group=group)).data_parallel_s for group in (0.0, 8.0)
+    )
+    assert grouped < whole
+    slower = replace(H100, network_bytes_per_s=5e9)
+    gain = [
+        predict(layout=replace(FSDP, shard_group=group), machine=slower).data_parallel_s
+        for group in (0.0, 8.0)
+    ]
+    assert gain[0] / gain[1] > whole / grouped
+
+
+def test_a_group_updates_more_of_the_weights_each() -> None:
+    grouped = predict(layout=replace(FSDP, shard_group=8.0))
+    assert grouped.optimizer_s == pytest.approx(8 * predict(layout=FSDP).optimizer_s)
+
+
+@given(
+    st.sampled_from([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]),
+    st.sampled_from(["link_bytes_per_s", "network_bytes_per_s"]),
+    st.floats(1.01, 10.0),
+)
+def test_faster_links_never_slow_a_shard_group(group: float, field: str, factor: float) -> None:
+    layout = replace(FSDP, shard_group=group)
+    faster = replace(H100, **{field: getattr(H100, field) * factor})
+    before = predict(layout=layout).total_s
+    assert predict(layout=layout, machine=faster).total_s <= before * (1 + 1e-9)
+
+
 def test_recomputing_costs_a_forward() -> None:
     ratio = total(full_recompute=1.0) / total()
     assert 1.2 < ratio < 1.4

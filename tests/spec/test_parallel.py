@@ -55,7 +55,7 @@ def test_the_schedule_goes_by_its_own_name(parallel: dict[str, object], schedule
         ("schedule: interleaved", "needs virtual_pipeline above 1"),
         ("schedule: gpipe", "parallel.schedule"),
         ("shard_group: 7", "does not divide the 192 ranks"),
-        ("shard_group: 0", "parallel.shard_group"),
+        ("shard_group: -1", "parallel.shard_group"),
     ],
 )
 def test_what_no_pipeline_or_shard_group_can_be_is_refused(added: str, said: str) -> None:
