@@ -1,28 +1,30 @@
-"""`python -m benchmarks.published_runs FILE.csv`: predictions beside published measured runs, the
-rows that the constants were fitted on apart from those that they never saw.
+"""`python -m benchmarks.published_runs FILE.csv`: predictions beside published measured runs, by the
+catalogue's constants, and held out: each fifth of the pairs of source and model by constants fitted
+on the rest.
 
-With --fit it fits them first and writes planner/catalog/stacks.yaml; with --svg it draws the
-scatter plot of docs/accuracy.md."""
+With --fit it first fits the catalogue's constants on all rows and writes
+planner/catalog/stacks.yaml; with --svg it draws the scatter plot of docs/accuracy.md."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.fit_stacks import FitRow, fit
 from benchmarks.scatter import scatter_svg
-from benchmarks.split import FIT_SHARE, is_fitted
+from benchmarks.split import FOLDS, folds_of, unit_of
 from planner.predict.catalog import GENERIC, Fitted, fitted_constants
 from planner.predict.measured import contradictions, measured_of
 from planner.predict.report import (
     Comparison,
     compare,
     grouped,
-    quantiles_of,
     skipped_counts,
     totals,
 )
@@ -38,7 +40,7 @@ MARK = "# Everything below is written by python -m benchmarks.published_runs FIL
 
 
 def fit_rows(rows: Sequence[Row]) -> list[FitRow]:
-    """The fit's share of the rows that can be predicted and whose measurement can be right."""
+    """The rows that can be predicted and whose measurement can be right."""
     workloads = [
         workload_of(row)
         for row in rows
@@ -49,8 +51,21 @@ def fit_rows(rows: Sequence[Row]) -> list[FitRow]:
     return [
         FitRow(w, m.tokens_per_s_per_gpu)
         for index, (w, m) in enumerate(pairs)
-        if index not in broken and is_fitted(w.row)
+        if index not in broken
     ]
+
+
+def held_out(rows: Sequence[Row], fitting: Sequence[FitRow]) -> list[Comparison]:
+    """Every row that counts, predicted by constants that never saw its source with its model."""
+    folds = folds_of(row.workload.row for row in fitting)
+    parts = [[r for r in fitting if folds[unit_of(r.workload.row)] != k] for k in range(FOLDS)]
+    with ProcessPoolExecutor() as pool:
+        fits = list(pool.map(partial(fit, seed=SEED), parts))
+    found = []
+    for fold, fitted in enumerate(fits):
+        counted = [c for c in compare(rows, fitted) if c.skipped is None]
+        found += [c for c in counted if folds[unit_of(c.row)] == fold]
+    return sorted(found, key=lambda c: c.row.line)
 
 
 def write_constants(fitted: Fitted, used: int, file: Path) -> None:
@@ -62,7 +77,6 @@ def write_constants(fitted: Fitted, used: int, file: Path) -> None:
         f"  rows: {used}",
         f"  file: {file.name}",
         f"  seed: {SEED}",
-        f'  split: "{FIT_SHARE:.0%} of the pairs of source and model, by hash"',
         "constants:",
     ]
     for stack, by_gpu in fitted.items():
@@ -80,19 +94,20 @@ def _yaml(value: float) -> str:
     return text.replace("e", ".0e") if "e" in text and "." not in text else text
 
 
-def report(console: Console, comparisons: Sequence[Comparison], worst: int) -> None:
+def report(
+    console: Console, comparisons: Sequence[Comparison], held: Sequence[Comparison], worst: int
+) -> None:
     console.print(f"{len(comparisons):,} rows")
-    console.print(quantile_table("all rows", totals(comparisons)))
+    console.print(quantile_table("by the catalogue's constants", totals(comparisons)))
+    if held:
+        console.print(quantile_table("held out", totals(held)))
     counted = [c for c in comparisons if c.skipped is None]
-    for is_sweep, what in ((False, "all but the sweep"), (True, "the nanotron sweep")):
-        for fitted, part in ((True, "fitted"), (False, "held out")):
-            rows = [c for c in counted if c.is_sweep == is_sweep and is_fitted(c.row) == fitted]
-            total = quantiles_of("together", rows)
-            if total is None:
-                continue
-            by_stack = [*grouped(rows, stack_and_gpu), total]
-            console.print(quantile_table(f"{what}: {part}", by_stack))
-            console.print(row_table(f"{what}, {part}: the worst", rows, worst))
+    for is_sweep, part in ((False, "all but the sweep"), (True, "the nanotron sweep")):
+        for every, how in ((counted, "by the catalogue's constants"), (held, "held out")):
+            rows = [c for c in every if c.is_sweep == is_sweep]
+            if rows:
+                console.print(quantile_table(f"{part}, {how}", grouped(rows, stack_and_gpu)))
+                console.print(row_table(f"{part}, {how}: the worst", rows, worst))
     generic = {GENERIC: fitted_constants()[GENERIC]}
     unknown = compare([c.row for c in counted], generic)
     console.print(quantile_table("with no stack known", totals(unknown)[:2]))
@@ -103,7 +118,8 @@ def report(console: Console, comparisons: Sequence[Comparison], worst: int) -> N
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
     parser.add_argument("file", type=Path, metavar="FILE.csv")
-    parser.add_argument("--fit", action="store_true", help="fit, and write stacks.yaml")
+    parser.add_argument("--fit", action="store_true", help="fit on all rows; write stacks.yaml")
+    parser.add_argument("--quick", action="store_true", help="hold nothing out: no fit")
     parser.add_argument("--svg", type=Path, help="draw the scatter plot to this file")
     parser.add_argument("--worst", type=int, default=8, help="rows to show of each part")
     options = parser.parse_args(arguments)
@@ -112,16 +128,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SmolplanError as error:
         print(f"published_runs: {error}", file=sys.stderr)
         return int(error.exit_code)
-    fitted = None
+    fitting = fit_rows(rows)
     if options.fit:
-        used = fit_rows(rows)
-        fitted = fit(used, seed=SEED)
-        write_constants(fitted, len(used), options.file)
+        print(f"fitting on {len(fitting):,} rows", file=sys.stderr)
+        write_constants(fit(fitting, seed=SEED), len(fitting), options.file)
         fitted_constants.cache_clear()
+    held = []
+    if not options.quick:
+        print(f"holding out a fifth, {FOLDS} times: minutes", file=sys.stderr)
+        held = held_out(rows, fitting)
     comparisons = compare(rows)
-    report(Console(width=80, highlight=False), comparisons, options.worst)
+    report(Console(width=80, highlight=False), comparisons, held, options.worst)
     if options.svg:
-        options.svg.write_text(scatter_svg(comparisons, is_fitted), "utf-8")
+        options.svg.write_text(scatter_svg(held or comparisons), "utf-8")
     return 0
 
 

@@ -1,27 +1,16 @@
 """A scatter plot of predicted over measured TFLOP/s, as plain SVG."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from planner.predict.report import Comparison
-from planner.predict.rows import Row
 
 SIZE, MARGIN = 640.0, 60.0
 LOW, HIGH = 1.0, 3000.0
 """TFLOP/s at the ends of both axes; rows beyond stand at the edge."""
-COLOURS = {
-    (False, False): "#d1495b",
-    (False, True): "#2e6f95",
-    (True, False): "#e0a9b1",
-    (True, True): "#a9c6d8",
-}
-"""By whether a row is of the sweep, and whether it was fitted."""
-LABELS = {
-    (False, True): "fitted",
-    (False, False): "held out",
-    (True, True): "sweep, fitted",
-    (True, False): "sweep, held out",
-}
+COLOURS = {False: "#2e6f95", True: "#d9b36c"}
+"""By whether a row is of the sweep."""
+LABELS = {False: "all but the sweep", True: "the nanotron sweep"}
 
 
 def place(tflops: float) -> float:
@@ -30,7 +19,7 @@ def place(tflops: float) -> float:
     return MARGIN + share * (SIZE - 2 * MARGIN)
 
 
-def scatter_svg(comparisons: Sequence[Comparison], is_fitted: Callable[[Row], bool]) -> str:
+def scatter_svg(comparisons: Sequence[Comparison]) -> str:
     """Every row that counts, the sweep's below the others."""
     counted = sorted((c for c in comparisons if c.skipped is None), key=lambda c: not c.is_sweep)
     parts = [
@@ -57,7 +46,7 @@ def scatter_svg(comparisons: Sequence[Comparison], is_fitted: Callable[[Row], bo
         parts.append(
             f'<circle cx="{place(c.measured_tflops):.1f}" '
             f'cy="{SIZE - place(c.predicted_tflops):.1f}" r="2.2" fill-opacity="0.7" '
-            f'fill="{COLOURS[c.is_sweep, is_fitted(c.row)]}"/>'
+            f'fill="{COLOURS[c.is_sweep]}"/>'
         )
     for index, (key, label) in enumerate(LABELS.items()):
         y = MARGIN + 16 * index

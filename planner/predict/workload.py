@@ -53,6 +53,8 @@ def _network_bytes_per_s(row: Row, gpus_per_node: float) -> float | None:
     return float(said[1]) * 1e9 / 8.0 / (gpus_per_node if said[2].lower() == "node" else 1.0)
 
 
+BEYOND_REASON = 1e18
+"""No count of anything in a training run is larger."""
 NEEDED = ("seq_len", "global_batch_tokens", "gpus", "tp", "pp")
 
 
@@ -66,6 +68,8 @@ def lacking(row: Row) -> str | None:
         return f"{unknown}, " * (unknown or "").startswith("no ") + "no " + ", ".join(empty)
     if unknown:
         return unknown
+    if max(row.numbers.values()) > BEYOND_REASON:
+        return "a number beyond all reason"
     if find_accelerator(row.text("gpu")) is None:
         return f"GPU {row.text('gpu') or 'unnamed'} is not in the catalogue"
     ranks = _parallel(row, "tp") * _parallel(row, "pp") * row.number("cp", 1.0)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from planner.catalog import models
+from planner.flops import flops_per_token
 from planner.predict.catalog import (
     CONSTANT_NAMES,
     GENERIC,
@@ -71,7 +73,6 @@ def rate(w: Workload) -> float:
 
 
 def test_flops_of_a_dense_model_equal_the_planners_own(tmp_path: Path) -> None:
-    from planner.flops import flops_per_token
     from smolplan.spec import load_preset
 
     model = load_preset("smollm3-3b").model
@@ -123,10 +124,10 @@ def test_notes_say_whether_attention_counts_as_causal(
 
 
 def test_experts_are_told_from_the_parameters(tmp_path: Path) -> None:
-    # Qwen3-235B-A22B: 128 experts of width 1536 a layer, 8 of them active.
+    # The shape of Qwen3-235B-A22B: 128 experts of width 1536 a layer, 8 of them active.
     shape = workload(
         tmp_path,
-        model="qwen3-235b-a22b",
+        model="qwen3-like",
         params_b="235",
         active_b="22",
         layers="94",
@@ -136,15 +137,47 @@ def test_experts_are_told_from_the_parameters(tmp_path: Path) -> None:
         vocab="151936",
     ).shape
     assert shape["experts"] == 128
-    assert shape["active_experts"] == pytest.approx(8, abs=0.2)
-    assert shape["query_width"] == 64 * 128
+    assert shape["experts_per_token"] == 8
 
 
 def test_experts_are_told_from_the_notes(tmp_path: Path) -> None:
     shape = workload(
         tmp_path, model="grok1", params_b="", active_b="", notes="MoE 8 experts top2"
     ).shape
-    assert (shape["experts"], shape["active_experts"]) == (8, 2)
+    assert (shape["experts"], shape["experts_per_token"]) == (8, 2)
+
+
+PUBLISHED = {"params_b": "", "active_b": "", "kv_heads": "", "ffn": "", "vocab": ""}
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "DeepSeek_V3-automodel", "deepseekv3_l61_tp1_ep8"])
+def test_a_published_model_is_known_by_its_name(tmp_path: Path, name: str) -> None:
+    w = workload(tmp_path, **PUBLISHED, model=name, layers="", hidden="", heads="")
+    assert (w.shape["experts"], w.shape["shared_ffn"]) == (256, 2048)
+    arch = replace(models()["deepseek-v3"].architecture()[0], mtp_layers=0)
+    assert w.flops_per_token == pytest.approx(flops_per_token(arch, 8192))
+
+
+def test_a_published_model_of_fewer_layers_keeps_its_shape(tmp_path: Path) -> None:
+    w = workload(tmp_path, **PUBLISHED, model="deepseekv3_l4_tp1", layers="4", hidden="", heads="")
+    assert w.shape["layers"] == 4
+    assert w.shape["moe_share"] == pytest.approx(1 / 4)
+
+
+def test_prediction_modules_count_where_the_notes_say_so(tmp_path: Path) -> None:
+    row = {**PUBLISHED, "model": "deepseek-v3", "layers": "61", "hidden": "7168", "heads": "128"}
+    assert workload(tmp_path, **row, notes="w/ MTP").shape["losses"] == 2
+    assert workload(tmp_path, **row, notes="w/o MTP").shape["losses"] == 1
+
+
+def test_columns_that_contradict_the_name_are_believed(tmp_path: Path) -> None:
+    w = workload(tmp_path, model="llama2-70b-like", hidden="4096")
+    assert w.shape["layers"] == 32
+
+
+def test_a_hybrid_counts_its_feed_forward_parts_as_layers_or_not(tmp_path: Path) -> None:
+    row = {**PUBLISHED, "model": "nemotron-3-nano-30b", "hidden": "2688", "heads": "32"}
+    assert workload(tmp_path, **row, layers="52").shape["mixer_share"] > 0.7
 
 
 @pytest.mark.parametrize(("params", "matrices"), [("8.03", 3.0), ("6.1", 2.0)])
@@ -206,9 +239,9 @@ def test_missing_optional_columns_get_defaults(tmp_path: Path) -> None:
         ({"gpu": "Quantum-9"}, "not in the catalogue"),
         ({"gpu": "RTX-3090+Titan-RTX"}, "not in the catalogue"),
         ({"tp": "3"}, "does not divide"),
-        ({"model": "mixtral-8x7b"}, "without active_b"),
+        ({"model": "mixtral-9x9b"}, "without active_b"),
         ({"params_b": "46.7", "active_b": "12.9", "ffn": ""}, "width of one"),
-        ({"model": "nemotron-3-nano-30b"}, "hybrid"),
+        ({"model": "jamba-like"}, "hybrid"),
         ({"verified": "memory"}, "from memory"),
         ({"tokens_per_s_per_gpu": ""}, "no measurement"),
         ({"global_batch_tokens": "4096"}, "shorter than a sequence"),
@@ -219,7 +252,7 @@ def test_a_row_that_cannot_be_predicted_says_why(
     tmp_path: Path, change: dict[str, str], reason: str
 ) -> None:
     row = {**LLAMA, **change}
-    if change.get("model") == "mixtral-8x7b":
+    if change.get("model") == "mixtral-9x9b":
         row["active_b"] = ""
     comparison = compare(read_rows(write(tmp_path / "x.csv", LLAMA, row)))[1]
     assert reason in (comparison.skipped or "")

@@ -6,25 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planner.catalog import models
 from planner.comms import all_to_all_s, gather_s, link_bytes_per_s
 from planner.kernels import longer, matmul_s, roundup_quotient
 from planner.step_inputs import BF16, Layout, Machine, Shape, Stack
+from planner.step_shape import shape_of
 from planner.step_time import StepTime, step_time
 
-LLAMA_8B = Shape(
-    layers=32.0,
-    hidden=4096.0,
-    query_width=4096.0,
-    kv_width=1024.0,
-    heads=32.0,
-    ffn=14336.0,
-    ffn_matrices=3.0,
-    active_experts=1.0,
-    experts=1.0,
-    vocab=128256.0,
-    seq_len=8192.0,
-    tokens_per_step=8192.0 * 512,
-)
+LLAMA_8B = shape_of(models()["llama3.1-8b"].architecture()[0], 8192, 8192 * 512)
 LAYOUT = Layout(
     gpus=64.0,
     tp=2.0,
@@ -63,6 +52,7 @@ STACK = Stack(
     tensor_exposed=0.8,
     data_exposed=0.3,
     expert_share=0.6,
+    scan_share=0.02,
     step_s=0.02,
     replica_latency_s=1e-4,
     gradient_bytes=4.0,
