@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from planner import step_inputs, step_time
-from planner.architecture import Architecture
 from planner.flops import flops_per_token
 from planner.layouts import Legal, Rejection, legal_layouts
 from planner.legality import Job, layout_at
@@ -13,6 +12,7 @@ from planner.memory import Layout, memory_bytes
 from planner.predict.catalog import constants_for, fitted_constants
 from planner.restrict import ZERO_BUBBLE
 from planner.site import Site
+from planner.step_shape import shape_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,29 +55,6 @@ class Found:
     rejections: tuple[Rejection, ...]
     best: tuple[Candidate, ...]
     """The fastest first, without those that another one makes pointless (see _leaders)."""
-
-
-def shape_of(arch: Architecture, seq_len: int, tokens_per_step: int) -> step_inputs.Shape:
-    """An architecture as the step-time model sees it: layers alike, experts of one width."""
-    moe = arch.moe
-    ffn, active, experts = float(arch.ffn_hidden), 1.0, 1.0
-    if moe is not None:
-        ffn, shared = float(moe.expert_ffn_hidden), moe.shared_width / moe.expert_ffn_hidden
-        active, experts = moe.experts_per_token + shared, moe.routed_experts + shared
-    return step_inputs.Shape(
-        layers=float(arch.layers),
-        hidden=float(arch.hidden),
-        query_width=float(arch.query_width),
-        kv_width=float(arch.kv_width),
-        heads=float(arch.heads),
-        ffn=ffn,
-        ffn_matrices=3.0 if arch.gated_ffn else 2.0,
-        active_experts=active,
-        experts=experts,
-        vocab=float(arch.vocab_size),
-        seq_len=float(seq_len),
-        tokens_per_step=float(tokens_per_step),
-    )
 
 
 def machine_of(job: Job, site: Site) -> step_inputs.Machine:

@@ -5,7 +5,7 @@ Fields may hold floats or arrays of equal length alike: one call then prices man
 
 from dataclasses import dataclass
 
-from planner.kernels import Values
+from planner.kernels import Values, either
 
 BF16, FP8, BLOCK_FP8, FP4 = 0.0, 1.0, 2.0, 3.0
 """Formats that a linear layer multiplies in; fp16 counts as bf16."""
@@ -13,7 +13,8 @@ BF16, FP8, BLOCK_FP8, FP4 = 0.0, 1.0, 2.0, 3.0
 
 @dataclass(frozen=True)
 class Shape:
-    """What is trained. `ffn` is one expert's width where there are experts."""
+    """What is trained. `ffn` is one expert's width where there are experts. What has a default is
+    zero where a model lacks it."""
 
     layers: Values
     hidden: Values
@@ -30,6 +31,66 @@ class Shape:
     vocab: Values
     seq_len: Values
     tokens_per_step: Values
+    value_width: Values = 0.0
+    """Of all heads' values, where they are not as wide as the queries."""
+    gate_width: Values = 0.0
+    """Of a gate that is projected beside the queries."""
+    windowed_layers: Values = 0.0
+    window: Values = 0.0
+    """Keys that a token meets at most in them."""
+    latent_width: Values = 0.0
+    """Of the vector that keys and values are compressed to (MLA)."""
+    query_latent_width: Values = 0.0
+    """Of the one for queries; zero where they are projected directly."""
+    rotary_width: Values = 0.0
+    """Of the key beside it that all heads share."""
+    expanded_width: Values = 0.0
+    """Of the keys and values that come of it, all heads together."""
+    recurrent_layers: Values = 0.0
+    """That mix tokens by a linear recurrence, in chunks, in place of attention."""
+    recurrent_in_width: Values = 0.0
+    """Of all that the hidden state is projected to in them."""
+    recurrent_width: Values = 0.0
+    """Of what is projected back."""
+    convolved_width: Values = 0.0
+    scan_flops: Values = 0.0
+    """Of one such layer and token, forward: the chunks' products and the convolution."""
+    scan_bytes: Values = 0.0
+    """Of HBM, likewise."""
+    bare_layers: Values = 0.0
+    """Without a feed-forward part."""
+    dense_layers: Values = 0.0
+    """With a feed-forward part of `dense_ffn` in place of experts."""
+    dense_ffn: Values = 0.0
+    shared_ffn: Values = 0.0
+    """Of the shared experts together, beside the chosen ones."""
+    router_width: Values = 0.0
+    """Of the scores that choose the experts, and gate the shared ones."""
+    mtp_layers: Values = 0.0
+    """Multi-token prediction modules behind the last layer, each with an output head."""
+
+    @property
+    def attention_layers(self) -> Values:
+        return self.layers - self.recurrent_layers
+
+    @property
+    def feed_forward_layers(self) -> Values:
+        """With `experts` feed-forwards of width `ffn`, which may be one."""
+        return self.layers - self.bare_layers - self.dense_layers
+
+    @property
+    def attended_width(self) -> Values:
+        """Of all heads' values, and so of the attention's output."""
+        return either(self.value_width > 0, self.value_width, self.query_width)
+
+    @property
+    def score_keys(self) -> Values:
+        """Of a layer on average, of which causal attention meets half; a window of w keys is met
+        by all but the first w tokens."""
+        w = self.window
+        windowed = either(w < self.seq_len, 2.0 * w - w * w / self.seq_len, self.seq_len)
+        some = either(self.attention_layers > 0, self.attention_layers, 1.0)
+        return self.seq_len + (windowed - self.seq_len) * self.windowed_layers / some
 
 
 @dataclass(frozen=True)

@@ -8,24 +8,31 @@ from planner.step_inputs import Layout, Machine, Shape, Stack
 from planner.step_time.layer import HBM_SHARE
 from planner.step_time.pipeline import micro_batches
 from planner.step_time.traffic import BF16_BYTES
+from planner.step_time.work import absent, joining, prediction_module, products
 
 OPTIMIZER_BYTES = 30.0
 """Of HBM a parameter that AdamW touches: gradient, master weight and two moments read in fp32
 (16), the latter three written (12), the bf16 weight written (2)."""
 
 
-def layer_parameters(shape: Shape) -> tuple[Values, Values]:
-    """Weights of one layer's attention, and of its feed-forwards, all experts counted."""
-    attention = shape.hidden * 2.0 * (shape.query_width + shape.kv_width)
-    return attention, shape.experts * shape.ffn_matrices * shape.hidden * shape.ffn
-
-
 def rank_parameters(shape: Shape, layout: Layout) -> Values:
-    """Weights of a rank, before replicas share them out; embedding or head on each stage."""
-    attention, feed_forward = layer_parameters(shape)
-    stage_layers = shape.layers / layout.pp
-    inner = stage_layers * (attention + feed_forward / layout.ep)
-    return (inner + shape.vocab * shape.hidden) / layout.tp
+    """Weights of a rank, before replicas share them out; embedding or head on each stage, and the
+    multi-token prediction modules, which the last one has."""
+    inner = _weights(shape, layout) / layout.pp
+    if not absent(shape.mtp_layers):
+        modules = _weights(prediction_module(shape), layout)
+        inner = inner + modules + joining(shape).weights / layout.tp
+    return inner + shape.vocab * shape.hidden / layout.tp
+
+
+def _weights(shape: Shape, layout: Layout) -> Values:
+    """Of all layers, as tensor and expert parallel divide them."""
+    total: Values = 0.0
+    for product in products(shape):
+        split = layout.tp if product.split != "rows" else 1.0
+        experts = product.experts > 1.0
+        total = total + product.weights / split / either(experts, layout.ep, 1.0)
+    return total
 
 
 def replicas(layout: Layout) -> Values:

@@ -1,8 +1,16 @@
-"""What one layer, and the output head, compute of one micro-batch: products, attention, and work
-bound by memory."""
+"""What a mean layer, and the output head, compute of one micro-batch: products, attention, scans,
+and work bound by memory."""
 
-from planner.kernels import BACKWARD_OF_FLASH, Values, attention_forward_s, either, matmul_s
+from planner.kernels import (
+    BACKWARD_OF_FLASH,
+    Values,
+    attention_forward_s,
+    either,
+    longer,
+    matmul_s,
+)
 from planner.step_inputs import BLOCK_FP8, FP4, FP8, Layout, Machine, Shape, Stack
+from planner.step_time.work import Product, absent, products
 
 HBM_SHARE = 0.9
 """Of the datasheet's HBM bandwidth that a streaming kernel gets: 3.0 of 3.35 TB/s on an H100 (Smol
@@ -21,51 +29,57 @@ def _matmul_rate(machine: Machine, stack: Stack) -> Values:
     return machine.matmul_flops_per_s * share
 
 
-def layer_matmul_s(
-    shape: Shape, layout: Layout, machine: Machine, stack: Stack
-) -> tuple[Values, Values]:
-    """One forward of a layer's linear products for one micro-batch: attention, feed-forward."""
-    rate, hbm = _matmul_rate(machine, stack), HBM_SHARE * machine.hbm_bytes_per_s
-    tokens = rank_tokens(shape, layout)
+def product_s(
+    product: Product, tokens: Values, layout: Layout, machine: Machine, stack: Stack
+) -> Values:
+    """One forward of one layer's product, on one rank.
 
-    def product_s(m: Values, n: Values, k: Values, share: Values = 1.0) -> Values:
-        return matmul_s(
-            m,
-            n,
-            k,
-            flops_per_s=rate * share,
-            hbm_bytes_per_s=hbm,
-            half_size=stack.half_size,
-        )
+    A token's experts sit on any rank of its group; on average each rank serves as many tokens as it
+    sends, over the experts that it holds."""
+    rows, split = tokens, layout.tp
+    held: Values = 1.0
+    share: Values = 1.0
+    if not (isinstance(product.experts, float) and product.experts <= 1.0):
+        many = product.experts > 1.0
+        held = either(product.experts / layout.ep > 1.0, product.experts / layout.ep, 1.0)
+        rows = tokens * product.active / held / either(many, layout.tp, 1.0)
+        split = either(many, 1.0, layout.tp)
+        share = either(many, stack.expert_share, 1.0)
+    if product.split == "rows":
+        rows = rows / either(stack.sequence_parallel > 0, layout.tp, 1.0)
+    alone_s = matmul_s(
+        rows,
+        product.n / split if product.split == "n" else product.n,
+        product.k / split if product.split == "k" else product.k,
+        flops_per_s=_matmul_rate(machine, stack) * share,
+        hbm_bytes_per_s=HBM_SHARE * machine.hbm_bytes_per_s,
+        half_size=stack.half_size,
+    )
+    return held * alone_s
 
-    query, kv = shape.query_width / layout.tp, shape.kv_width / layout.tp
-    attention_s = product_s(tokens, query + 2.0 * kv, shape.hidden) + product_s(
-        tokens, shape.hidden, query
-    )
-    # A token's experts sit on any rank of its group; on average each rank serves as many tokens
-    # as it sends, over the experts that it holds.
-    held = either(shape.experts / layout.ep > 1.0, shape.experts / layout.ep, 1.0)
-    rows = tokens * shape.active_experts / held
-    share = either(shape.experts > 1.0, stack.expert_share, 1.0)
-    width = shape.ffn / either(shape.experts > 1.0, 1.0, layout.tp)
-    rows = rows / either(shape.experts > 1.0, layout.tp, 1.0)
-    feed_forward_s = held * (
-        product_s(rows, width * (shape.ffn_matrices - 1.0), shape.hidden, share)
-        + product_s(rows, shape.hidden, width, share)
-    )
-    return attention_s, feed_forward_s
+
+def scan_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
+    """One forward of one layer's recurrence: the roofline of its chunks' products, at the rate of
+    attention (assumed), and of what it reads and writes."""
+    compute_s = shape.scan_flops / (machine.bf16_flops_per_s * stack.attention_share)
+    memory_s = shape.scan_bytes / (HBM_SHARE * machine.hbm_bytes_per_s)
+    return rank_tokens(shape, layout) / layout.tp * longer(compute_s, memory_s)
 
 
 def layer_compute_s(
     shape: Shape, layout: Layout, machine: Machine, stack: Stack
 ) -> tuple[Values, Values]:
-    """One layer's work on one micro-batch, forward and backward, and what is recomputed of it; and
-    what of that the weights' gradients take, which nothing but the optimiser waits for."""
-    attention_matmul_s, feed_forward_s = layer_matmul_s(shape, layout, machine, stack)
+    """A mean layer's work on one micro-batch, forward and backward, and what is recomputed of it;
+    and what of that the weights' gradients take, which nothing but the optimiser waits for."""
+    tokens = rank_tokens(shape, layout)
+    products_s: Values = 0.0
+    for product in products(shape):
+        times = product.layers / shape.layers
+        products_s = products_s + times * product_s(product, tokens, layout, machine, stack)
     scores_s = attention_forward_s(
-        rank_tokens(shape, layout),
-        shape.seq_len,
-        shape.query_width / layout.tp,
+        tokens,
+        either(stack.flash > 0, shape.score_keys, shape.seq_len),
+        (shape.query_width + shape.attended_width) / 2.0 / layout.tp,
         shape.heads / layout.tp,
         flash=stack.flash,
         flops_per_s=machine.bf16_flops_per_s * stack.attention_share,
@@ -74,13 +88,15 @@ def layer_compute_s(
     again = either(layout.attention_recompute > layout.full_recompute, 1.0, layout.full_recompute)
     score_passes = 1.0 + either(stack.flash > 0, BACKWARD_OF_FLASH, 2.0) + again
     passes = 3.0 + layout.full_recompute
-    products_s = attention_matmul_s + feed_forward_s
     compute_s = (
         passes * products_s
-        + score_passes * scores_s
+        + score_passes * shape.attention_layers / shape.layers * scores_s
         + passes / 3.0 * elementwise_s(shape, layout, machine, stack)
     )
-    # A third of a product's forward and backward; scores have no weights.
+    if not absent(shape.recurrent_layers):
+        times = passes * shape.recurrent_layers / shape.layers
+        compute_s = compute_s + times * scan_s(shape, layout, machine, stack)
+    # A third of a product's forward and backward; scores and scans have no weights.
     return compute_s, products_s
 
 
@@ -110,14 +126,20 @@ and writes 16 bits each, forward and backward."""
 
 
 def elementwise_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> Values:
-    """Norms, activations, rotary embedding, residuals, dropout of one layer and micro-batch,
-    forward and backward. Without sequence parallelism half of it is repeated on every
-    tensor-parallel rank (assumed)."""
+    """Norms, activations, rotary embedding, residuals, dropout of a mean layer and micro-batch,
+    forward and backward. A recurrence's convolution and gate count like a feed-forward's gate, a
+    layer without a feed-forward has half the norms and residuals, and without sequence parallelism
+    half of it all is repeated on every tensor-parallel rank (assumed)."""
     tokens = rank_tokens(shape, layout)
-    width = shape.hidden + shape.active_experts * shape.ffn / 4.0
+    routed_share = shape.feed_forward_layers / shape.layers
+    width = shape.hidden * (1.0 - 0.5 * shape.bare_layers / shape.layers)
+    width = width + routed_share * (shape.active_experts * shape.ffn + shape.shared_ffn) / 4.0
+    width = width + shape.dense_layers / shape.layers * shape.dense_ffn / 4.0
+    inner = shape.convolved_width + shape.recurrent_width
+    width = width + shape.recurrent_layers / shape.layers * inner / 4.0
     alone = 1.0 / layout.tp
     alone = either(stack.sequence_parallel > 0, alone, 0.5 + 0.5 * alone)
     moved = stack.elementwise_bytes * tokens * width * alone
-    routed = ROUTED_BYTES * tokens * shape.active_experts * shape.hidden / layout.tp
+    routed = routed_share * ROUTED_BYTES * tokens * shape.active_experts * shape.hidden / layout.tp
     moved = moved + either(shape.experts > 1.0, routed, 0.0)
     return moved / (HBM_SHARE * machine.hbm_bytes_per_s)

@@ -1,13 +1,14 @@
 """Time of one training step of a decoder on a described layout, machine and software stack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.kernels import Values, longer
 from planner.step_inputs import Layout, Machine, Shape, Stack
 from planner.step_time.data_parallel import data_parallel_s, optimizer_s, rank_parameters
-from planner.step_time.layer import head_s, layer_compute_s
+from planner.step_time.layer import head_s, layer_compute_s, product_s, rank_tokens
 from planner.step_time.pipeline import micro_batches, pipeline_waits_s, slowest_stage_s
 from planner.step_time.traffic import layer_traffic_s, queue_s
+from planner.step_time.work import absent, joining, prediction_module
 
 
 @dataclass(frozen=True)
@@ -41,36 +42,77 @@ class StepTime:
         )
 
 
-def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> StepTime:
-    """One step: m slots of the slowest stage and the pipeline's bubble, the gradients' traffic that
-    no slot hides, and the optimiser."""
-    compute_s, late_s = layer_compute_s(shape, layout, machine, stack)
-    tensor_s, context_s, expert_s = layer_traffic_s(shape, layout, machine, stack)
-    # Backward moves as much again as forward; recomputing moves the forward's once more.
-    traffic_passes = 2.0 + layout.full_recompute
-    layer_s = compute_s + traffic_passes * (tensor_s + expert_s) + 3.0 * context_s
-    queued_s = queue_s(layout, machine, stack)
-    waited_s = longer(layer_s, queued_s) - layer_s
+@dataclass(frozen=True)
+class LayerTime:
+    """Seconds that a mean layer takes for one micro-batch, forward and backward."""
 
+    compute_s: Values
+    late_s: Values
+    """Of compute: the weights' gradients."""
+    tensor_s: Values
+    """Tensor-parallel traffic of one forward; context and expert parallel likewise."""
+    context_s: Values
+    expert_s: Values
+    waited_s: Values
+    """For the host, beyond the rest."""
+    passes: Values
+    """Of traffic: backward moves as much as forward, and recomputing moves the forward's again."""
+
+    @property
+    def total_s(self) -> Values:
+        traffic_s = self.passes * (self.tensor_s + self.expert_s) + 3.0 * self.context_s
+        return self.compute_s + traffic_s + self.waited_s
+
+
+def layer_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> LayerTime:
+    compute_s, late_s = layer_compute_s(shape, layout, machine, stack)
+    traffic = layer_traffic_s(shape, layout, machine, stack)
+    passes = 2.0 + layout.full_recompute
+    ready = LayerTime(compute_s, late_s, *traffic, waited_s=0.0, passes=passes)
+    waited_s = longer(ready.total_s, queue_s(layout, machine, stack)) - ready.total_s
+    return replace(ready, waited_s=waited_s)
+
+
+def loss_time_s(
+    shape: Shape, layout: Layout, machine: Machine, stack: Stack, layer: LayerTime
+) -> Values:
+    """What stands behind the last layer, for one micro-batch: multi-token prediction modules, and
+    for each and the model itself an output head and loss."""
     # Embedding, head and loss launch and reduce about as often as two layers do (assumed).
     # Both gather or reduce-scatter activations once forward and once backward: four in all, like
     # one layer's forward.
-    loss_s = longer(head_s(shape, layout, machine, stack) + tensor_s, 2.0 * queued_s)
-    whole_layer_s = layer_s + waited_s
-    slot_s = slowest_stage_s(shape, layout, stack, whole_layer_s, loss_s)
+    gathers_s = layer.tensor_s / (1.0 - 0.5 * shape.bare_layers / shape.layers)
+    one_s = head_s(shape, layout, machine, stack) + gathers_s
+    one_s = longer(one_s, 2.0 * queue_s(layout, machine, stack))
+    if absent(shape.mtp_layers):
+        return one_s
+    module = layer_time(prediction_module(shape), layout, machine, stack).total_s
+    tokens = rank_tokens(shape, layout)
+    joined_s = 3.0 * product_s(joining(shape), tokens, layout, machine, stack)
+    return one_s + shape.mtp_layers * (one_s + module + joined_s)
+
+
+def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> StepTime:
+    """One step: m slots of the slowest stage and the pipeline's bubble, the gradients' traffic that
+    no slot hides, and the optimiser. Layers that differ are taken as their mean, evenly mixed among
+    the stages (assumed)."""
+    layer = layer_time(shape, layout, machine, stack)
+    loss_s = loss_time_s(shape, layout, machine, stack, layer)
+    slot_s = slowest_stage_s(shape, layout, stack, layer.total_s, loss_s)
     stage_layers = shape.layers / layout.pp
-    mean_slot_s = stage_layers * whole_layer_s + loss_s / layout.pp
+    mean_slot_s = stage_layers * layer.total_s + loss_s / layout.pp
 
     count = micro_batches(shape, layout)
     weights = rank_parameters(shape, layout)
+    often = count * stage_layers
     return StepTime(
-        compute_s=count * (stage_layers * compute_s + loss_s / layout.pp),
-        tensor_parallel_s=count * stage_layers * traffic_passes * tensor_s,
-        context_parallel_s=count * stage_layers * 3.0 * context_s,
-        expert_parallel_s=count * stage_layers * traffic_passes * expert_s,
-        host_s=count * stage_layers * waited_s,
+        compute_s=often * layer.compute_s + count * loss_s / layout.pp,
+        tensor_parallel_s=often * layer.passes * layer.tensor_s,
+        context_parallel_s=often * 3.0 * layer.context_s,
+        expert_parallel_s=often * layer.passes * layer.expert_s,
+        host_s=often * layer.waited_s,
         pipeline_s=pipeline_waits_s(
-            shape, layout, machine, stack, slot_s, mean_slot_s, late_s / whole_layer_s
+            shape, layout, machine, stack, slot_s, mean_slot_s, layer.late_s / layer.total_s
         ),
         data_parallel_s=data_parallel_s(shape, layout, machine, stack, weights, slot_s),
         optimizer_s=optimizer_s(layout, machine, weights),

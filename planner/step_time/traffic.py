@@ -11,8 +11,8 @@ BF16_BYTES = 2.0
 def layer_traffic_s(
     shape: Shape, layout: Layout, machine: Machine, stack: Stack
 ) -> tuple[Values, Values, Values]:
-    """One layer's forward of one micro-batch: what of tensor, context and expert parallel traffic
-    stays exposed."""
+    """A mean layer's forward of one micro-batch: what of tensor, context and expert parallel
+    traffic stays exposed."""
     tokens = rank_tokens(shape, layout)
     inside = machine.link_bytes_per_s * stack.link_share
     across = machine.network_bytes_per_s * stack.network_share
@@ -25,16 +25,20 @@ def layer_traffic_s(
         lanes=either(layout.tp < domain, layout.tp, domain),
     )
     activation_bytes = BF16_BYTES * tokens * shape.hidden
-    # Two all-reduces forward (Shoeybi et al. 2019, arXiv 1909.08053), each a reduce-scatter and
-    # an all-gather.
-    tensor_s = 4.0 * gather_s(activation_bytes, layout.tp, bytes_per_s=bandwidth)
-    kv_bytes = BF16_BYTES * 2.0 * tokens * shape.kv_width / layout.tp * layout.cp
+    # Two all-reduces forward, one where there is no feed-forward (Shoeybi et al. 2019, arXiv
+    # 1909.08053), each a reduce-scatter and an all-gather.
+    reduced = 4.0 - 2.0 * shape.bare_layers / shape.layers
+    tensor_s = reduced * gather_s(activation_bytes, layout.tp, bytes_per_s=bandwidth)
+    kv_width = shape.kv_width * (1.0 + shape.attended_width / shape.query_width)
+    kv_width = kv_width * shape.attention_layers / shape.layers
+    kv_bytes = BF16_BYTES * tokens * kv_width / layout.tp * layout.cp
     near = layout.tp * layout.cp <= domain
     context_s = gather_s(kv_bytes, layout.cp, bytes_per_s=either(near, inside, across))
     sent_bytes = activation_bytes * shape.active_experts / layout.tp
     expert_s = 2.0 * all_to_all_s(sent_bytes, layout.ep, domain, inside=inside, across=across)
     exposed = stack.tensor_exposed
-    expert_s = either(shape.experts > 1.0, expert_s, 0.0)
+    routed_share = shape.feed_forward_layers / shape.layers
+    expert_s = either(shape.experts > 1.0, routed_share * expert_s, 0.0)
     return exposed * tensor_s, exposed * context_s, exposed * expert_s
 
 

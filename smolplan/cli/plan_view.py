@@ -223,6 +223,12 @@ def _notes(found: Found, by: By) -> list[str]:
         f"memory: {state_text(found)}; activations and logits; at most {FULLEST:.0%} of "
         f"{format_bytes(site.hbm_bytes)}, the rest is the framework's",
     ]
+    arch = found.job.architecture
+    if arch.mamba is not None or arch.delta_net is not None:
+        notes.append(
+            "recurrent layers run at the rate of attention, and kinds of layers are evenly mixed "
+            "among pipeline stages: both are assumed"
+        )
     if site.price_per_gpu_hour is not None:
         notes.append(f"${site.price_per_gpu_hour:g} per GPU-hour: {site.price_source}")
     if by == "energy":
