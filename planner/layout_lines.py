@@ -6,6 +6,7 @@ from planner.memory import FP32_STATE, Layout, memory_lines
 from planner.restrict import ZERO_BUBBLE
 from planner.search import Candidate, Found, stack_of
 from planner.step_inputs import Stack
+from planner.step_shape import forward_flops_per_token, shape_of
 from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, StepTime
 
 PARTS = {
@@ -49,6 +50,7 @@ def step_lines(found: Found, one: Candidate) -> list[Line]:
 def _formulas(found: Found, layout: Layout) -> dict[str, str]:
     job, stack, gpu = found.job, stack_of(found.site), found.site.accelerator
     arch = job.architecture
+    shape = shape_of(arch, job.seq_len, job.global_batch_size * job.seq_len)
     pp, vp = layout.pipeline_parallel, layout.virtual_pipeline
     tp, cp = layout.tensor_parallel, layout.context_parallel
     tokens = layout.micro_batch_size * job.seq_len / cp
@@ -59,7 +61,7 @@ def _formulas(found: Found, layout: Layout) -> dict[str, str]:
     link = f"({stack.link_share:.0%} of {gpu.link_bytes_per_s / 1e9:g} GB/s)"
     return {
         "compute": f"{slots} × {3 + again} passes over {tokens:,.0f} tokens / TP {tp}, and head "
-        "and loss",
+        f"and loss: {forward_flops_per_token(shape) / 1e9:,.4g} GFLOP a token forward",
         "tensor parallel": f"{slots} × {sent} / {link} × {stack.tensor_exposed:.0%} exposed",
         "context parallel": f"{slots} × 3 × keys and values of CP {cp}",
         "expert parallel": f"{slots} × {2 + again} × all-to-all among EP {layout.expert_parallel}",

@@ -88,12 +88,17 @@ def layout_at(columns: Columns, index: int) -> Layout:
 
 def _tensor_splits(job: Job) -> list[tuple[str, int]]:
     arch = job.architecture
-    return [
+    splits = [
         ("heads", arch.heads),
         ("kv_heads", arch.kv_heads),
         ("ffn_hidden", arch.ffn_hidden),
         ("vocab_size", arch.vocab_size),
     ]
+    if (mamba := arch.mamba) is not None:
+        splits += [("Mamba-2 heads", mamba.heads), ("Mamba-2 groups", mamba.groups)]
+    if (net := arch.delta_net) is not None:
+        splits += [("DeltaNet key heads", net.key_heads), ("value heads", net.value_heads)]
+    return splits
 
 
 def _fails_tensor(job: Job, c: Columns) -> Mask:

@@ -2,6 +2,7 @@
 
 from planner.architecture import Architecture
 from planner.flops import delta_rule_flops_per_token, mean_keys, ssd_flops_per_token
+from planner.kernels import Values
 from planner.params import (
     attention_matrix_parameters,
     delta_net_matrix_parameters,
@@ -52,6 +53,22 @@ def shape_of(arch: Architecture, seq_len: int, tokens_per_step: int) -> Shape:
         seq_len=float(seq_len),
         tokens_per_step=float(tokens_per_step),
     )
+
+
+def forward_flops_per_token(shape: Shape) -> Values:
+    """Forward FLOPs of a token that the step-time model prices: what planner/flops.py counts, but
+    for the gate of shared experts, one weight a hidden dimension."""
+    matrices = shape.ffn_matrices * shape.hidden
+    attention = shape.hidden * (shape.attention_in + shape.attention_out)
+    experts = matrices * (shape.experts_per_token * shape.expert_ffn + shape.shared_ffn)
+    layer = 2.0 * (
+        shape.attention_share * (attention + shape.score_width * (shape.keys + 1.0))
+        + shape.mixer_share * shape.hidden * (shape.mixer_in + shape.mixer_out)
+        + shape.ffn_share * matrices * shape.ffn
+        + shape.moe_share * (experts + shape.hidden * shape.experts)
+    )
+    layer += shape.mixer_share * shape.scan_flops
+    return shape.layers * layer + shape.losses * 2.0 * shape.vocab * shape.hidden
 
 
 def _keys(arch: Architecture, seq_len: int) -> float:

@@ -223,6 +223,11 @@ def _notes(found: Found, by: By) -> list[str]:
         f"memory: {state_text(found)}; activations and logits; at most {FULLEST:.0%} of "
         f"{format_bytes(site.hbm_bytes)}, the rest is the framework's",
     ]
+    arch = found.job.architecture
+    if arch.mamba is not None or arch.delta_net is not None:
+        notes.append(
+            "kinds of layers are taken to be evenly mixed among pipeline stages"
+        )
     if site.price_per_gpu_hour is not None:
         notes.append(f"${site.price_per_gpu_hour:g} per GPU-hour: {site.price_source}")
     if by == "energy":
