@@ -41,6 +41,12 @@ class Job:
     tensor_across_domains: bool = False
     """Whether tensor parallel may leave the fast links."""
     restrictions: tuple[Restriction, ...] = ()
+    checkpoint_every_steps: int = 0
+    """0: what checkpoints take is left out."""
+
+    @property
+    def step_tokens(self) -> int:
+        return self.global_batch_size * self.seq_len
 
     @property
     def usable_bytes(self) -> float:
@@ -239,7 +245,7 @@ def _fails_group(job: Job, c: Columns) -> Mask:
 
 
 GROUP_RULE = Rule(
-    "a shard group is some of the data- and context-parallel ranks, for ZeRO-2 and 3",
+    "a shard group is a part of the replicas, for ZeRO-2 and 3",
     _fails_group,
     lambda job, c: c["shard_group"],
     lambda job, one: (

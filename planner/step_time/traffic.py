@@ -1,11 +1,22 @@
 """What the ranks that share a layer send each other."""
 
-from planner.comms import all_to_all_s, gather_s, link_bytes_per_s
+from planner.comms import all_to_all_s, gather_s, link_bytes_per_s, way_out_slowdown
 from planner.kernels import Values, either, longer
 from planner.step_inputs import Layout, Machine, Shape, Stack
 from planner.step_time.layer import rank_tokens
 
 BF16_BYTES = 2.0
+
+
+def ring_slowdown(stride: Values, span: Values, machine: Machine) -> Values:
+    """Of rings of one rank in `stride` GPUs, `span` GPUs long, by oversubscription."""
+    return way_out_slowdown(
+        stride,
+        span,
+        domain=machine.gpus_per_domain,
+        pod=machine.gpus_per_pod,
+        oversubscription=machine.oversubscription,
+    )
 
 
 def layer_traffic_s(
@@ -21,7 +32,7 @@ def layer_traffic_s(
         layout.tp,
         domain,
         inside=inside,
-        across=across,
+        across=across / ring_slowdown(1.0, layout.tp, machine),
         lanes=either(layout.tp < domain, layout.tp, domain),
     )
     activation_bytes = BF16_BYTES * tokens * shape.hidden
@@ -32,10 +43,19 @@ def layer_traffic_s(
     kv_width = shape.kv_width * (1.0 + shape.attended_width / shape.query_width)
     kv_width = kv_width * shape.attention_layers / shape.layers
     kv_bytes = BF16_BYTES * tokens * kv_width / layout.tp * layout.cp
+    far = across / ring_slowdown(layout.tp, layout.tp * layout.cp, machine)
     near = layout.tp * layout.cp <= domain
-    context_s = gather_s(kv_bytes, layout.cp, bytes_per_s=either(near, inside, across))
+    context_s = gather_s(kv_bytes, layout.cp, bytes_per_s=either(near, inside, far))
     sent_bytes = activation_bytes * shape.active_experts / layout.tp
-    expert_s = 2.0 * all_to_all_s(sent_bytes, layout.ep, domain, inside=inside, across=across)
+    expert_s = 2.0 * all_to_all_s(
+        sent_bytes,
+        layout.ep,
+        domain,
+        inside=inside,
+        across=across,
+        pod=machine.gpus_per_pod,
+        oversubscription=machine.oversubscription,
+    )
     exposed = stack.tensor_exposed
     routed_share = shape.feed_forward_layers / shape.layers
     expert_s = either(shape.experts > 1.0, routed_share * expert_s, 0.0)
