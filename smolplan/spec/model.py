@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from smolplan.errors import UserError
 from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
 from smolplan.spec.model_parts import (
     ExpertsSpec,
@@ -26,9 +27,22 @@ NEEDED = {"W": "window", "M": "mamba", "L": "delta_net"}
 Off = Annotated[bool, ADDED_LATER]
 
 
+def _schema(schema: dict[str, Any]) -> None:
+    """For editors: the fields that are required are told by `published` too."""
+    properties = schema["properties"]
+    properties["published"] = {
+        "type": "string",
+        "description": "A model of the catalogue (smolplan estimate --preset) whose shape this is, "
+        "but for the fields beside it; a frozen spec has the fields in its place.",
+    }
+    schema["anyOf"] = [{"required": schema.pop("required")}, {"required": ["published"]}]
+
+
 class ModelSpec(SpecPart):
     """A decoder. Unless its fields say otherwise, SmolLM3's kind, which is what the bundled trainer
     runs: GQA attention, SwiGLU, RMSNorm, no biases."""
+
+    model_config = ConfigDict(json_schema_extra=_schema)
 
     layers: Count = Field(description="Number of decoder blocks.")
     hidden: Count = Field(description="Width of the residual stream.")
@@ -152,6 +166,21 @@ class ModelSpec(SpecPart):
             for name, value in self
             if name not in dense and value != type(self).model_fields[name].default
         ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, content: Any) -> Any:
+        """`published: NAME` is the shape of a model of the catalogue; fields beside it win."""
+        if not isinstance(content, dict) or "published" not in content:
+            return content
+        from planner.hf.model import published_model
+
+        name = content["published"]
+        try:
+            shape = published_model(name if isinstance(name, str) else str(name))
+        except UserError as error:
+            raise ValueError(f"published: {error.what}. {error.remedy}") from None
+        return shape | {field: value for field, value in content.items() if field != "published"}
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
