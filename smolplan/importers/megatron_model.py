@@ -1,7 +1,7 @@
 """Megatron's model arguments (_add_network_size_args and its neighbours in arguments.py)."""
 
 from smolplan.errors import UserError
-from smolplan.importers.draft import DENSE, Draft, take_vocabulary
+from smolplan.importers.draft import HELD, Draft, take_vocabulary
 from smolplan.importers.source import count, number, positive
 
 DEFAULT = "Megatron's default"
@@ -94,7 +94,7 @@ def check_kind(draft: Draft) -> None:
 
 
 def _not_held(draft: Draft, what: str) -> UserError:
-    return UserError(what, where=draft.source.where, remedy=DENSE)
+    return UserError(what, where=draft.source.where, remedy=HELD)
 
 
 def _no_rope(draft: Draft, layers: int) -> None:

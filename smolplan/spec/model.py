@@ -154,17 +154,18 @@ class ModelSpec(SpecPart):
         return parts // every - min(parts, first) // every
 
     def unsupported_by_trainer(self) -> list[str]:
-        """What the bundled trainer cannot run yet, a clause each."""
-        dense = {
-            name
-            for name, field in type(self).model_fields.items()
-            if ADDED_LATER not in field.metadata
-        }
-        return [
-            f"model.{name} is {_shown(value)}: the bundled trainer runs dense decoders of "
-            f"SmolLM3's kind only"
+        """What the bundled trainer cannot run yet, a clause that names the fields; empty if it can
+        run it all."""
+        known = type(self).model_fields
+        others = [
+            f"model.{name}"
             for name, value in self
-            if name not in dense and value != type(self).model_fields[name].default
+            if ADDED_LATER in known[name].metadata and value != known[name].default
+        ]
+        if not others:
+            return []
+        return [
+            f"{', '.join(others)}: the bundled trainer runs dense decoders of SmolLM3's kind only"
         ]
 
     @model_validator(mode="before")
@@ -253,10 +254,3 @@ class ModelSpec(SpecPart):
                 f"feed-forward part; give it above zero"
             )
         return self
-
-
-def _shown(value: Any) -> str:
-    """As YAML has it; a part is only said to be there."""
-    if isinstance(value, SpecPart):
-        return "given"
-    return str(value).lower() if isinstance(value, bool) else str(value)
