@@ -183,13 +183,13 @@ def nemotron_h(config: Config) -> Architecture:
         tied_embeddings=False,  # the class ties nothing, whatever the config says
         gated_ffn=False,
         ffn_layers=None if len(kinds) == 2 * mixers else len(kinds) - mixers,
-        layer_pattern=_nemotron_pattern(kinds),
+        layer_pattern=pattern_of_sublayers(kinds),
         mamba=mamba if mamba.layers else None,
         moe=_nemotron_experts(config) if "moe" in kinds else None,
     )
 
 
-def _nemotron_pattern(kinds: list[str]) -> str | None:
+def pattern_of_sublayers(kinds: list[str]) -> str | None:
     """A letter a mixer, in lower case where no feed-forward part follows; None where one follows
     no mixer."""
     letters: list[str] = []
