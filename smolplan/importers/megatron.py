@@ -17,12 +17,14 @@ FLAGS = frozenset(
     {
         "--group-query-attention",
         "--swiglu",
+        "--quick-geglu",
         "--untie-embeddings-and-output-weights",
         "--disable-bias-linear",
         "--add-qkv-bias",
         "--qk-layernorm",
         "--multi-latent-attention",
         "--use-rotary-position-embeddings",
+        "--no-position-embedding",
         "--apply-layernorm-1p",
         "--reset-attention-mask",
         "--bf16",
@@ -77,7 +79,10 @@ _REASONS = [
     (r"--(mtp|mla|cache-mla)", "how the framework computes it, not what"),
     (r"--mamba", "the model has no Mamba-2 layers"),
     (r"--(q-lora|kv-lora|qk-head|qk-pos|v-head)", "the model has no latent attention"),
-    (r"--squared-relu", "a run spec says whether there is a gate, not which function"),
+    (
+        r"--(squared-relu|glu-linear|activation-func)",
+        "a run spec says whether there is a gate, not which function",
+    ),
     (r"--(decoupled|lr|weight-decay|start-weight|end-weight)", "a run spec has no such schedule"),
     (
         r"--(optimizer|ddp|overlap|tp-comm|attention-backend|use-flash|no-.*fusion|use-mcore|use-cpu|"

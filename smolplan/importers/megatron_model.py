@@ -24,7 +24,7 @@ REFUSED = [
     ("--step-batch-size-schedule", "the batch grows; a run spec has one size"),
 ]
 
-GLU = "--swiglu"
+GATES = ("--swiglu", "--quick-geglu")
 
 
 def check_kind(draft: Draft) -> None:
@@ -78,15 +78,14 @@ def take_model(draft: Draft) -> None:
 
 
 def _feed_forward(draft: Draft, hidden: int) -> None:
-    """Two matrices and four times the width, unless --swiglu puts a gate in."""
+    """Two matrices and four times the width, unless an activation brings a gate."""
     source = draft.source
-    if source.get(GLU):
+    gated = [name for name in GATES if source.get(name)]
+    width, why = 4 * hidden, "4 × --hidden-size"
+    if not gated:
+        draft.put("model.gated_ffn", False, f"{GATES[0]} (absent)")
+    elif gated[0] == "--swiglu":
         width, why = int(4 * hidden * 2 / 3 / 64) * 64, "8/3 of --hidden-size, down to 64s"
-        draft.leave_if_there("--squared-relu", "--swiglu is given beside it")
-    else:
-        draft.put("model.gated_ffn", False, f"{GLU} (absent)")
-        width, why = 4 * hidden, "4 × --hidden-size"
-        source.get("--squared-relu")
     draft.take(
         "model.ffn_hidden",
         count,
@@ -111,6 +110,11 @@ def _key_heads(draft: Draft, heads: int) -> None:
         draft.assume("model.kv_heads", heads, "Megatron's default: as many as query heads")
     if source.find("--kv-channels"):
         draft.take("model.head_dim", count, "--kv-channels")
+    sinks = "--softmax-type"
+    if source.get(sinks) == "learnable":
+        draft.put("model.attention_sinks", True, sinks)
+    elif source.get(sinks) not in (None, "vanilla"):
+        raise draft.refuse(sinks, "a softmax of another kind")
     if source.get("--qk-layernorm"):
         draft.put("model.qk_norm", "per_head", "--qk-layernorm")
 
@@ -142,8 +146,12 @@ def _positions(draft: Draft, layers: int) -> None:
     """Rotary, learned (the default), or none."""
     source, name = draft.source, "--position-embedding-type"
     kind = source.get(name)
-    if source.get("--use-rotary-position-embeddings") and kind is None:
-        kind = "rope"
+    for flag, meant in [
+        ("--use-rotary-position-embeddings", "rope"),
+        ("--no-position-embedding", "none"),
+    ]:
+        if source.get(flag) and kind is None:
+            kind = meant
     if kind == "rope":
         draft.take("model.rope_theta", positive, "--rotary-base", default=10_000.0, why=DEFAULT)
         _no_rope(draft, layers)

@@ -7,6 +7,7 @@ from smolplan.errors import UserError
 from smolplan.importers import megatron
 from smolplan.importers.options import Options, parse_overrides
 from smolplan.importers.result import Imported
+from smolplan.spec import ModelSpec
 from tests.importers.support import DATA, left
 
 SAMPLE = (DATA / "megatron_8b.sh").read_text()
@@ -164,6 +165,17 @@ def test_a_published_model_in_megatrons_arguments_has_its_parameters(name: str) 
 DROPOUT_AND_SUCH = {
     *("--attention-dropout", "--hidden-dropout", "--moe-aux-loss-coeff", "--squared-relu"),
 }
+
+
+def test_a_gate_and_learned_sinks_are_read() -> None:
+    def model(arguments: str) -> ModelSpec:
+        return read(("--swiglu", arguments)).spec.model
+
+    assert model("--quick-geglu --softmax-type learnable").attention_sinks
+    assert model("--quick-geglu").gated_ffn
+    assert not model("--squared-relu").gated_ffn
+    with pytest.raises(UserError, match="a softmax of another kind"):
+        model("--softmax-type off-by-one")
 
 
 def test_how_experts_are_balanced_is_read() -> None:
