@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from planner.architecture import architecture_of
 from planner.explain import Line
-from planner.memory.sharded import FP32_STATE
+from planner.memory.layout import FP32_STATE
 from planner.params import layer_matrix_parameters, layer_vector_parameters
 
 if TYPE_CHECKING:
