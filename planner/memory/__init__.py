@@ -14,6 +14,7 @@ from planner.memory.layout import (
 )
 from planner.memory.sharded import memory_bytes, memory_lines, memory_parts
 from planner.memory.state import rank_parameters, rank_routed_parameters, state_lines
+from planner.memory.trainer import trainer_memory_bytes, trainer_memory_lines
 
 __all__ = [
     "FP32_STATE",
@@ -34,4 +35,6 @@ __all__ = [
     "rank_parameters",
     "rank_routed_parameters",
     "state_lines",
+    "trainer_memory_bytes",
+    "trainer_memory_lines",
 ]

@@ -1,8 +1,12 @@
+from dataclasses import fields
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.memory.trainer import Device, trainer_memory_lines
+from planner.memory import Layout, Recompute, trainer_memory_bytes, trainer_memory_lines
+from planner.memory.trainer_shape import Device
 from planner.params import parameter_count
 from smolplan.spec import RunSpec, load_preset
 
@@ -56,3 +60,54 @@ def test_gradients_are_whole_on_each_rank_only_while_they_accumulate() -> None:
     assert "accumulated gradients" not in {line.name for line in at_once}
     held = {line.name: line.value for line in pieces}["accumulated gradients"]
     assert held == pytest.approx(4 * parameter_count(load_preset("tiny-cpu").model))
+
+
+def layouts() -> list[Layout]:
+    modes: tuple[Recompute, ...] = ("none", "full")
+    return [
+        Layout(
+            data_parallel=ranks,
+            zero_stage=zero,
+            micro_batch_size=size,
+            gradient_accumulation=64 // ranks // size,
+            recompute=recompute,
+        )
+        for ranks in (1, 2, 8, 64)
+        for zero in (2, 3)
+        for size in (1, 4, 8)
+        for recompute in modes
+        if ranks * size <= 64
+    ]
+
+
+@pytest.mark.parametrize("preset", ["tiny-cpu", "smollm3-3b"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(("precision", "z_loss"), [("bf16", 0.0), ("fp32", 1e-5)])
+def test_layouts_priced_together_need_what_each_ones_lines_add_up_to(
+    preset: str, device: Device, precision: str, z_loss: float
+) -> None:
+    whole = load_preset(preset).model_dump()
+    whole["optim"] |= {"global_batch_size": 64, "precision": precision}
+    whole["model"]["z_loss"] = z_loss
+    asked = layouts()
+    alone = []
+    for layout in asked:
+        whole["parallel"] |= {
+            "tensor_parallel": 1,
+            "data_parallel": layout.data_parallel,
+            "zero_stage": layout.zero_stage,
+            "micro_batch_size": layout.micro_batch_size,
+            "recompute": layout.recompute,
+        }
+        whole["cluster"] |= {"gpus_per_node": layout.data_parallel, "nodes": 1}
+        alone.append(peak(RunSpec.model_validate(whole), device))
+    names = [field.name for field in fields(Layout)]
+    together = trainer_memory_bytes(
+        RunSpec.model_validate(whole).model,
+        Layout(**{name: np.array([getattr(one, name) for one in asked]) for name in names}),
+        whole["data"]["seq_len"],
+        element_bytes=4 if precision == "fp32" else 2,
+        z_loss=z_loss > 0,
+        device=device,
+    )
+    assert np.asarray(together).tolist() == alone
