@@ -1,8 +1,9 @@
 """A layout's figures line by line, and what sets two layouts apart."""
 
 from planner.explain import Line
+from planner.job_memory import job_memory_lines
 from planner.kernels import roundup_quotient
-from planner.memory import FP32_STATE, Layout, memory_lines
+from planner.memory import FP32_STATE, Layout
 from planner.params import parameter_count
 from planner.restrict import ZERO_BUBBLE
 from planner.search import Candidate, Found, stack_of
@@ -128,14 +129,7 @@ def _sources(found: Found) -> dict[str, str]:
 
 def fullest_rank_lines(found: Found, one: Candidate) -> list[Line]:
     """Where its memory goes."""
-    job = found.job
-    return memory_lines(
-        job.architecture,
-        one.layout,
-        job.seq_len,
-        state=job.state,
-        element_bytes=job.element_bytes,
-    )
+    return job_memory_lines(found.job, one.layout)
 
 
 def run_lines(found: Found, one: Candidate) -> list[Line]:

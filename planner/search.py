@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from planner import step_inputs, step_time
 from planner.flops import flops_per_token
+from planner.job_memory import job_memory_bytes
 from planner.kernels import Values
 from planner.layouts import Legal, Rejection, legal_layouts
 from planner.legality import Job, layout_at
-from planner.memory import Layout, memory_bytes
+from planner.memory import Layout
 from planner.predict.catalog import constants_for, fitted_constants
 from planner.restrict import ZERO_BUBBLE, Restriction
 from planner.site import Site
@@ -189,9 +190,7 @@ def _candidate(
 
 def candidate_of(job: Job, site: Site, steps: int, layout: Layout) -> Candidate:
     """One layout priced, whether it is legal or not."""
-    need = memory_bytes(
-        job.architecture, layout, job.seq_len, state=job.state, element_bytes=job.element_bytes
-    )
+    need = job_memory_bytes(job, layout)
     return _candidate(job, site, steps, layout, expected(job, site, layout), float(need))
 
 

@@ -11,10 +11,12 @@ from planner.energy import node_power
 from planner.legality import Job
 from planner.memory import (
     FP32_STATE,
+    GENERIC,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
     Layout,
     StateBytes,
+    find_conventions,
     layout_of,
 )
 from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
@@ -223,10 +225,12 @@ def spec_layout(spec: "RunSpec") -> Layout:
 
 
 def state_of(stack: SoftwareStack, *, trainer: bool) -> StateBytes:
-    """The bundled trainer keeps all in fp32; another stack bf16 weights, and gradients as it
-    reduces them."""
+    """The bundled trainer keeps all in fp32; a stack whose conventions are known as it does;
+    another one bf16 weights, and gradients as it reduces them."""
     if trainer:
         return FP32_STATE
+    if (known := find_conventions(stack.name)).name != GENERIC.name:
+        return known.state
     return MIXED_FP32_GRADIENTS_STATE if stack.gradient_bytes >= 4 else MIXED_STATE
 
 
@@ -238,6 +242,7 @@ def job_of(
     restrictions: tuple[Restriction, ...] = (),
     trainer: bool = False,
     tensor_across_domains: bool = False,
+    uneven_stages: bool = False,
 ) -> Job:
     """The spec's model, sequence and batch on its own GPUs, or on others. Raises UserError for
     GPUs that are no whole nodes."""
@@ -265,6 +270,10 @@ def job_of(
         hbm_bytes=site.hbm_bytes,
         state=state_of(site.stack, trainer=trainer),
         tensor_across_domains=tensor_across_domains,
+        conventions=find_conventions(site.stack.name),
+        trainer=trainer,
+        z_loss=spec.model.z_loss > 0,
+        uneven_stages=uneven_stages or spec.parallel.uneven_stages,
         checkpoint_every_steps=spec.checkpoint.every_steps,
         restrictions=(*restrictions, *(TRAINER if trainer else ())),
     )

@@ -22,6 +22,9 @@ def plan(
     tp_across_nodes: Annotated[
         bool, typer.Option("--tp-across-nodes", help="Tensor parallel beyond the fast links.")
     ] = False,
+    uneven_stages: Annotated[
+        bool, typer.Option("--uneven-stages", help="Pipeline stages may differ by a layer.")
+    ] = False,
     stack: Annotated[
         str,
         typer.Option(
@@ -97,6 +100,10 @@ def plan(
     )
     if order == "cost" and site.price_per_gpu_hour is None:
         raise UserError("no price is known for this GPU", where="--by", remedy="Give --price.")
+    if trainer and (lacking := loaded.model.unsupported_by_trainer()):
+        raise UserError(
+            lacking[0], where="--trainer", remedy="Leave it out, to plan for another trainer."
+        )
     terms = () if restrict is None else parse_restrictions(restrict)
     per_node = loaded.cluster.gpus_per_node
     counts = [loaded.cluster.gpus] if gpus is None else asked.counts(gpus, per_node)
@@ -112,6 +119,7 @@ def plan(
             restrictions=terms,
             trainer=trainer,
             tensor_across_domains=tp_across_nodes,
+            uneven_stages=uneven_stages,
         )
         for count in counts
     ]
@@ -120,7 +128,7 @@ def plan(
     began = perf_counter()
     found = [search(job, site, steps=loaded.steps, top=top, by=order) for job in jobs]
     took_s = perf_counter() - began
-    own_job = job_of(loaded, site, trainer=trainer)
+    own_job = job_of(loaded, site, trainer=trainer and not loaded.unsupported_by_trainer())
     own = candidate_of(own_job, site, loaded.steps, spec_layout(loaded))
     best = best_of(found, order)
     won = next((one for one in found if one.best and one.best[0] is best), found[0])

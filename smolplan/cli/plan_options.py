@@ -1,5 +1,6 @@
 """What people ask of smolplan plan, checked; and the files that it writes."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,7 +160,11 @@ def spec_with(spec: "RunSpec", best: "Candidate") -> str:
     from smolplan.spec import dump_spec, parse_spec
 
     layout, content = best.layout, spec.model_dump(mode="json", exclude_none=True)
-    content["parallel"] = {name: getattr(layout, name) for name in type(spec.parallel).model_fields}
+    known = type(spec.parallel).model_fields.keys()
+    parallel = {f.name: getattr(layout, f.name) for f in fields(layout) if f.name in known}
+    if spec.model.layers % (layout.pipeline_parallel * layout.virtual_pipeline):
+        parallel["uneven_stages"] = True
+    content["parallel"] |= parallel
     per_node = min(spec.cluster.gpus_per_node, best.gpus)
     content["cluster"] |= {"nodes": best.gpus // per_node, "gpus_per_node": per_node}
     text = dump_spec(type(spec).model_validate(content))

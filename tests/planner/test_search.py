@@ -195,6 +195,23 @@ def test_oversubscription_is_never_faster_and_a_larger_pod_never_slower(
     assert best_s(Fabric(oversubscription=factor, pod_nodes=16)) == best_s(Fabric())
 
 
+def test_a_stacks_memory_is_counted_by_its_own_conventions() -> None:
+    nanotron = site_of(SPEC, stack="nanotron")
+    job = job_of(SPEC, nanotron)
+    assert job.conventions.name == "nanotron" and job.state == job.conventions.state
+    assert job_of(SPEC, SITE).conventions.name == "generic"
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "nemotron-h-8b", "deepseek-v2"])
+def test_mixtures_and_hybrids_are_laid_out(name: str) -> None:
+    spec = load_preset(name)
+    site = site_of(spec)
+    found = search(job_of(spec, site, uneven_stages=True), site, steps=spec.steps, top=3)
+    assert found.best and all(0 < one.mfu < 0.7 for one in found.best)
+    if spec.model.experts is not None:
+        assert any(one.layout.expert_parallel > 1 for one in found.best)
+
+
 def test_ranking_by_cost_needs_a_price() -> None:
     best = replace(find().best[0], dollars=None)
     with pytest.raises(ValueError, match="no price"):
@@ -236,7 +253,7 @@ def test_tensor_parallel_domains_are_a_node_or_a_rack() -> None:
 
 def test_the_trainer_keeps_its_state_in_fp32() -> None:
     job = job_of(SPEC, SITE, gpus=64, trainer=True)
-    assert job.state == FP32_STATE
+    assert job.state == FP32_STATE and job.trainer
     best = search(job, SITE, steps=1).best
     assert best and all(one.layout.zero_stage >= 2 for one in best)
 
