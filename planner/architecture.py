@@ -1,8 +1,8 @@
 """A decoder as the counting sees it: everything that holds parameters or costs FLOPs.
 
-Wider than ModelSpec, which is what the bundled trainer runs: published models have biases, experts,
-latent attention, state-space layers and more. Each such part is a dataclass of its own; None, or a
-count of zero, where the model has none.
+A spec's model (smolplan/spec/model.py) says the same and more, and is turned into this here;
+planner/hf/model.py goes the other way. This one costs no pydantic. Each part that a dense decoder
+lacks is a dataclass of its own; None, or a count of zero, where the model has none.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from smolplan.spec import ModelSpec
+    from smolplan.spec.model_parts import ExpertsSpec
 
 QkNorm = Literal["none", "per_head", "full_width"]
 """RMSNorm of queries and keys: one weight per head dimension, shared by the heads (Qwen3), or one
@@ -153,6 +154,10 @@ class Architecture:
     """The query projection is twice as wide and gates the attention's output (Qwen3-Next)."""
     ffn_layers: int | None = None
     """Feed-forward parts, dense or of experts; one a layer unless given."""
+    layer_pattern: str | None = ""
+    """The order of what the counts count, as a spec's model has it (layer_pattern), without
+    repetition; empty where all layers are one of attention and one of feed-forward, None where it
+    cannot be told so."""
     moe: MoE | None = None
     mla: MLA | None = None
     """Then head_dim is its qk_head_dim, and kv_heads equals heads."""
@@ -202,6 +207,7 @@ class Architecture:
             self,
             layers=self.mtp_layers,
             ffn_layers=None,
+            layer_pattern="",
             windowed_layers=0,
             moe=moe,
             mamba=None,
@@ -210,10 +216,22 @@ class Architecture:
         )
 
 
+def shortest_pattern(kinds: str) -> str:
+    """The shortest beginning that gives all letters when it is repeated: WWWWWA of a Gemma 3."""
+    for length in range(1, len(kinds)):
+        if all(kinds[i] == kinds[i - length] for i in range(length, len(kinds))):
+            kinds = kinds[:length]
+            break
+    return "" if kinds == "A" else kinds
+
+
 def architecture_of(model: "ModelSpec | Architecture") -> Architecture:
     """What the counting sees of a spec's model."""
     if isinstance(model, Architecture):
         return model
+    kinds = model.layer_kinds
+    counted, feed_forward = kinds.upper(), sum(map(str.isupper, kinds))
+    mamba, delta_net, mla = model.mamba, model.delta_net, model.latent_attention
     return Architecture(
         layers=model.layers,
         hidden=model.hidden,
@@ -223,4 +241,49 @@ def architecture_of(model: "ModelSpec | Architecture") -> Architecture:
         ffn_hidden=model.ffn_hidden,
         vocab_size=model.vocab_size,
         tied_embeddings=model.tied_embeddings,
+        qkv_bias=model.qkv_bias,
+        output_bias=model.output_bias,
+        ffn_bias=model.ffn_bias,
+        qk_norm=model.qk_norm,
+        window=model.window,
+        windowed_layers=counted.count("W"),
+        gated_ffn=model.gated_ffn,
+        norm=model.norm,
+        post_norms=model.post_norms,
+        embedding_norm=model.embedding_norm,
+        learned_positions=model.learned_positions,
+        attention_sinks=model.attention_sinks,
+        attention_gate=model.attention_gate,
+        ffn_layers=None if feed_forward == model.layers else feed_forward,
+        layer_pattern=shortest_pattern(kinds),
+        moe=None if model.experts is None else _moe(model.experts),
+        mla=None
+        if mla is None
+        else MLA(
+            kv_lora_rank=mla.kv_rank,
+            q_lora_rank=mla.q_rank,
+            qk_nope_head_dim=mla.nope_head_dim,
+            qk_rope_head_dim=mla.rope_head_dim,
+            v_head_dim=mla.value_head_dim,
+        ),
+        mamba=None if mamba is None else Mamba2(layers=counted.count("M"), **dict(mamba)),
+        delta_net=None
+        if delta_net is None
+        else GatedDeltaNet(layers=counted.count("L"), **dict(delta_net)),
+        mtp_layers=model.mtp_layers,
+    )
+
+
+def _moe(experts: "ExpertsSpec") -> MoE:
+    return MoE(
+        routed_experts=experts.routed,
+        experts_per_token=experts.per_token,
+        expert_ffn_hidden=experts.ffn_hidden,
+        shared_experts=experts.shared,
+        shared_ffn_hidden=experts.shared_ffn_hidden,
+        first_dense_layers=experts.first_dense_layers,
+        every=experts.every,
+        router_bias=experts.router_bias,
+        expert_bias=experts.expert_bias,
+        shared_gate=experts.shared_gate,
     )

@@ -1,13 +1,18 @@
 """A layout's figures line by line, and what sets two layouts apart."""
 
 from planner.explain import Line
+from planner.job_memory import job_memory_lines
 from planner.kernels import roundup_quotient
-from planner.memory import FP32_STATE, Layout, memory_lines
+from planner.memory import FP32_STATE, Layout
+from planner.params import parameter_count
 from planner.restrict import ZERO_BUBBLE
 from planner.search import Candidate, Found, stack_of
+from planner.stalls import PLAYBOOK, rank_checkpoint_bytes, reading_s
 from planner.step_inputs import Stack
 from planner.step_shape import forward_flops_per_token, shape_of
 from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, StepTime
+from planner.storage import CHECKPOINT_BYTES_PER_PARAM, bytes_per_token
+from smolplan.units import format_bytes
 
 PARTS = {
     "compute_s": "compute",
@@ -58,7 +63,7 @@ def _formulas(found: Found, layout: Layout) -> dict[str, str]:
     again = int(layout.full_recompute)
     slots = f"{layout.gradient_accumulation} × {layers} layers"
     sent = f"{2 + again} × 4 × {tp - 1}/{tp} × {tokens:,.0f} × {arch.hidden:,} × 2 B"
-    link = f"({stack.link_share:.0%} of {gpu.link_bytes_per_s / 1e9:g} GB/s)"
+    link = f"({stack.link_share:.0%} of {found.site.link_bytes_per_s / 1e9:g} GB/s)"
     return {
         "compute": f"{slots} × {3 + again} passes over {tokens:,.0f} tokens / TP {tp}, and head "
         f"and loss: {forward_flops_per_token(shape) / 1e9:,.4g} GFLOP a token forward",
@@ -124,20 +129,13 @@ def _sources(found: Found) -> dict[str, str]:
 
 def fullest_rank_lines(found: Found, one: Candidate) -> list[Line]:
     """Where its memory goes."""
-    job = found.job
-    return memory_lines(
-        job.architecture,
-        one.layout,
-        job.seq_len,
-        state=job.state,
-        element_bytes=job.element_bytes,
-    )
+    return job_memory_lines(found.job, one.layout)
 
 
 def run_lines(found: Found, one: Candidate) -> list[Line]:
     """From the step to speed, days, dollars and energy."""
     job, site = found.job, found.site
-    tokens = job.global_batch_size * job.seq_len
+    tokens, total_s = job.step_tokens, float(one.step_s + one.stalls.total_s)
     lines = [
         Line(
             "tokens/s per GPU",
@@ -152,7 +150,8 @@ def run_lines(found: Found, one: Candidate) -> list[Line]:
             f"exact FLOPs, causal attention, over {site.peak_flops / 1e12:,.4g} TFLOP/s",
             "planner/flops.py; planner/catalog/gpus.yaml",
         ),
-        Line("stepping", one.days, "days", f"{found.steps:,} steps × {one.step_s:.4g} s"),
+        *stall_lines(found, one),
+        Line("time", one.days, "days", f"{found.steps:,} steps × {total_s:.5g} s"),
     ]
     if one.dollars is not None:
         price = f"{one.gpus * one.days * 24:,.0f} GPU-hours × ${site.price_per_gpu_hour:g}"
@@ -162,10 +161,46 @@ def run_lines(found: Found, one: Candidate) -> list[Line]:
             "energy",
             one.kwh,
             "kWh",
-            f"{one.gpus:,} × {site.tdp_w:g} W × {one.days * 24:,.0f} h",
-            "GPUs at their datasheet's power; hosts, network and cooling are not counted",
+            f"{one.gpus:,} × ({site.waiting_w:,.4g} W + {site.busy_w - site.waiting_w:,.4g} W × "
+            f"{one.utilisation:.1%} at work) × {one.days * 24:,.0f} h",
+            f"GPUs and their share of the node, without cooling: {site.power_source}",
         )
     )
+    return lines
+
+
+def stall_lines(found: Found, one: Candidate) -> list[Line]:
+    """What is waited for beside a step, in ms of each step, and what is assumed of it."""
+    job, storage, nodes = found.job, found.site.storage, found.site.nodes(one.gpus)
+    rate = f"({nodes:,} nodes × {storage.node_bytes_per_s / 1e9:.3g} GB/s)"
+    token_bytes = bytes_per_token(job.architecture.vocab_size)
+    read_s = reading_s(job.architecture, job.step_tokens, nodes, storage)
+    lines = [
+        Line(
+            "waiting for data",
+            float(one.stalls.loading_s) * 1e3,
+            "ms a step",
+            f"{job.step_tokens:,} tokens × {token_bytes} B / {rate} = {read_s * 1e3:.3g} ms, read "
+            "ahead",
+            storage.source,
+        )
+    ]
+    if every := job.checkpoint_every_steps:
+        whole = CHECKPOINT_BYTES_PER_PARAM * parameter_count(job.architecture)
+        formula = f"{format_bytes(whole)} / {rate}"
+        if storage.asynchronous:
+            held = float(rank_checkpoint_bytes(job.architecture, one.layout))
+            formula = f"{format_bytes(held)} of a rank / {storage.copy_bytes_per_s / 1e9:.3g} GB/s"
+            formula += f", and {format_bytes(whole)} / {rate} in the meantime"
+        lines.append(
+            Line(
+                "waiting for checkpoints",
+                float(one.stalls.checkpoint_s) * 1e3,
+                "ms a step",
+                f"{formula}, every {every:,} steps",
+                storage.source + (f"; copy: {PLAYBOOK}" if storage.asynchronous else ""),
+            )
+        )
     return lines
 
 

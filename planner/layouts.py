@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from planner.job_memory import job_memory_bytes
 from planner.legality import (
     BATCH_RULES,
     DEGREE_RULES,
@@ -20,7 +21,7 @@ from planner.legality import (
     Rule,
     name_of,
 )
-from planner.memory import Layout, memory_bytes
+from planner.memory import Layout
 from planner.restrict import INTERLEAVED, ONE_F_ONE_B, RECOMPUTES, ZERO_BUBBLE, Restriction
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ def _degrees(job: Job) -> Columns:
     names = ("data_parallel", "tensor_parallel", "pipeline_parallel", "context_parallel")
     columns = dict(zip(names, np.array(rows, dtype=np.int64).T, strict=True))
     sieve = _Sieve(job, columns, 1)
-    sieve.cross("virtual_pipeline", np.array(divisors(job.architecture.layers)))
+    layers = job.architecture.layers
+    chunks = range(1, layers + 1) if job.uneven_stages else divisors(layers)
+    sieve.cross("virtual_pipeline", np.array(chunks))
     sieve.cross("expert_parallel", np.array(divisors(1 if moe is None else moe.routed_experts)))
     return sieve.columns
 
@@ -199,15 +202,8 @@ def legal_layouts(job: Job) -> Legal:
     sieve.apply(STATE_RULES)
     sieve.cross_by("shard_group", groups, GROUP_RULE)
     sieve.restrict("shard_group")
-    sieve.columns["memory_bytes"] = np.asarray(
-        memory_bytes(
-            job.architecture,
-            Layout(**sieve.columns),
-            job.seq_len,
-            state=job.state,
-            element_bytes=job.element_bytes,
-        )
-    )
+    need = job_memory_bytes(job, Layout(**sieve.columns))
+    sieve.columns["memory_bytes"] = np.broadcast_to(np.asarray(need), sieve.rows)
     sieve.apply((MEMORY_RULE,))
     needed = sieve.columns.pop("memory_bytes")
     rejections = tuple(

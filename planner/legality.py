@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from planner.architecture import Architecture
-from planner.memory import Layout, StateBytes, memory_bytes
+from planner.job_memory import job_memory_bytes
+from planner.kernels import roundup_quotient
+from planner.memory import GENERIC, Conventions, Layout, StateBytes
 from planner.restrict import ZERO_BUBBLE, Restriction
 from smolplan.units import format_bytes
 
@@ -41,6 +43,19 @@ class Job:
     tensor_across_domains: bool = False
     """Whether tensor parallel may leave the fast links."""
     restrictions: tuple[Restriction, ...] = ()
+    conventions: Conventions = GENERIC
+    """How the software stack holds what it holds."""
+    trainer: bool = False
+    """Whether the bundled trainer runs it, whose own peak then counts."""
+    z_loss: bool = False
+    uneven_stages: bool = False
+    """Whether stages may differ by a layer."""
+    checkpoint_every_steps: int = 0
+    """0: what checkpoints take is left out."""
+
+    @property
+    def step_tokens(self) -> int:
+        return self.global_batch_size * self.seq_len
 
     @property
     def usable_bytes(self) -> float:
@@ -114,10 +129,21 @@ def _told_tensor(job: Job, layout: Layout) -> str:
     return f"TP {tp} does not divide {', '.join(undivided)}"
 
 
+def _fails_stages(job: Job, c: Columns) -> Mask:
+    stages, layers = c["pipeline_parallel"] * c["virtual_pipeline"], job.architecture.layers
+    fails: Mask = stages > layers if job.uneven_stages else layers % stages > 0
+    return fails
+
+
+def _fails_parts(job: Job, c: Columns) -> Mask:
+    layers, pp, vp = job.architecture.layers, c["pipeline_parallel"], c["virtual_pipeline"]
+    largest, before = (roundup_quotient(layers, pp * parts) for parts in (vp, vp - (vp > 1)))
+    fails: Mask = (vp > 1) & (largest == before)
+    return fails
+
+
 def _told_memory(job: Job, layout: Layout) -> str:
-    need = memory_bytes(
-        job.architecture, layout, job.seq_len, state=job.state, element_bytes=job.element_bytes
-    )
+    need = job_memory_bytes(job, layout)
     return (
         f"{name_of(layout)} needs {format_bytes(float(need))} of {format_bytes(job.hbm_bytes)}, of "
         f"which {FULLEST:.0%} may be filled"
@@ -138,14 +164,21 @@ DEGREE_RULES = (
         lambda job, one: f"TP {one.tensor_parallel} on links that join {job.domain} GPUs",
     ),
     Rule(
-        "pipeline and virtual stages divide the layers",
-        lambda job, c: (
-            job.architecture.layers % (c["pipeline_parallel"] * c["virtual_pipeline"]) > 0
-        ),
+        "pipeline and virtual stages divide the layers, or if uneven have one each",
+        _fails_stages,
         lambda job, c: c["pipeline_parallel"] * c["virtual_pipeline"],
         lambda job, one: (
-            f"PP {one.pipeline_parallel} × VP {one.virtual_pipeline} does not divide "
-            f"{job.architecture.layers} layers"
+            f"PP {one.pipeline_parallel} × VP {one.virtual_pipeline} of {job.architecture.layers} "
+            "layers"
+        ),
+    ),
+    Rule(
+        "virtual stages make the parts smaller",
+        _fails_parts,
+        lambda job, c: c["pipeline_parallel"] * c["virtual_pipeline"],
+        lambda job, one: (
+            f"PP {one.pipeline_parallel} × VP {one.virtual_pipeline}: some of their parts have as "
+            f"many of {job.architecture.layers} layers as with VP {one.virtual_pipeline - 1}"
         ),
     ),
     Rule(
@@ -239,7 +272,7 @@ def _fails_group(job: Job, c: Columns) -> Mask:
 
 
 GROUP_RULE = Rule(
-    "a shard group is some of the data- and context-parallel ranks, for ZeRO-2 and 3",
+    "a shard group is a part of the replicas, for ZeRO-2 and 3",
     _fails_group,
     lambda job, c: c["shard_group"],
     lambda job, one: (

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING
 from planner import calibration
 from planner.architecture import architecture_of
 from planner.catalog import find_gpu, prices
+from planner.energy import node_power
 from planner.legality import Job
 from planner.memory import (
     FP32_STATE,
+    GENERIC,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
     Layout,
     StateBytes,
+    find_conventions,
     layout_of,
 )
 from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
 from planner.restrict import TRAINER, Restriction
+from planner.stalls import DEFAULT_STORAGE, Storage
 from planner.step_time import HBM_SHARE
 from smolplan.errors import UserError
 
@@ -46,6 +50,20 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Fabric:
+    """What joins the GPUs, where the user says so; None: as the catalogue has it."""
+
+    link_bytes_per_s: float | None = None
+    """Of one GPU to those that the fast links join, one direction."""
+    node_network_bytes_per_s: float | None = None
+    """Of all network adapters (rails) of a node, which its GPUs share."""
+    oversubscription: float = 1.0
+    """Bandwidth of a pod's nodes over that of its way out."""
+    pod_nodes: int = 1
+    """Nodes that the network's lowest switches join at full bandwidth."""
+
+
+@dataclass(frozen=True)
 class Site:
     """Where it runs: hardware, software, and what they cost."""
 
@@ -54,10 +72,32 @@ class Site:
     peak_flops: float
     """FLOP/s, dense bf16, of one GPU: the denominator of MFU."""
     hbm_bytes: float
-    tdp_w: float
+    waiting_w: float
+    """Of a GPU that waits, with its share of the node."""
+    busy_w: float
+    """Of one that always works, likewise."""
+    power_source: str
     price_per_gpu_hour: float | None
     price_source: str
     measured: Measured | None = None
+    fabric: Fabric = Fabric()
+    storage: Storage = DEFAULT_STORAGE
+    gpus_per_node: int = RACK
+
+    def nodes(self, gpus: int) -> int:
+        return -(-gpus // self.gpus_per_node)
+
+    @property
+    def link_bytes_per_s(self) -> float:
+        """Of one GPU, one direction."""
+        return self.fabric.link_bytes_per_s or self.accelerator.link_bytes_per_s
+
+    @property
+    def network_bytes_per_s(self) -> float:
+        """One GPU's share of its node's network."""
+        if self.fabric.node_network_bytes_per_s is not None:
+            return self.fabric.node_network_bytes_per_s / self.gpus_per_node
+        return self.stack.network_bytes_per_s or self.accelerator.network_bytes_per_s
 
 
 def measured_of(stored: calibration.Calibration, accelerator: Accelerator) -> Measured:
@@ -127,6 +167,8 @@ def site_of(
     stack: str = DEFAULT_STACK,
     price: float | None = None,
     stored: Path | None = None,
+    fabric: Fabric = Fabric(),
+    storage: Storage = DEFAULT_STORAGE,
 ) -> Site:
     """`stored`: the file of the calibration that the stack "measured" is read from.
     Raises UserError for a GPU whose links the catalogue does not know, and for a calibration that
@@ -154,15 +196,21 @@ def site_of(
     if price is None and (row := prices().get(gpu.name)) is not None:
         price = row.low
         source = f"low end of ${row.low:.2f} to ${row.high:.2f}, {row.source}, {row.date}"
+    waiting, busy = (node_power(gpu, utilisation=share) for share in (0.0, 1.0))
     return Site(
         accelerator=accelerator,
         stack=find_software(stack) if measured is None else _measured_stack(measured),
         peak_flops=gpu.peak_bf16_flops,
         hbm_bytes=gpu.hbm_bytes,
-        tdp_w=gpu.tdp_w,
+        waiting_w=waiting.total_w,
+        busy_w=busy.total_w,
+        power_source=busy.source + ("; assumed of this GPU" if busy.assumed else ""),
         price_per_gpu_hour=price,
         price_source="none is known" if price is None else source,
         measured=measured,
+        fabric=fabric,
+        storage=storage,
+        gpus_per_node=spec.cluster.gpus_per_node,
     )
 
 
@@ -177,10 +225,12 @@ def spec_layout(spec: "RunSpec") -> Layout:
 
 
 def state_of(stack: SoftwareStack, *, trainer: bool) -> StateBytes:
-    """The bundled trainer keeps all in fp32; another stack bf16 weights, and gradients as it
-    reduces them."""
+    """The bundled trainer keeps all in fp32; a stack whose conventions are known as it does;
+    another one bf16 weights, and gradients as it reduces them."""
     if trainer:
         return FP32_STATE
+    if (known := find_conventions(stack.name)).name != GENERIC.name:
+        return known.state
     return MIXED_FP32_GRADIENTS_STATE if stack.gradient_bytes >= 4 else MIXED_STATE
 
 
@@ -192,6 +242,7 @@ def job_of(
     restrictions: tuple[Restriction, ...] = (),
     trainer: bool = False,
     tensor_across_domains: bool = False,
+    uneven_stages: bool = False,
 ) -> Job:
     """The spec's model, sequence and batch on its own GPUs, or on others. Raises UserError for
     GPUs that are no whole nodes."""
@@ -219,5 +270,10 @@ def job_of(
         hbm_bytes=site.hbm_bytes,
         state=state_of(site.stack, trainer=trainer),
         tensor_across_domains=tensor_across_domains,
+        conventions=find_conventions(site.stack.name),
+        trainer=trainer,
+        z_loss=spec.model.z_loss > 0,
+        uneven_stages=uneven_stages or spec.parallel.uneven_stages,
+        checkpoint_every_steps=spec.checkpoint.every_steps,
         restrictions=(*restrictions, *(TRAINER if trainer else ())),
     )

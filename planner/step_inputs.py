@@ -99,6 +99,10 @@ class Machine:
     """GPUs that the fast links join."""
     number_format: Values
     """Of the linear layers: one of BF16, FP8, BLOCK_FP8, FP4."""
+    gpus_per_pod: Values = 1.0
+    """That the network's lowest switches join at full bandwidth."""
+    oversubscription: Values = 1.0
+    """Bandwidth of a pod's GPUs over that of its way out: 1 in a fat tree that blocks nothing."""
 
 
 @dataclass(frozen=True)

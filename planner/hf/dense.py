@@ -3,12 +3,14 @@ transformers."""
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
-from planner.architecture import Architecture, QkNorm
+from planner.architecture import Architecture, QkNorm, shortest_pattern
 from planner.hf.fields import (
     BadField,
     Config,
     Unsupported,
+    Window,
     flag,
     refuse_unless,
     whole,
@@ -28,7 +30,7 @@ def decoder(
     qkv_bias: bool = False,
     ffn_bias: bool = False,
     qk_norm: QkNorm = "none",
-    window: tuple[int | None, int] = (None, 0),
+    window: Window = (None, ""),
     activations: Collection[str] = SILU,
 ) -> Architecture:
     """The shape that most families share. Raises Unsupported for another activation: without a
@@ -61,9 +63,18 @@ def decoder(
         output_bias=attention_bias,
         ffn_bias=ffn_bias,
         qk_norm=qk_norm,
-        window=window[0] if window[1] else None,
-        windowed_layers=window[1] if window[0] else 0,
+        **windowed(window),
     )
+
+
+def windowed(window: Window) -> dict[str, Any]:
+    """The fields of an architecture that tell of windowed layers."""
+    keys, letters = window
+    return {
+        "window": keys,
+        "windowed_layers": letters.count("W"),
+        "layer_pattern": shortest_pattern(letters),
+    }
 
 
 def llama(config: Config) -> Architecture:
@@ -83,15 +94,17 @@ def phi3(config: Config) -> Architecture:
     return decoder(config, window=window_everywhere(config))
 
 
-def qwen_windows(config: Config) -> tuple[int | None, int]:
+def qwen_windows(config: Config) -> Window:
     if config.get("layer_types"):
         return windows(config)
     if not flag(config, "use_sliding_window"):
-        return None, 0
+        return None, ""
     layers = whole(config, "num_hidden_layers")
     # Layers from max_window_layers on have the window.
-    count = max(0, layers - whole(config, "max_window_layers", 28, least=0))
-    return whole(config, "sliding_window", 4096), count
+    full = min(layers, whole(config, "max_window_layers", 28, least=0))
+    if full == layers:
+        return None, ""
+    return whole(config, "sliding_window", 4096), "A" * full + "W" * (layers - full)
 
 
 def qwen2(config: Config) -> Architecture:
@@ -120,8 +133,8 @@ def olmo2(config: Config) -> Architecture:
 
 def olmo3(config: Config) -> Architecture:
     # Unless the config lists them, every fourth layer attends fully and the others have a window.
-    window, count = windows(_with_pattern(config, 4, window=4096))
-    return replace(olmo2(config), window=window, windowed_layers=count)
+    window = windows(_with_pattern(config, 4, window=4096))
+    return replace(olmo2(config), **windowed(window))
 
 
 def _with_pattern(config: Config, every: int, *, window: int) -> Config:
@@ -141,14 +154,14 @@ def smollm3(config: Config) -> Architecture:
         kv_heads=4,
         attention_bias=flag(config, "attention_bias"),
         ffn_bias=flag(config, "mlp_bias"),
-        window=windows(config) if flag(config, "use_sliding_window") else (None, 0),
+        window=windows(config) if flag(config, "use_sliding_window") else (None, ""),
     )
 
 
 GELU = ("gelu", "gelu_pytorch_tanh")
 
 
-def _gemma(config: Config, kv_heads: int, window: tuple[int | None, int]) -> Architecture:
+def _gemma(config: Config, kv_heads: int, window: Window) -> Architecture:
     refuse_unless(config, "use_bidirectional_attention", False, "only causal attention is counted")
     return decoder(
         {**config, "head_dim": whole(config, "head_dim", 256)},
@@ -161,7 +174,7 @@ def _gemma(config: Config, kv_heads: int, window: tuple[int | None, int]) -> Arc
 
 
 def gemma(config: Config) -> Architecture:
-    return _gemma(config, 16, (None, 0))
+    return _gemma(config, 16, (None, ""))
 
 
 def gemma2(config: Config) -> Architecture:

@@ -101,7 +101,7 @@ def qwen3_moe(config: Config) -> Architecture:
         kv_heads=4,
         attention_bias=flag(config, "attention_bias"),
         qk_norm="per_head",
-        window=window_everywhere(config, 4096) if windowed else (None, 0),
+        window=window_everywhere(config, 4096) if windowed else (None, ""),
     )
     moe = _experts(config, 128, 8, whole(config, "moe_intermediate_size", 768))
     return replace(shared, moe=qwen_experts(config, moe))

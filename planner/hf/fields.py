@@ -99,15 +99,22 @@ def kinds_of_layers(config: Config, known: Collection[str]) -> list[str] | None:
     return kinds
 
 
-def windows(config: Config) -> tuple[int | None, int]:
-    """Window and number of layers that have it, where the config names a kind for each layer."""
-    kinds = kinds_of_layers(config, ("full_attention", "sliding_attention"))
-    count = 0 if kinds is None else kinds.count("sliding_attention")
-    return (whole(config, "sliding_window"), count) if count else (None, 0)
+Window = tuple[int | None, str]
+"""Keys that a windowed layer meets, and a letter a layer: W where it is one, A where not. No
+letters: none is."""
 
 
-def window_everywhere(config: Config, default: int | None = None) -> tuple[int | None, int]:
+def windows(config: Config) -> Window:
+    """Where the config names a kind for each layer."""
+    kinds = kinds_of_layers(config, ("full_attention", "sliding_attention")) or []
+    if "sliding_attention" not in kinds:
+        return None, ""
+    letters = "".join("W" if kind == "sliding_attention" else "A" for kind in kinds)
+    return whole(config, "sliding_window"), letters
+
+
+def window_everywhere(config: Config, default: int | None = None) -> Window:
     """Every layer has the window; a config with null has none."""
     if config.get("sliding_window", default) is None:
-        return None, 0
-    return whole(config, "sliding_window", default), whole(config, "num_hidden_layers")
+        return None, ""
+    return whole(config, "sliding_window", default), "W" * whole(config, "num_hidden_layers")

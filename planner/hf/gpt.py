@@ -4,7 +4,7 @@ transformers."""
 from dataclasses import replace
 
 from planner.architecture import Architecture
-from planner.hf.dense import decoder
+from planner.hf.dense import decoder, windowed
 from planner.hf.fields import (
     Config,
     Unsupported,
@@ -111,9 +111,8 @@ def starcoder2(config: Config) -> Architecture:
     bias = flag(config, "use_bias", True)
     kv_heads = whole(config, "num_key_value_heads", 2)
     config = {**config, "num_key_value_heads": kv_heads}
-    window, count = window_everywhere(config)
     shared = _two_matrices(config, tied=True, bias=bias, ffn_bias=bias)
-    return replace(shared, window=window, windowed_layers=count)
+    return replace(shared, **windowed(window_everywhere(config)))
 
 
 def nemotron(config: Config) -> Architecture:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from planner.architecture import Architecture, GatedDeltaNet, Mamba2, MoE
+from planner.architecture import Architecture, GatedDeltaNet, Mamba2, MoE, shortest_pattern
 from planner.hf.dense import decoder
 from planner.hf.experts import shared_expert
 from planner.hf.fields import (
@@ -38,6 +38,7 @@ def mamba2(config: Config) -> Architecture:
         head_dim=mamba.head_dim,
         ffn_hidden=0,
         ffn_layers=0,
+        layer_pattern="m",
         vocab_size=whole(config, "vocab_size", 32768),
         tied_embeddings=flag(config, "tie_word_embeddings"),
         mamba=mamba,
@@ -51,6 +52,28 @@ def _check_inner(mamba: Mamba2, inner: int) -> None:
         )
 
 
+def _mamba(config: Config, layers: int, hidden: int) -> Mamba2 | None:
+    """The mixer of so many layers as Bamba and Granite 4 describe it; None without any."""
+    if not layers:
+        return None
+    inner = whole(config, "mamba_expand", 2) * hidden
+    heads = whole(config, "mamba_n_heads", 128)
+    given = config.get("mamba_d_head")
+    mamba = Mamba2(
+        layers=layers,
+        heads=heads,
+        head_dim=inner // heads if given in (None, "auto") else whole(config, "mamba_d_head"),
+        state_size=whole(config, "mamba_d_state", 256),
+        groups=whole(config, "mamba_n_groups", 1),
+        conv_kernel=whole(config, "mamba_d_conv", 4),
+        chunk_size=whole(config, "mamba_chunk_size", 256),
+        conv_bias=flag(config, "mamba_conv_bias", True),
+        projection_bias=flag(config, "mamba_proj_bias"),
+    )
+    _check_inner(mamba, inner)
+    return mamba
+
+
 def bamba(config: Config) -> Architecture:
     shared = decoder(
         config,
@@ -62,22 +85,46 @@ def bamba(config: Config) -> Architecture:
     layers = range(shared.layers)
     if not isinstance(attention, list) or not all(i in layers for i in attention):
         raise BadField(f"attn_layer_indices does not name some of {shared.layers} layers")
-    inner = whole(config, "mamba_expand", 2) * shared.hidden
-    heads = whole(config, "mamba_n_heads", 128)
-    given = config.get("mamba_d_head")
-    mamba = Mamba2(
-        layers=shared.layers - len(set(attention)),
-        heads=heads,
-        head_dim=inner // heads if given in (None, "auto") else whole(config, "mamba_d_head"),
-        state_size=whole(config, "mamba_d_state", 256),
-        groups=whole(config, "mamba_n_groups", 1),
-        conv_kernel=whole(config, "mamba_d_conv", 4),
-        chunk_size=whole(config, "mamba_chunk_size", 256),
-        conv_bias=flag(config, "mamba_conv_bias", True),
-        projection_bias=flag(config, "mamba_proj_bias"),
+    kinds = "".join("A" if i in attention else "M" for i in layers)
+    mamba = _mamba(config, kinds.count("M"), shared.hidden)
+    return replace(shared, mamba=mamba, layer_pattern=shortest_pattern(kinds))
+
+
+def granitemoehybrid(config: Config) -> Architecture:
+    """Granite 4: each layer is Mamba-2 or attention, and has a dense part that every token goes
+    through; with experts it is their shared one."""
+    layers = whole(config, "num_hidden_layers")
+    told = config.get("layer_types", config.get("layers_block_type"))
+    renamed = [_OLD_NAMES.get(str(kind), kind) for kind in told] if isinstance(told, list) else told
+    kinds = (
+        kinds_of_layers({**config, "layer_types": renamed}, ("full_attention", "linear_attention"))
+        or ["linear_attention"] * layers
     )
-    _check_inner(mamba, inner)
-    return replace(shared, mamba=mamba)
+    width = whole(config, "shared_intermediate_size", 1024)
+    routed = whole(config, "num_local_experts", 8, least=0)
+    experts_hidden = whole(config, "intermediate_size", 11008)
+    shared = decoder(
+        {**config, "intermediate_size": width},
+        attention_bias=flag(config, "attention_bias"),
+    )
+    per_token = whole(config, "num_experts_per_tok", 2, least=1 if routed else 0)
+    if per_token > routed > 0:
+        raise BadField(f"num_experts_per_tok {per_token} is more than the {routed} experts")
+    letters = "".join("M" if kind == "linear_attention" else "A" for kind in kinds)
+    return replace(
+        shared,
+        mamba=_mamba(config, letters.count("M"), shared.hidden),
+        layer_pattern=shortest_pattern(letters),
+        moe=MoE(
+            routed_experts=routed,
+            experts_per_token=per_token,
+            expert_ffn_hidden=experts_hidden,
+            shared_experts=1,
+            shared_ffn_hidden=width,
+        )
+        if routed
+        else None,
+    )
 
 
 _LETTERS = {"M": "linear_attention", "E": "moe", "*": "full_attention", "-": "mlp"}
@@ -135,10 +182,25 @@ def nemotron_h(config: Config) -> Architecture:
         shared,
         tied_embeddings=False,  # the class ties nothing, whatever the config says
         gated_ffn=False,
-        ffn_layers=len(kinds) - mixers,
+        ffn_layers=None if len(kinds) == 2 * mixers else len(kinds) - mixers,
+        layer_pattern=pattern_of_sublayers(kinds),
         mamba=mamba if mamba.layers else None,
         moe=_nemotron_experts(config) if "moe" in kinds else None,
     )
+
+
+def pattern_of_sublayers(kinds: list[str]) -> str | None:
+    """A letter a mixer, in lower case where no feed-forward part follows; None where one follows
+    no mixer."""
+    letters: list[str] = []
+    for kind in kinds:
+        if kind in ("linear_attention", "full_attention"):
+            letters.append("m" if kind == "linear_attention" else "a")
+        elif letters and letters[-1].islower():
+            letters[-1] = letters[-1].upper()
+        else:
+            return None
+    return shortest_pattern("".join(letters))
 
 
 def _nemotron_experts(config: Config) -> MoE:
@@ -176,6 +238,9 @@ def qwen3_next(config: Config) -> Architecture:
     return replace(
         shared,
         attention_gate=True,
-        delta_net=net,
+        delta_net=net if net.layers else None,
+        layer_pattern=shortest_pattern(
+            "".join("L" if kind == "linear_attention" else "A" for kind in kinds)
+        ),
         moe=shared_expert(config, 512, 10, 512, 512),
     )

@@ -7,7 +7,7 @@ from planner.kernels import Values, either, longer
 from planner.step_inputs import Layout, Machine, Shape, Stack
 from planner.step_time.layer import HBM_SHARE
 from planner.step_time.pipeline import micro_batches
-from planner.step_time.traffic import BF16_BYTES
+from planner.step_time.traffic import BF16_BYTES, ring_slowdown
 
 OPTIMIZER_BYTES = 30.0
 """Of HBM a parameter that AdamW touches: gradient, master weight and two moments read in fp32
@@ -50,6 +50,7 @@ def ring_bytes_per_s(ranks: Values, stride: Values, machine: Machine, stack: Sta
     lanes = either(stride < domain, domain / stride, 1.0)
     lanes = either(lanes < ranks, lanes, ranks)
     outside = machine.network_bytes_per_s * stack.network_share * lanes
+    outside = outside / ring_slowdown(stride, ranks * stride, machine)
     outside = either(outside < inside, outside, inside)
     return either(ranks * stride <= domain, inside, outside)
 

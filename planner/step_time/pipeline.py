@@ -3,7 +3,7 @@
 from planner.kernels import Values, either, roundup_quotient
 from planner.step_inputs import Layout, Machine, Shape, Stack
 from planner.step_time.layer import rank_tokens
-from planner.step_time.traffic import BF16_BYTES
+from planner.step_time.traffic import BF16_BYTES, ring_slowdown
 
 
 def micro_batches(shape: Shape, layout: Layout) -> Values:
@@ -59,6 +59,7 @@ def pipeline_waits_s(
     # Interleaved stages send one chunk's result while they compute the next one's.
     sends_s = 2.0 * BF16_BYTES * rank_tokens(shape, layout) * shape.hidden / layout.tp
     sends_s = sends_s / (machine.network_bytes_per_s * stack.network_share)
+    sends_s = sends_s * ring_slowdown(layout.gpus / layout.pp, layout.gpus, machine)
     sends_s = either(vp > 1.0, 0.0, sends_s)
     filled = 2.0 * layout.zero_bubble * late_share
     bubble_s = (layout.pp - 1.0) / vp * slot_s * either(filled < 1.0, 1.0 - filled, 0.0)

@@ -91,7 +91,7 @@ def _show(
             )
     if won.best:
         out.print(f"\nThe best {len(won.best)} on {won.job.gpus:,} GPUs")
-        out.print(_ranking(won.best))
+        out.print(_ranking(won.best, by))
     if won.best and won.job.gpus == own.gpus:
         out.print(f"\nThe spec's own, {_own(own, won)}")
     if free is not None and won.best:
@@ -128,17 +128,19 @@ def _table(columns: Sequence[tuple[str, bool]]) -> Table:
     return table
 
 
-def _ranking(best: Sequence[Candidate]) -> Table:
+def _ranking(best: Sequence[Candidate], by: By) -> Table:
     cells = {name: [text(c.layout) for c in best] for name, text in NAMES.items()}
     shown = [n for n in NAMES if any(cell != LEFT_OUT.get(n) for cell in cells[n])]
-    figures = ("s/step", "tok/s/GPU", "MFU", "GB", "days", "$")
+    # Energy takes the place of MFU, which says the same as the speed beside it.
+    share = "MWh" if by == "energy" else "MFU"
+    figures = ("s/step", "tok/s/GPU", share, "GB", "days", "$")
     table = _table([(name, True) for name in (*shown, *figures)])
     for index, c in enumerate(best):
         table.add_row(
             *(cells[name][index] for name in shown),
             f"{c.step_s:.4g}",
             f"{c.tokens_per_s_per_gpu:,.0f}",
-            f"{c.mfu:.1%}",
+            f"{c.kwh / 1000:,.4g}" if by == "energy" else f"{c.mfu:.1%}",
             f"{c.memory_bytes / 1e9:.1f}",
             f"{c.days:,.4g}",
             "" if c.dollars is None else format_count(c.dollars),
@@ -215,6 +217,19 @@ def _lines(title: str, lines: Sequence[Line], out: Console) -> None:
             out.print(Padding(f"[dim]{escape(line.source)}[/]", (0, 0, 0, 6)))
 
 
+def _fabric(found: Found) -> str:
+    """What joins the GPUs, and whether that is told or assumed."""
+    site, fabric = found.site, found.site.fabric
+    links = f"links of {site.link_bytes_per_s / 1e9:g} GB/s among {found.job.domain} GPUs"
+    network = f"{site.network_bytes_per_s / 1e9:g} GB/s of network a GPU"
+    if fabric.oversubscription > 1:
+        nodes = "a node" if fabric.pod_nodes == 1 else f"{fabric.pod_nodes} nodes"
+        network += f", beyond {nodes} oversubscribed by {fabric.oversubscription:g}"
+    told = None not in (fabric.link_bytes_per_s, fabric.node_network_bytes_per_s)
+    origin = "" if told else ", from planner/catalog/networks.yaml where not given"
+    return f"{links}, {network}{origin} (--links, --network)"
+
+
 def _notes(found: Found, by: By) -> list[str]:
     site = found.site
     notes = [
@@ -228,14 +243,16 @@ def _notes(found: Found, by: By) -> list[str]:
         notes.append("kinds of layers are taken to be evenly mixed among pipeline stages")
     if site.price_per_gpu_hour is not None:
         notes.append(f"${site.price_per_gpu_hour:g} per GPU-hour: {site.price_source}")
+    notes.append(_fabric(found))
     if by == "energy":
         notes.append(
-            f"energy: all GPUs at {site.tdp_w:g} W, their datasheet's power, for the whole time; "
-            "hosts and cooling left out"
+            f"energy: {site.waiting_w:,.4g} W a GPU that waits (for stages, host, data or "
+            f"checkpoints: assumed as while checkpointing), {site.busy_w:,.4g} W one that works, "
+            "its share of the node in both; cooling left out"
         )
-    if by != "time":
+    if by == "cost":
         notes.append(
-            "on one number of GPUs the fastest layout takes the least cost and energy too: both "
-            "are counted by GPU-hours"
+            "on one number of GPUs the fastest layout is the cheapest too: dollars are counted by "
+            "GPU-hours; --gpus sets several against each other"
         )
     return notes

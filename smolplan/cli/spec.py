@@ -1,9 +1,12 @@
 """smolplan spec: look at run specs, check and import them, and publish their schema."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from smolplan.cli.spec_view import PresetRow
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -84,16 +87,40 @@ def schema() -> None:
 def presets(
     as_json: Annotated[bool, typer.Option("--json", help="The list as JSON.")] = False,
 ) -> None:
-    """List the bundled specs.
+    """List the bundled specs, a line each.
 
     Example: `smolplan spec presets`
     """
     import json
+    from dataclasses import asdict
 
-    from smolplan.spec import preset_names
+    from smolplan.cli import spec_view
 
-    names = preset_names()
-    print(json.dumps(names) if as_json else "\n".join(names))
+    rows = _preset_rows()
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False))
+    else:
+        spec_view.show(rows)
+
+
+def _preset_rows() -> "list[PresetRow]":
+    from planner.params import active_parameter_count, parameter_count
+    from smolplan.cli.spec_view import PresetRow
+    from smolplan.spec import load_preset, preset_names
+
+    return [
+        PresetRow(
+            name=name,
+            params=parameter_count(spec.model),
+            active_params=active_parameter_count(spec.model),
+            tokens=spec.tokens,
+            seq_len=spec.data.seq_len,
+            gpus=spec.cluster.gpus,
+            gpu=spec.cluster.gpu,
+            trainer_runs_it=not spec.unsupported_by_trainer(),
+        )
+        for name, spec in ((name, load_preset(name)) for name in preset_names())
+    ]
 
 
 @app.command("import")

@@ -13,13 +13,11 @@ from smolplan.importers.options import Options, spec_fields
 from smolplan.importers.result import Assumed, Imported, NotTaken, Taken
 from smolplan.importers.source import Source, brief, count, plain
 from smolplan.spec import ModelSpec, RunSpec
+from smolplan.spec.fields import ADDED_LATER
 
 T = TypeVar("T")
 
-DENSE = (
-    "A run spec describes a dense decoder: grouped-query attention, SwiGLU, RMSNorm, rotary "
-    "embeddings, no biases."
-)
+HELD = "What a run spec can say of a model: docs/spec.md, model."
 UNKNOWN = "unknown here: a run spec has no such field"
 USUAL_GPUS_PER_NODE = 8
 
@@ -86,10 +84,9 @@ class Draft:
 
     def model(self) -> ModelSpec:
         """The model as it has been set so far. Raises UserError where it is none."""
-        fields = {**self._values, **self.options.overrides}
-        found = {n.removeprefix("model."): v for n, v in fields.items() if n.startswith("model.")}
+        values = {**self._values, **self.options.overrides}
         try:
-            return ModelSpec.model_validate(found)
+            return ModelSpec.model_validate(_nested(values)["model"])
         except ValidationError as error:
             raise self._explain(error) from None
 
@@ -112,7 +109,7 @@ class Draft:
 
     def refuse(self, name: str, what: str) -> UserError:
         """The error for a model that no run spec can hold."""
-        return self.source.error(name, what, remedy=DENSE)
+        return self.source.error(name, what, remedy=HELD)
 
     def name_run(self, wanted: Any, source: str, *, otherwise: str = "") -> None:
         """The run's name, with what no folder can hold replaced; the file's own, if none is given.
@@ -156,15 +153,8 @@ class Draft:
         values = {**self._values, **overrides}
         if "optim.steps" in overrides and "optim.tokens" not in overrides:
             values.pop("optim.tokens", None)  # the spec holds one of the two
-        content: dict[str, Any] = {}
-        for name, value in values.items():
-            *parts, last = name.split(".")
-            node = content
-            for part in parts:
-                node = node.setdefault(part, {})
-            node[last] = value
         try:
-            spec = RunSpec.model_validate(content)
+            spec = RunSpec.model_validate(_nested(values))
         except ValidationError as error:
             raise self._explain(error) from None
         taken = [entry for entry in self._taken if entry.field in values]
@@ -182,8 +172,12 @@ class Draft:
         found = []
         for name in spec_fields():
             value: Any = spec
-            for part in name.split("."):
-                value = getattr(value, part)
+            *parts, last = name.split(".")
+            for part in parts:
+                value = getattr(value, part, None)
+            if value is None or ADDED_LATER in type(value).model_fields[last].metadata:
+                continue
+            value = getattr(value, last)
             concerned = not name.startswith(("launch.", "monitor.", "eval."))
             if concerned and name not in values and value is not None:
                 shown = list(value) if isinstance(value, tuple) else plain(value)
@@ -211,6 +205,18 @@ class Draft:
                 + (f" ({'; '.join(read)})" if read else "")
             )
         return UserError("\n".join(sentences), remedy="Change the file, or give --set FIELD=VALUE.")
+
+
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    """{"optim.steps": 5} → {"optim": {"steps": 5}}."""
+    content: dict[str, Any] = {}
+    for name, value in values.items():
+        *parts, last = name.split(".")
+        node = content
+        for part in parts:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return content
 
 
 def _folder_name(text: str) -> str:

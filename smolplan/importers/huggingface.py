@@ -3,28 +3,27 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from planner.architecture import Architecture, architecture_of
+from planner.architecture import Architecture, shortest_pattern
 from planner.hf_config import read_hf_config
-from planner.params import parameter_count
+from planner.params import active_parameter_count
 from smolplan.errors import UserError
-from smolplan.importers.draft import DENSE, Draft
+from smolplan.importers.draft import HELD, Draft
+from smolplan.importers.huggingface_model import at_its_line, take_model
 from smolplan.importers.options import Options
 from smolplan.importers.result import Imported
-from smolplan.importers.source import Source, count, flatten, number, positive
-
-THETA = {"smollm3": 2e6}
-"""Where the config names no rope_theta: transformers takes 10,000, and for these model types this
-(default_theta of their configuration classes, transformers 5)."""
+from smolplan.importers.source import Source, flatten, number
 
 TOKENS_PER_PARAMETER = 20
 """Compute-optimal for dense models: Hoffmann et al. 2022, arXiv 2203.15556."""
 
 BATCH_TOKENS = 2**21
 """About 2M tokens a step, as SmolLM3 had (2.36M: Smol Training Playbook, 2025)."""
+
+ROUTING = "how the router chooses and is trained, beyond model.experts.balance"
 
 _REASONS = [
     (r"rope_scaling|rope_parameters", "a run spec's rotary embeddings are not scaled"),
@@ -36,8 +35,9 @@ _REASONS = [
     ),
     (r"use_cache|pretraining_tp|_\w+", "how the framework computes it, not what"),
     (r"max_position|max_window", "the length trained on is data.seq_len"),
-    (r"layer_types|no_rope", "said by model.no_rope_every"),
-    (r"(use_)?sliding_window", "no layer has a window"),
+    (r"(router|aux|seq_aux|norm_topk|topk|n_group|scoring|routed_scaling|output_router)", ROUTING),
+    (r"\w*_multiplier|\w+_scaling\b|scale_\w+", "a run spec scales no activations"),
+    (r"partial_rotary_factor|rotary_pct", "a run spec rotates all of a head"),
 ]
 
 
@@ -58,7 +58,8 @@ def parse(content: str, where: str) -> Any:
 
 def read(content: str, where: str, options: Options) -> Imported:
     """A config.json as a run spec. Raises UserError for a model that no run spec can hold."""
-    source = Source(flatten(parse(content, where), where), content, where)
+    config = parse(content, where)
+    source = Source(flatten(config, where), content, where)
     architecture, longest = _architecture(source)
     draft = Draft("huggingface", source, options)
     path = Path(where)
@@ -70,8 +71,7 @@ def read(content: str, where: str, options: Options) -> Imported:
         "ours: 4,096, or the model's longest sequence if that is shorter",
     )
     architecture = _without_idle_window(draft, architecture, length)
-    _model(draft, architecture)
-    _check_same(draft, architecture)
+    take_model(draft, architecture, config)
     _run(draft, architecture, length)
     dropout = "attention_dropout"
     if source.find(dropout) and source.read(dropout, number):
@@ -85,131 +85,20 @@ def _architecture(source: Source) -> tuple[Architecture, int]:
     try:
         return read_hf_config(Path(source.where))
     except UserError as error:
-        field = error.what.split()[0] if error.what else ""
-        raise UserError(
-            error.what,
-            where=source.place(field) if source.find(field) else source.where,
-            remedy=DENSE if error.remedy else "",
-        ) from None
+        raise at_its_line(source, error.what or "", HELD if error.remedy else "") from None
 
 
 def _without_idle_window(draft: Draft, architecture: Architecture, length: int) -> Architecture:
     """A window no shorter than the sequence changes nothing."""
     window, name = architecture.window, "sliding_window"
-    if window is None or window < length:
+    if window is None or window < length or architecture.layer_pattern is None:
         return architecture
     draft.source.get(name)
     draft.leave(name, window, "the window is no shorter than data.seq_len")
-    return replace(architecture, window=None, windowed_layers=0)
-
-
-def _model(draft: Draft, architecture: Architecture) -> None:
-    for name, value, field in [
-        ("layers", architecture.layers, "num_hidden_layers"),
-        ("hidden", architecture.hidden, "hidden_size"),
-        ("heads", architecture.heads, "num_attention_heads"),
-        ("kv_heads", architecture.kv_heads, "num_key_value_heads"),
-        ("ffn_hidden", architecture.ffn_hidden, "intermediate_size"),
-        ("vocab_size", architecture.vocab_size, "vocab_size"),
-        ("tied_embeddings", architecture.tied_embeddings, "tie_word_embeddings"),
-    ]:
-        _put(draft, f"model.{name}", value, field)
-    if draft.source.find("head_dim"):
-        _put(draft, "model.head_dim", architecture.head_dim, "head_dim")
-    source, kind = draft.source, draft.source.get("model_type")
-    draft.take(
-        "model.rope_theta",
-        positive,
-        "rope_theta",
-        "rope_parameters.rope_theta",
-        default=THETA.get(kind, 10_000.0),
-        why=f"the default of {kind} in transformers",
+    pattern = architecture.layer_pattern.replace("W", "A").replace("w", "a")
+    return replace(
+        architecture, window=None, windowed_layers=0, layer_pattern=shortest_pattern(pattern)
     )
-    if source.find("rope_parameters.rope_type"):
-        draft.leave_if_there(
-            "rope_parameters.rope_type",
-            "a run spec's rotary embeddings are not scaled",
-            unless=("default",),
-        )
-    _no_rope(draft, architecture.layers)
-    draft.take(
-        "model.norm_eps",
-        positive,
-        "rms_norm_eps",
-        default=1e-6,
-        why=f"the default of {kind} in transformers",
-    )
-    draft.take(
-        "model.init_std",
-        positive,
-        "initializer_range",
-        default=0.02,
-        why=f"the default of {kind} in transformers",
-    )
-    for name in ("hidden_act", "attention_bias", "mlp_bias", "use_sliding_window"):
-        source.get(name)  # read_hf_config has refused what a run spec cannot hold
-
-
-def _put(draft: Draft, name: str, value: int | bool, field: str) -> None:
-    """From the field where the config has it; else from what the model type makes of it."""
-    if draft.source.find(field):
-        draft.source.get(field)
-        draft.put(name, value, field)
-    else:
-        draft.assume(name, value, f"the default of {draft.source.get('model_type')}")
-
-
-def _no_rope(draft: Draft, layers: int) -> None:
-    """SmolLM3: a list with 0 for each layer without rotary embedding, or its interval."""
-    source = draft.source
-    if source.get("model_type") != "smollm3":
-        draft.assume("model.no_rope_every", 0, "every layer of this model type has it")
-        return
-    listed = source.get("no_rope_layers")
-    if listed is None:
-        draft.take(
-            "model.no_rope_every",
-            count,
-            "no_rope_layer_interval",
-            default=4,
-            why="the default of smollm3 in transformers",
-        )
-        return
-    source.get("no_rope_layer_interval")
-    if not isinstance(listed, list) or len(listed) != layers:
-        raise source.error("no_rope_layers", f"it has an entry for each of {layers} layers")
-    every = listed.index(0) + 1 if 0 in listed else 0
-    if any(bool(rope) != (every == 0 or (i + 1) % every != 0) for i, rope in enumerate(listed)):
-        raise source.error(
-            "no_rope_layers",
-            "a run spec leaves out the rotary embedding of every n-th layer; these are others",
-        )
-    draft.put("model.no_rope_every", every, "no_rope_layers")
-
-
-PARTS = {
-    "moe": "a mixture of experts",
-    "mla": "multi-head latent attention",
-    "mamba": "state-space layers",
-    "delta_net": "linear-attention layers",
-}
-"""Fields of an architecture that are parts of their own, as people call them."""
-
-
-def _check_same(draft: Draft, architecture: Architecture) -> None:
-    """Raises UserError, unless the spec's model is this very architecture."""
-    if any(name.startswith("model.") for name in draft.options.overrides):
-        return  # --set asks for another model
-    held = architecture_of(draft.model())
-    for field in fields(Architecture):
-        if getattr(held, field.name) != (value := getattr(architecture, field.name)):
-            kind = draft.source.get("model_type")
-            has = PARTS.get(field.name) or f"{field.name.replace('_', ' ')} {value}"
-            raise UserError(
-                f"{kind} has {has}, which no run spec can hold",
-                where=draft.source.place("model_type"),
-                remedy=DENSE,
-            )
 
 
 def _run(draft: Draft, architecture: Architecture, length: int) -> None:
@@ -234,11 +123,11 @@ def _run(draft: Draft, architecture: Architecture, length: int) -> None:
         math.ceil(BATCH_TOKENS / length / share) * share,
         f"ours: about {BATCH_TOKENS:,} tokens a step, as SmolLM3 had",
     )
-    parameters = parameter_count(architecture)
+    parameters = active_parameter_count(architecture)
     tokens = draft.assume(
         "optim.tokens",
         TOKENS_PER_PARAMETER * parameters,
-        f"{TOKENS_PER_PARAMETER} tokens a parameter (Hoffmann et al. 2022)",
+        f"{TOKENS_PER_PARAMETER} tokens a parameter that a token uses (Hoffmann et al. 2022)",
     )
     steps = draft.value("optim.steps", math.ceil(tokens / (batch * length)))
     draft.assume("optim.learning_rate", 3e-4, "ours, untuned: change it by --set")

@@ -7,6 +7,7 @@ from smolplan.errors import UserError
 from smolplan.importers.draft import Draft
 from smolplan.importers.megatron_model import check_kind, take_model
 from smolplan.importers.megatron_optim import DEFAULT, take_optim
+from smolplan.importers.megatron_parts import parts_of_a_stage
 from smolplan.importers.options import Options
 from smolplan.importers.result import Imported
 from smolplan.importers.shell import Script, read_script
@@ -16,12 +17,14 @@ FLAGS = frozenset(
     {
         "--group-query-attention",
         "--swiglu",
+        "--quick-geglu",
         "--untie-embeddings-and-output-weights",
         "--disable-bias-linear",
         "--add-qkv-bias",
         "--qk-layernorm",
         "--multi-latent-attention",
         "--use-rotary-position-embeddings",
+        "--no-position-embedding",
         "--apply-layernorm-1p",
         "--reset-attention-mask",
         "--bf16",
@@ -34,6 +37,11 @@ FLAGS = frozenset(
         "--use-megatron-fsdp",
         "--is-hybrid-model",
         "--sequence-parallel",
+        "--moe-router-enable-expert-bias",
+        "--moe-shared-expert-gate",
+        "--moe-grouped-gemm",
+        "--account-for-embedding-in-pipeline-split",
+        "--account-for-loss-in-pipeline-split",
     }
 )
 """Arguments that stand alone: what follows them is not their value."""
@@ -66,12 +74,15 @@ _REASONS = [
     ),
     (r"--max-position-embeddings", "the length trained on is --seq-length"),
     (r"--sequence-parallel", "smolplan counts it with tensor parallelism"),
-    (
-        r"--(num-layers-per-virtual|num-virtual-stages|pipeline-model-parallel-layout)",
-        "a run spec's pipeline is not interleaved",
-    ),
     (r"--(recompute|distribute-saved)", "a run spec says none, selective or full"),
-    (r"--(moe|expert)", "the model has no experts"),
+    (r"--(moe|expert)", "how experts are routed and computed, beyond model.experts"),
+    (r"--(mtp|mla|cache-mla)", "how the framework computes it, not what"),
+    (r"--mamba", "the model has no Mamba-2 layers"),
+    (r"--(q-lora|kv-lora|qk-head|qk-pos|v-head)", "the model has no latent attention"),
+    (
+        r"--(squared-relu|glu-linear|activation-func)",
+        "a run spec says whether there is a gate, not which function",
+    ),
     (r"--(decoupled|lr|weight-decay|start-weight|end-weight)", "a run spec has no such schedule"),
     (
         r"--(optimizer|ddp|overlap|tp-comm|attention-backend|use-flash|no-.*fusion|use-mcore|use-cpu|"
@@ -102,6 +113,7 @@ def read(content: str, where: str, options: Options) -> Imported:
     check_kind(draft)
     _parallel(draft, script)
     take_model(draft)
+    _stages(draft)
     take_optim(draft)
     draft.take(
         "checkpoint.every_steps",
@@ -162,7 +174,11 @@ def _parallel(draft: Draft, script: Script) -> None:
             ("context", "--context-parallel-size"),
         ]
     )
-    draft.leave_if_there("--expert-model-parallel-size", "the model has no experts", unless=("1",))
+    expert = "--expert-model-parallel-size"
+    if source.find("--num-experts"):
+        draft.take("parallel.expert_parallel", count, expert, default=1, why=DEFAULT)
+    else:
+        draft.leave_if_there(expert, "the model has no experts", unless=("1",))
     world = _world(draft, script)
     model_ranks = tensor * pipeline * context
     if world.gpus % model_ranks:
@@ -189,7 +205,42 @@ def _parallel(draft: Draft, script: Script) -> None:
     )
     draft.take("data.seq_len", count, "--seq-length")
     _zero_stage(draft)
+    _shard_group(draft, data * context)
     _recompute(draft)
+
+
+UNEVEN = (
+    "--decoder-first-pipeline-num-layers",
+    "--decoder-last-pipeline-num-layers",
+    "--account-for-embedding-in-pipeline-split",
+    "--account-for-loss-in-pipeline-split",
+    "--pipeline-model-parallel-layout",
+)
+
+
+def _stages(draft: Draft) -> None:
+    """After the model: how its layers are cut into stages."""
+    source, pipeline = draft.source, draft.value("parallel.pipeline_parallel", 1)
+    uneven = [name for name in UNEVEN if source.find(name)]
+    parts = parts_of_a_stage(draft, draft.value("model.layers", 1), pipeline)
+    if parts is not None and parts[0] > 1:
+        draft.put("parallel.virtual_pipeline", *parts)
+    if uneven:
+        draft.put("parallel.uneven_stages", True, uneven[0])
+    for name in uneven:
+        draft.leave(name, source.get(name), "a run spec does not say how stages differ")
+
+
+def _shard_group(draft: Draft, replicas: int) -> None:
+    """Instances of the distributed optimiser are replicas of one another."""
+    name = "--num-distributed-optimizer-instances"
+    if draft.source.find(name) is None:
+        return
+    instances = draft.source.read(name, count)
+    if replicas % instances:
+        raise draft.source.error(name, f"it does not divide {replicas} replicas")
+    if instances > 1:
+        draft.put("parallel.shard_group", replicas // instances, name)
 
 
 def _zero_stage(draft: Draft) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -59,8 +60,18 @@ def spec_fields() -> list[str]:
 def _fields(model: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
     found: dict[str, FieldInfo] = {}
     for name, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            found |= _fields(info.annotation, f"{prefix}{name}.")
+        part = _part(info.annotation)
+        if part is not None:
+            found |= _fields(part, f"{prefix}{name}.")
         else:
             found[prefix + name] = info
     return found
+
+
+def _part(annotation: Any) -> type[BaseModel] | None:
+    """The part that a field is, or may be; a list of parts is a value."""
+    may_be = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    for candidate in (annotation, *may_be):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None

@@ -18,6 +18,10 @@ class ParallelSpec(SpecPart):
     virtual_pipeline: Count = Field(
         default=1, description="Parts of the model that each pipeline stage holds (interleaving)."
     )
+    uneven_stages: Annotated[bool, ADDED_LATER] = Field(
+        default=False,
+        description="Stages may differ by a layer; else pipeline and virtual parts divide them.",
+    )
     schedule: Annotated[Schedule, ADDED_LATER] = Field(
         default="1f1b",
         description="Order of the pipeline's passes; with virtual_pipeline above 1, 1f1b is "
@@ -69,6 +73,11 @@ class ParallelSpec(SpecPart):
         if self.shard_group and ranks % self.shard_group:
             raise ValueError(
                 f"shard_group {self.shard_group} does not divide the {ranks} ranks of "
+                f"data_parallel {self.data_parallel} × context_parallel {self.context_parallel}"
+            )
+        if ranks % self.expert_parallel:
+            raise ValueError(
+                f"expert_parallel {self.expert_parallel} does not divide the {ranks} ranks of "
                 f"data_parallel {self.data_parallel} × context_parallel {self.context_parallel}"
             )
         return self

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -63,7 +63,8 @@ class RunSpec(SpecPart):
     def unsupported_by_trainer(self) -> list[str]:
         """What the bundled trainer cannot run yet, a clause each; empty if it can run it all."""
         parallel = self.parallel
-        problems = [
+        problems = self.model.unsupported_by_trainer()
+        problems += [
             f"parallel.{name} is {degree}: the bundled trainer runs data_parallel only"
             for name in (
                 "tensor_parallel",
@@ -134,26 +135,58 @@ class RunSpec(SpecPart):
                 f"optim.warmup_steps {self.optim.warmup_steps} + optim.decay_steps "
                 f"{self.optim.decay_steps} exceed the run's {self.steps} steps; shorten one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _degrees_divide(self) -> Self:
+        model, parallel = self.model, self.parallel
         for part, degree in [
             ("model.heads", parallel.tensor_parallel),
             ("model.kv_heads", parallel.tensor_parallel),
             ("model.ffn_hidden", parallel.tensor_parallel),
             ("model.vocab_size", parallel.tensor_parallel),
-            ("model.layers", parallel.pipeline_parallel),
+            ("model.mamba.heads", parallel.tensor_parallel),
+            ("model.delta_net.value_heads", parallel.tensor_parallel),
+            ("model.experts.routed", parallel.expert_parallel),
         ]:
-            size = getattr(self.model, part.removeprefix("model."))
-            if size % degree:
+            size: Any = self
+            for name in part.split("."):
+                size = getattr(size, name, None)
+            if size is not None and size % degree:
                 raise ValueError(f"{part} {size} does not divide by its parallel degree {degree}")
-        stages = parallel.pipeline_parallel * parallel.virtual_pipeline
-        if self.model.layers % stages:
+        if parallel.expert_parallel > 1 and model.experts is None:
             raise ValueError(
-                f"model.layers {self.model.layers} does not divide by parallel.pipeline_parallel "
-                f"{parallel.pipeline_parallel} × parallel.virtual_pipeline "
-                f"{parallel.virtual_pipeline}, which are {stages} parts"
+                f"parallel.expert_parallel {parallel.expert_parallel} needs model.experts; the "
+                f"model is dense, so make it 1"
             )
         if self.data.seq_len % parallel.context_parallel:
             raise ValueError(
                 f"data.seq_len {self.data.seq_len} does not divide by "
                 f"parallel.context_parallel {parallel.context_parallel}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_have_layers(self) -> Self:
+        layers, parallel = self.model.layers, self.parallel
+        stages = parallel.pipeline_parallel * parallel.virtual_pipeline
+        if parallel.uneven_stages:
+            if layers < stages:
+                raise ValueError(
+                    f"model.layers {layers} are fewer than the {stages} parts of "
+                    f"parallel.pipeline_parallel {parallel.pipeline_parallel} × "
+                    f"parallel.virtual_pipeline {parallel.virtual_pipeline}"
+                )
+            return self
+        if layers % parallel.pipeline_parallel:
+            raise ValueError(
+                f"model.layers {layers} does not divide by its parallel degree "
+                f"{parallel.pipeline_parallel}; change it, or give parallel.uneven_stages: true"
+            )
+        if layers % stages:
+            raise ValueError(
+                f"model.layers {layers} does not divide by parallel.pipeline_parallel "
+                f"{parallel.pipeline_parallel} × parallel.virtual_pipeline "
+                f"{parallel.virtual_pipeline}, which are {stages} parts"
             )
         return self

@@ -105,6 +105,17 @@ def test_cost_picks_few_gpus_and_time_picks_many() -> None:
     assert planned("smollm3-3b", "--gpus", "64,384", "--by", "time")["best"]["gpus"] == 384
 
 
+def test_the_network_that_is_told_is_what_is_priced_and_noted() -> None:
+    slow = smolplan("plan", "smollm3-3b", "--network", "2x100Gb/s", "--oversubscription", "3")
+    assert slow.returncode == 0, slow.stderr
+    told = " ".join(slow.stdout.split())
+    assert "3.125 GB/s of network a GPU, beyond a node oversubscribed by 3" in told
+    before = planned("smollm3-3b")["best"]["step_s"]
+    after = planned("smollm3-3b", "--network", "2x100Gb/s")["best"]["step_s"]
+    worst = planned("smollm3-3b", "--network", "2x100Gb/s", "--oversubscription", "3")
+    assert before < after < worst["best"]["step_s"]
+
+
 def test_a_price_scales_the_dollars() -> None:
     cheap = planned("smollm3-3b", "--price", "1")["best"]["dollars"]
     assert planned("smollm3-3b", "--price", "$2.50")["best"]["dollars"] == pytest.approx(
@@ -166,6 +177,16 @@ def test_no_legal_layout_ends_with_the_closest_miss_and_code_2(tmp_path: Path) -
         (["smollm3-3b", "--price", "free"], "--price"),
         (["smollm3-3b", "--price", "0"], "no price"),
         (["smollm3-3b", "--plot", "x.svg"], "several numbers of GPUs"),
+        (["qwen3-30b-a3b", "--trainer"], "--trainer"),
+        (["smollm3-3b", "--network", "400"], "Write 400GB/s"),
+        (["smollm3-3b", "--network", "0x400Gb/s"], "adapters like 8x400Gb/s"),
+        (["smollm3-3b", "--network", "ax400Gb/s"], "adapters like 8x400Gb/s"),
+        (["smollm3-3b", "--network", "8x0GB/s"], "not more than zero"),
+        (["smollm3-3b", "--links", "fast"], "--links"),
+        (["smollm3-3b", "--oversubscription", "0.5"], "from 1 to 1000"),
+        (["smollm3-3b", "--oversubscription", "nan"], "from 1 to 1000"),
+        (["smollm3-3b", "--pod", "0"], "no number of nodes"),
+        (["smollm3-3b", "--storage", "-1GB/s"], "--storage"),
         (["tiny-cpu"], "CPU"),
         (["no-such.yaml"], "cannot read the spec"),
         (["smollm3-3b", "--out", "/no/such/folder/run.yaml"], "cannot write it"),

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from planner.catalog import PublishedModel, models
+from planner.flops import flops_per_token
 from planner.params import parameter_count
 from smolplan.errors import UserError
 from smolplan.importers.detect import import_file
@@ -89,17 +91,68 @@ def test_small_departures_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "field", "value", "source"),
+    [
+        ({"model_type": "qwen2"}, "qkv_bias", True, "model_type"),
+        ({"model_type": "qwen3", "head_dim": 128}, "qk_norm", "per_head", "model_type"),
+        ({"model_type": "olmo2"}, "qk_norm", "full_width", "model_type"),
+        ({"model_type": "mistral", "sliding_window": 1024}, "window", 1024, "sliding_window"),
+        ({"attention_bias": True}, "output_bias", True, "attention_bias"),
+        ({"mlp_bias": True}, "ffn_bias", True, "mlp_bias"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, "experts.routed", 8, "num_local_exp"),
+        ({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128},
+         "learned_positions", 128, "n_positions"),
+    ],
+)  # fmt: skip
+def test_departures_from_a_dense_decoder_are_taken_over(
+    tmp_path: Path, change: dict[str, Any], field: str, value: object, source: str
+) -> None:
+    imported = read(tmp_path, LLAMA | change)
+    taken = {entry.field: entry for entry in imported.taken}[f"model.{field}"]
+    assert (taken.value, taken.source[:13]) == (value, source[:13])
+    assert "model." in imported.spec.unsupported_by_trainer()[0]
+
+
+@pytest.mark.parametrize("row", models().values(), ids=lambda row: row.name)
+def test_every_published_model_comes_over_whole(tmp_path: Path, row: PublishedModel) -> None:
+    shape, _ = row.architecture()
+    imported = read(tmp_path, row.config)
+    model = imported.spec.model
+    assert parameter_count(model) == row.parameters
+    length = imported.spec.data.seq_len
+    assert flops_per_token(model, length) == flops_per_token(shape, length)
+    unsaid = {"max_position_embeddings", "model_type", "sliding_window"}
+    activations = {"hidden_act", "hidden_activation"}
+    assert {entry.field for entry in imported.not_taken} <= unsaid | activations
+
+
+def test_a_mixture_of_experts_says_where_each_figure_came_from(tmp_path: Path) -> None:
+    config = models()["deepseek-v3"].config | {"router_aux_loss_coef": 0.001}
+    imported = read(tmp_path, config)
+    came = {entry.field: (entry.value, entry.source) for entry in imported.taken}
+    assert came["model.experts.routed"] == (256, "n_routed_experts")
+    assert came["model.experts.first_dense_layers"] == (3, "first_k_dense_replace")
+    assert came["model.experts.balance"] == ("bias", "model_type")
+    assert came["model.latent_attention.kv_rank"] == (512, "kv_lora_rank")
+    assert came["model.mtp_layers"] == (1, "num_nextn_predict_layers")
+    assert "router" in left(imported)["router_aux_loss_coef"][1]
+
+
+def test_a_part_of_the_model_may_be_set(tmp_path: Path) -> None:
+    config = models()["mixtral-8x7b"].config
+    spec = read(
+        tmp_path, config, "model.experts.per_token=1", "parallel.expert_parallel=8", gpus=8
+    ).spec
+    assert spec.model.experts is not None
+    assert (spec.model.experts.per_token, spec.parallel.expert_parallel) == (1, 8)
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model_type": "mixtral", "num_local_experts": 8}, "mixture of experts"),
-        ({"model_type": "deepseek_v3", "kv_lora_rank": 512}, "latent attention"),
-        ({"model_type": "gpt2"}, "gpt2"),
-        ({"model_type": "qwen2"}, "qkv bias True"),
-        ({"model_type": "qwen3"}, "qk norm per_head"),
-        ({"model_type": "olmo2"}, "qk norm full_width"),
-        ({"model_type": "mistral", "sliding_window": 1024}, "window"),
-        ({"attention_bias": True}, "bias"),
-        ({"mlp_bias": True}, "ffn bias True"),
+        ({"kv_lora_rank": 512}, "latent attention"),
+        ({"model_type": "mamba"}, "mamba"),
+        ({"vision_config": {"depth": 2}}, "a vision tower"),
         ({"hidden_act": "gelu"}, "SwiGLU"),
         ({"hidden_size": "wide"}, "whole number above zero"),
         ({"rope_theta": "x"}, "a number belongs here"),
@@ -116,8 +169,8 @@ def test_a_model_that_no_spec_can_hold_is_refused(
 def test_a_window_no_shorter_than_the_sequence_changes_nothing(tmp_path: Path) -> None:
     config = LLAMA | {"model_type": "mistral", "sliding_window": 4096}
     assert "no shorter" in left(read(tmp_path, config))["sliding_window"][1]
-    with pytest.raises(UserError, match="window"):
-        read(tmp_path, config, "data.seq_len=8192")
+    longer = read(tmp_path, config, "data.seq_len=8192").spec.model
+    assert (longer.window, longer.layer_pattern) == (4096, "W")
 
 
 def test_a_refusal_names_the_line(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 import pytest
 
+from planner.catalog import models
+from planner.flops import flops_per_token
 from planner.params import parameter_count
 from smolplan.errors import UserError
 from smolplan.importers import megatron
 from smolplan.importers.options import Options, parse_overrides
 from smolplan.importers.result import Imported
+from smolplan.spec import ModelSpec
 from tests.importers.support import DATA, left
 
 SAMPLE = (DATA / "megatron_8b.sh").read_text()
@@ -114,18 +117,156 @@ def test_recompute_and_fp16_are_read() -> None:
     assert "bf16" in left(imported)["--fp16"][1]
 
 
+LATENT = (
+    "--multi-latent-attention --qk-layernorm --q-lora-rank 1536 --kv-lora-rank 512 "
+    "--qk-head-dim 128 --qk-pos-emb-head-dim 64 --v-head-dim 128"
+)
+ROTARY = "--swiglu --normalization RMSNorm --disable-bias-linear --position-embedding-type rope"
+SHAPES = {
+    "mixtral-8x7b": f"{ROTARY} --num-layers 32 --hidden-size 4096 --ffn-hidden-size 14336 "
+    "--num-attention-heads 32 --group-query-attention --num-query-groups 8 --vocab-size 32000 "
+    "--num-experts 8 --moe-router-topk 2 --moe-aux-loss-coeff 1e-2 --rotary-base 1000000",
+    "qwen3-30b-a3b": f"{ROTARY} --num-layers 48 --hidden-size 2048 --ffn-hidden-size 6144 "
+    "--num-attention-heads 32 --kv-channels 128 --group-query-attention --num-query-groups 4 "
+    "--qk-layernorm --vocab-size 151936 --num-experts 128 --moe-router-topk 8 "
+    "--moe-ffn-hidden-size 768",
+    "deepseek-v3": f"{ROTARY} {LATENT} --num-layers 61 --hidden-size 7168 "
+    "--ffn-hidden-size 18432 --num-attention-heads 128 --vocab-size 129280 --mtp-num-layers 1 "
+    "--num-experts 256 --moe-router-topk 8 --moe-ffn-hidden-size 2048 "
+    "--moe-layer-freq ([0]*3+[1]*58) --moe-shared-expert-intermediate-size 2048 "
+    "--moe-router-enable-expert-bias",
+    "nemotron-h-8b": "--normalization RMSNorm --disable-bias-linear --squared-relu "
+    "--position-embedding-type none --num-layers 52 --hidden-size 4096 --ffn-hidden-size 21504 "
+    "--hybrid-override-pattern M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M- "
+    "--num-attention-heads 32 --group-query-attention --num-query-groups 8 --vocab-size 131072 "
+    "--is-hybrid-model --mamba-num-heads 128",
+    "qwen2.5-7b": f"{ROTARY} --num-layers 28 --hidden-size 3584 --ffn-hidden-size 18944 "
+    "--num-attention-heads 28 --group-query-attention --num-query-groups 4 --add-qkv-bias "
+    "--vocab-size 152064",
+    "gpt3-175b": "--num-layers 96 --hidden-size 12288 --num-attention-heads 96 --vocab-size 50257 "
+    "--max-position-embeddings 2048 --make-vocab-size-divisible-by 1",
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_published_model_in_megatrons_arguments_has_its_parameters(name: str) -> None:
+    arguments = SHAPES[name]
+    if "--untie" not in arguments and name != "gpt3-175b":
+        arguments += " --untie-embeddings-and-output-weights"
+    arguments += " --seq-length 2048 --micro-batch-size 1 --train-iters 10 --lr 1e-4 --world-size 8"
+    imported = megatron.read(arguments, "args.txt", Options())
+    row = models()[name]
+    assert parameter_count(imported.spec.model) == row.parameters
+    shape, _ = row.architecture()
+    assert flops_per_token(imported.spec.model, 2048) == flops_per_token(shape, 2048)
+    assert not {name for name in left(imported) if name not in DROPOUT_AND_SUCH}
+
+
+DROPOUT_AND_SUCH = {
+    *("--attention-dropout", "--hidden-dropout", "--moe-aux-loss-coeff", "--squared-relu"),
+}
+
+
+def test_a_gate_and_learned_sinks_are_read() -> None:
+    def model(arguments: str) -> ModelSpec:
+        return read(("--swiglu", arguments)).spec.model
+
+    assert model("--quick-geglu --softmax-type learnable").attention_sinks
+    assert model("--quick-geglu").gated_ffn
+    assert not model("--squared-relu").gated_ffn
+    with pytest.raises(UserError, match="a softmax of another kind"):
+        model("--softmax-type off-by-one")
+
+
+def test_how_experts_are_balanced_is_read() -> None:
+    def balance(arguments: str) -> str:
+        model = read(("--swiglu", f"--swiglu --num-experts 8 {arguments}")).spec.model
+        assert model.experts is not None
+        return model.experts.balance
+
+    assert balance("") == "none"  # the coefficient is 0 unless given
+    assert balance("--moe-aux-loss-coeff 1e-2") == "auxiliary_loss"
+    assert balance("--moe-aux-loss-coeff 1e-2 --moe-router-load-balancing-type none") == "none"
+    assert balance("--moe-router-enable-expert-bias") == "bias"
+
+
+def test_the_layout_of_a_mixture_of_experts_is_read() -> None:
+    imported = read(
+        (
+            "--swiglu",
+            "--swiglu --num-experts 8 --expert-model-parallel-size 8 "
+            "--moe-expert-capacity-factor 1.25 --num-distributed-optimizer-instances 2",
+        )
+    )
+    spec = imported.spec
+    assert (spec.parallel.expert_parallel, spec.parallel.shard_group) == (8, 8)
+    assert spec.model.experts is not None
+    assert spec.model.experts.capacity_factor == 1.25
+
+
+@pytest.mark.parametrize(
+    ("option", "virtual", "uneven"),
+    [
+        ("--num-layers-per-virtual-pipeline-stage 4", 4, False),
+        ("--num-virtual-stages-per-pipeline-rank 2", 2, False),
+        ("--decoder-first-pipeline-num-layers 10", 1, True),
+        ("--account-for-loss-in-pipeline-split", 1, True),
+    ],
+)
+def test_stages_of_a_pipeline_are_read(option: str, virtual: int, uneven: bool) -> None:
+    imported = read(
+        ("--swiglu", f"--swiglu --pipeline-model-parallel-size 2 {option}"),
+    )
+    parallel = imported.spec.parallel
+    assert (parallel.pipeline_parallel, parallel.virtual_pipeline) == (2, virtual)
+    assert parallel.uneven_stages is uneven
+    assert (option.split()[0] in left(imported)) is uneven
+
+
+@pytest.mark.parametrize(
+    ("option", "pattern"),
+    [
+        ("", "W"),
+        ("--window-attn-skip-freq 4", "WWWA"),
+        ("--window-attn-skip-freq [1]*31+[0]", "W" * 31 + "A"),
+    ],
+)
+def test_a_window_is_read_with_the_layers_that_have_it(option: str, pattern: str) -> None:
+    model = read(("--swiglu", f"--swiglu --window-size 127,0 {option}")).spec.model
+    assert (model.window, model.layer_pattern) == (128, pattern)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ("--swiglu", "", "GELU"),
-        ("--disable-bias-linear", "", "biases"),
-        ("--normalization RMSNorm", "", "LayerNorm"),
-        ("--position-embedding-type rope", "", "learned_absolute"),
-        ("--swiglu", "--swiglu --num-experts 8", "--num-experts is 8: a mixture of experts"),
-        ("--swiglu", "--swiglu --multi-latent-attention", "latent attention"),
-        ("--swiglu", "--swiglu --qk-layernorm", "norms"),
-        ("--swiglu", "--swiglu --add-qkv-bias", "biases"),
-        ("--swiglu", "--swiglu --window-size 128,0", "window"),
+        ("--normalization RMSNorm", "--normalization GroupNorm", "norm of another kind"),
+        ("--normalization RMSNorm", "--qk-layernorm", "norms of queries and keys with biases"),
+        ("--position-embedding-type rope", "--position-embedding-type yarn", "another kind"),
+        ("--swiglu", "--swiglu --linear-attention-freq 4", "linear attention"),
+        ("--disable-bias-linear", "--num-experts 8", "without --disable-bias-linear"),
+        ("--swiglu", "--swiglu --num-experts 8 --moe-router-topk 9", "more than the 8 routed"),
+        ("--swiglu", "--swiglu --num-experts 8 --moe-layer-freq 5", "does not divide 32 layers"),
+        ("--swiglu", "--swiglu --num-experts 8 --moe-layer-freq [1]*9", "9 entries for 32"),
+        ("--swiglu", "--swiglu --num-experts 8 --moe-layer-freq [1,0]*16", "dense layers among"),
+        ("--swiglu", "--swiglu --num-experts 8 --moe-layer-freq [1]*9**9", "a list like"),
+        ("--swiglu", "--swiglu --num-experts 8 --moe-layer-freq [f()]", "a list like"),
+        (
+            "--swiglu",
+            "--swiglu --num-experts 6 --expert-model-parallel-size 4",
+            "routed 6 does",
+        ),
+        ("--swiglu", "--swiglu --num-experts 6 --expert-model-parallel-size 3", "the 16 ranks"),
+        ("--swiglu", "--swiglu --is-hybrid-model", "no pattern names"),
+        ("--swiglu", "--swiglu --hybrid-override-pattern M-G", "layers of kinds G"),
+        ("--swiglu", "--swiglu --hybrid-override-pattern M-M-", "the pattern has 4 letters"),
+        ("--swiglu", "--swiglu --window-size 128,128", "tokens to come"),
+        ("--swiglu", "--swiglu --window-size wide,0", "whole number above zero"),
+        (
+            "--swiglu",
+            "--swiglu --num-layers-per-virtual-pipeline-stage 5",
+            "not divide the 32",
+        ),
+        ("--swiglu", "--swiglu --num-distributed-optimizer-instances 3", "divide 16 replicas"),
         ("--swiglu", "--swiglu --no-rope-freq 5", "does not divide 32 layers"),
         ("--hidden-size 4096", "", "--hidden-size is missing"),
         ("--hidden-size 4096", "--hidden-size wide", "whole number above zero"),

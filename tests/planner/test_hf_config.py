@@ -54,6 +54,13 @@ OWN: dict[str, dict[str, Any]] = {
     "glm4_moe": {"n_routed_experts": 10, "num_experts_per_tok": 3, "first_k_dense_replace": 2},
     "gpt2": {"n_layer": 8, "n_embd": 96, "n_head": 6, "n_positions": 64},
     "gpt_oss": {"num_local_experts": 4},
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "mamba", "attention", "mamba"] * 2,
+        "shared_intermediate_size": 72,
+        "num_local_experts": 6,
+        "mamba_n_heads": 8,
+        "mamba_d_state": 16,
+    },
     "mamba2": {"num_heads": 8, "head_dim": 24, "state_size": 16, "n_groups": 2},
     "mpt": {"n_layers": 8, "d_model": 96, "n_heads": 6},
     "nemotron_h": {
@@ -160,6 +167,8 @@ def test_every_family_counts_as_transformers_builds_it(
         ("deepseek_v2", {"first_k_dense_replace": 8}),
         ("mixtral", {"num_local_experts": 5, "num_experts_per_tok": 1}),
         ("granitemoe", {"num_local_experts": 5}),
+        ("granitemoehybrid", {"num_local_experts": 0}),
+        ("granitemoehybrid", {"layer_types": None, "mamba_proj_bias": True}),
         ("olmoe", {"num_experts": 5, "num_experts_per_tok": 2}),
         ("qwen2_moe", {"decoder_sparse_step": 3, "mlp_only_layers": [0, 1, 2, 3]}),
         ("qwen2_moe", {"qkv_bias": False, "shared_expert_intermediate_size": 72}),

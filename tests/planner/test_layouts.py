@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.architecture import Architecture, MoE, architecture_of
+from planner.job_memory import job_memory_lines
 from planner.layouts import Legal, divisors, legal_layouts
 from planner.legality import FULLEST, Job, layout_at, name_of
 from planner.memory import (
@@ -16,6 +17,8 @@ from planner.memory import (
     Layout,
     memory_bytes,
     memory_lines,
+    state_lines,
+    trainer_memory_bytes,
 )
 from planner.restrict import NAMED, SHORT_NAMES, TRAINER, parse_restrictions
 from preflight.checks import config
@@ -68,7 +71,9 @@ def as_spec(job: Job, layout: Layout) -> RunSpec:
     content["model"]["head_dim"] = job.architecture.head_dim
     content["data"]["seq_len"] = job.seq_len
     content["optim"]["global_batch_size"] = job.global_batch_size
-    content["parallel"] = {name: getattr(layout, name) for name in ParallelSpec.model_fields}
+    known = ParallelSpec.model_fields.keys()
+    content["parallel"] = {f: value for f, value in vars(layout).items() if f in known}
+    content["parallel"]["uneven_stages"] = job.uneven_stages
     content["cluster"] |= {"nodes": job.gpus, "gpus_per_node": 1}
     return RunSpec.model_validate(content)
 
@@ -206,8 +211,13 @@ def test_experts_are_spread_among_the_data_parallel_ranks_and_take_less_memory_e
         return float(memory_bytes(job.architecture, layout, 4096, state=job.state))
 
     assert need(8, 0) < 0.3 * need(1, 0)
+
+    def sharded(expert_parallel: int) -> float:
+        layout = Layout(data_parallel=16, expert_parallel=expert_parallel, zero_stage=3)
+        return sum(line.value for line in state_lines(job.architecture, layout, job.state))
+
     # Shared among all ranks, experts take the same wherever they are.
-    assert need(8, 3) == pytest.approx(need(1, 3), rel=1e-6)
+    assert sharded(8) == pytest.approx(sharded(1), rel=1e-6)
 
 
 def test_the_trainers_restriction_is_what_the_spec_says_of_the_trainer() -> None:
@@ -278,6 +288,29 @@ def test_each_field_of_a_layout_can_be_restricted(short: str) -> None:
     assert legal.layouts
     column = legal.columns[SHORT_NAMES[short]]
     assert (column == (wanted if short in NAMED else 1)).all()
+
+
+def test_stages_that_may_differ_have_a_layer_each_at_least() -> None:
+    odd = replace(JOB, architecture=replace(JOB.architecture, layers=61), gpus=64)
+    assert set(legal_layouts(odd).columns["pipeline_parallel"]) == {1}
+    legal = legal_layouts(replace(odd, uneven_stages=True))
+    c = legal.columns
+    assert (c["pipeline_parallel"] * c["virtual_pipeline"]).max() in range(32, 62)
+    terms = parse_restrictions("pp=8,vp=3")
+    some = layouts_of(legal_layouts(replace(odd, uneven_stages=True, restrictions=terms)))
+    assert some and as_spec(replace(odd, uneven_stages=True), some[0]).parallel.uneven_stages
+
+
+def test_the_trainers_layouts_are_measured_by_its_own_peak() -> None:
+    job = replace(JOB, gpus=8, global_batch_size=16, restrictions=TRAINER, trainer=True)
+    legal = legal_layouts(job)
+    assert legal.layouts > 3
+    for index, one in enumerate(layouts_of(legal)):
+        peak = float(trainer_memory_bytes(job.architecture, one, job.seq_len))
+        assert legal.memory_bytes[index] == peak
+        assert sum(line.value for line in job_memory_lines(job, one)) == peak
+    generic = legal_layouts(replace(job, trainer=False, state=FP32_STATE))
+    assert generic.memory_bytes[0] != legal.memory_bytes[0]
 
 
 def test_a_spec_whose_layers_do_not_divide_into_virtual_stages_is_refused() -> None:

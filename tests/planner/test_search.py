@@ -15,8 +15,16 @@ from planner.legality import layout_at
 from planner.memory import FP32_STATE
 from planner.plot import Point, scatter_svg, ticks
 from planner.restrict import parse_restrictions
-from planner.search import Candidate, Found, pareto_front, price_of, priced, search
-from planner.site import find_software, job_of, site_of
+from planner.search import (
+    Candidate,
+    Found,
+    machine_of,
+    pareto_front,
+    price_of,
+    priced,
+    search,
+)
+from planner.site import Fabric, find_software, job_of, site_of
 from planner.step_time import StepTime
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec, load_preset
@@ -78,10 +86,12 @@ def test_layouts_that_another_one_makes_pointless_are_left_out() -> None:
 def test_the_figures_of_a_candidate_follow_from_its_step() -> None:
     best = find().best[0]
     assert best.tokens_per_s_per_gpu == pytest.approx(576 * 4096 / best.step_s / 384)
-    assert best.days == pytest.approx(4_720_000 * best.step_s / 86_400)
+    total_s = best.step_s + float(best.stalls.total_s)
+    assert best.days == pytest.approx(4_720_000 * total_s / 86_400)
     assert SITE.price_per_gpu_hour is not None and best.dollars is not None
     assert best.dollars == pytest.approx(384 * best.days * 24 * SITE.price_per_gpu_hour)
-    assert best.kwh == pytest.approx(384 * best.days * 24 * 0.7)
+    watts = SITE.waiting_w + (SITE.busy_w - SITE.waiting_w) * best.utilisation
+    assert best.kwh == pytest.approx(384 * best.days * 24 * watts / 1000)
     assert 0 < best.mfu < 1
 
 
@@ -125,6 +135,83 @@ def test_a_zero_bubble_pipeline_is_the_fastest_of_those_without_virtual_stages()
     assert plain.step.pipeline_s > free.step.pipeline_s > 0
 
 
+def test_by_energy_the_thriftiest_comes_first_and_is_never_faster_than_the_fastest() -> None:
+    fastest = find(gpus=64).best[0]
+    job = job_of(SPEC, SITE, gpus=64)
+    thrifty = search(job, SITE, steps=SPEC.steps, by="energy", top=10).best
+    energies = [one.kwh for one in thrifty]
+    assert energies == sorted(energies) and energies[0] <= fastest.kwh
+    assert all(one.days >= fastest.days for one in thrifty)
+
+
+def test_a_pipelines_bubble_is_waited_in() -> None:
+    flat, staged = find("pp=1").best[0], find("pp=4,schedule=1f1b").best[0]
+    assert staged.utilisation < flat.utilisation <= 1
+    waited_s = staged.step.pipeline_s + staged.step.host_s + float(staged.stalls.total_s)
+    total_s = staged.step_s + float(staged.stalls.total_s)
+    assert staged.utilisation == pytest.approx(1 - waited_s / total_s)
+
+
+@pytest.mark.parametrize(
+    ("fabric", "links", "network"),
+    [
+        (Fabric(), 450e9, 50e9),
+        (Fabric(link_bytes_per_s=64e9), 64e9, 50e9),
+        # Four adapters for eight GPUs.
+        (Fabric(node_network_bytes_per_s=4 * 50e9), 450e9, 25e9),
+    ],
+)
+def test_a_fabric_that_is_told_takes_the_catalogues_place(
+    fabric: Fabric, links: float, network: float
+) -> None:
+    site = site_of(SPEC, fabric=fabric)
+    machine = machine_of(job_of(SPEC, site), site)
+    assert (machine.link_bytes_per_s, machine.network_bytes_per_s) == (links, network)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.sampled_from([1, 2, 8, 32]),
+    st.floats(1.0, 4.0),
+    st.floats(1.0, 4.0),
+    st.sampled_from(["pp=1", "pp>1", "zero=3", "cp>1", "tp=1"]),
+)
+def test_oversubscription_is_never_faster_and_a_larger_pod_never_slower(
+    nodes: int, factor: float, more: float, restrict: str
+) -> None:
+    terms = parse_restrictions(restrict)
+
+    def best_s(fabric: Fabric) -> float:
+        site = site_of(SPEC, fabric=fabric)
+        job = job_of(SPEC, site, gpus=128, restrictions=terms)
+        return search(job, site, steps=1, top=1).best[0].step_s
+
+    given_s = best_s(Fabric(oversubscription=factor, pod_nodes=nodes))
+    slack = 1 + 1e-12
+    assert best_s(Fabric(oversubscription=factor * more, pod_nodes=nodes)) * slack >= given_s
+    assert best_s(Fabric(oversubscription=factor, pod_nodes=2 * nodes)) <= given_s * slack
+    assert best_s(Fabric()) <= given_s * slack
+    # 16 nodes in one pod never leave it.
+    assert best_s(Fabric(oversubscription=factor, pod_nodes=16)) == best_s(Fabric())
+
+
+def test_a_stacks_memory_is_counted_by_its_own_conventions() -> None:
+    nanotron = site_of(SPEC, stack="nanotron")
+    job = job_of(SPEC, nanotron)
+    assert job.conventions.name == "nanotron" and job.state == job.conventions.state
+    assert job_of(SPEC, SITE).conventions.name == "generic"
+
+
+@pytest.mark.parametrize("name", ["qwen3-30b-a3b", "nemotron-h-8b", "deepseek-v2"])
+def test_mixtures_and_hybrids_are_laid_out(name: str) -> None:
+    spec = load_preset(name)
+    site = site_of(spec)
+    found = search(job_of(spec, site, uneven_stages=True), site, steps=spec.steps, top=3)
+    assert found.best and all(0 < one.mfu < 0.7 for one in found.best)
+    if spec.model.experts is not None:
+        assert any(one.layout.expert_parallel > 1 for one in found.best)
+
+
 def test_ranking_by_cost_needs_a_price() -> None:
     best = replace(find().best[0], dollars=None)
     with pytest.raises(ValueError, match="no price"):
@@ -166,7 +253,7 @@ def test_tensor_parallel_domains_are_a_node_or_a_rack() -> None:
 
 def test_the_trainer_keeps_its_state_in_fp32() -> None:
     job = job_of(SPEC, SITE, gpus=64, trainer=True)
-    assert job.state == FP32_STATE
+    assert job.state == FP32_STATE and job.trainer
     best = search(job, SITE, steps=1).best
     assert best and all(one.layout.zero_stage >= 2 for one in best)
 

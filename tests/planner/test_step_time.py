@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.catalog import models
-from planner.comms import all_to_all_s, gather_s, link_bytes_per_s
+from planner.comms import all_to_all_s, gather_s, link_bytes_per_s, way_out_slowdown
 from planner.kernels import longer, matmul_s, roundup_quotient
 from planner.step_inputs import BF16, Layout, Machine, Shape, Stack
 from planner.step_shape import shape_of
@@ -252,6 +252,55 @@ def test_a_ring_that_leaves_the_domain_uses_its_members_shares_of_the_network() 
         return link_bytes_per_s(ranks, 8.0, inside=450e9, across=50e9, lanes=8.0)
 
     assert (bandwidth(8.0), bandwidth(16.0)) == (450e9, 400e9)
+
+
+def test_an_all_to_all_that_leaves_its_pod_waits_for_the_way_out() -> None:
+    def seconds(ranks: float, pod: float, oversubscription: float) -> Any:
+        return all_to_all_s(
+            8e9,
+            ranks,
+            8.0,
+            inside=400e9,
+            across=50e9,
+            pod=pod,
+            oversubscription=oversubscription,
+        )
+
+    assert seconds(64.0, 64.0, 4.0) == seconds(64.0, 8.0, 1.0)
+    assert seconds(64.0, 32.0, 4.0) == pytest.approx(32 / 64 * 8e9 * 4.0 / 50e9)
+    assert seconds(64.0, 8.0, 2.0) == pytest.approx(2.0 * seconds(64.0, 8.0, 1.0))
+
+
+def test_rings_feel_oversubscription_by_how_much_of_their_pod_sends_outside() -> None:
+    def slowdown(stride: float, span: float, pod: float, oversubscription: float) -> Any:
+        return way_out_slowdown(
+            stride, span, domain=8.0, pod=pod, oversubscription=oversubscription
+        )
+
+    # Within the pod; a pod of one node; of four nodes, of which one sends outside; and a ring each
+    # of whose hops leaves the pod.
+    assert slowdown(8.0, 64.0, 64.0, 4.0) == 1.0
+    assert slowdown(1.0, 64.0, 8.0, 4.0) == 4.0
+    assert slowdown(1.0, 64.0, 32.0, 4.0) == 1.0
+    assert slowdown(1.0, 64.0, 32.0, 8.0) == 2.0
+    assert slowdown(32.0, 128.0, 32.0, 3.0) == 3.0
+
+
+@given(
+    st.sampled_from([1.0, 8.0, 16.0]),
+    st.sampled_from([1.0, 2.0, 4.0]),
+    st.floats(1.0, 8.0),
+    st.floats(1.0, 8.0),
+    st.sampled_from([8.0, 16.0, 32.0]),
+)
+def test_more_oversubscription_is_never_faster(
+    tensor: float, stages: float, before: float, more: float, pod: float
+) -> None:
+    layout = replace(LAYOUT, tp=tensor, pp=stages)
+    some = replace(H100, oversubscription=before, gpus_per_pod=pod)
+    worse = replace(some, oversubscription=before * more)
+    total_s = predict(layout=layout, machine=some).total_s
+    assert predict(layout=layout, machine=worse).total_s >= total_s * (1 - 1e-9)
 
 
 def test_an_all_to_all_across_domains_waits_for_the_network() -> None:

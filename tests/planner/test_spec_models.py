@@ -1,0 +1,138 @@
+"""A model as a run spec says it, and as the counting sees it: one and the same."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planner.architecture import Architecture, architecture_of, shortest_pattern
+from planner.catalog import PublishedModel, models
+from planner.hf.model import model_fields
+from planner.hf_config import FAMILIES, architecture_of_config
+from planner.params import parameter_count
+from smolplan.spec import ModelSpec
+from tests.planner.test_hf_config import small
+
+ROWS = sorted(models().values(), key=lambda row: row.name)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_spec_says_every_published_model(row: PublishedModel) -> None:
+    shape, _ = row.architecture()
+    model = ModelSpec.model_validate(model_fields(shape))
+    assert architecture_of(model) == shape
+    assert parameter_count(model) == row.parameters
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_spec_says_every_family_that_is_counted(family: str) -> None:
+    shape, _ = architecture_of_config(small(family), where="test")
+    model = ModelSpec.model_validate(model_fields(shape))
+    assert architecture_of(model) == shape
+    if model.experts is not None:
+        assert model.expert_layers() == shape.moe_layers > 0
+
+
+@given(st.text("AWMLawml", min_size=1, max_size=24))
+def test_the_shortest_pattern_repeats_to_all_layers(kinds: str) -> None:
+    pattern = shortest_pattern(kinds) or "A"
+    assert (pattern * len(kinds))[: len(kinds)] == kinds
+    assert len(pattern) <= len(kinds)
+
+
+def test_layers_without_an_order_are_refused() -> None:
+    shape = Architecture(4, 64, 4, 2, 16, 160, 320, True, layer_pattern=None)
+    with pytest.raises(ValueError, match="no pattern"):
+        model_fields(shape)
+
+
+DENSE: dict[str, Any] = {
+    **{"layers": 4, "hidden": 64, "heads": 4, "kv_heads": 2, "ffn_hidden": 96},
+    "vocab_size": 512,
+}
+MAMBA = {"heads": 4, "head_dim": 32, "state_size": 16}
+EXPERTS = {"routed": 8, "per_token": 2, "ffn_hidden": 48}
+LATENT = {"kv_rank": 32, "nope_head_dim": 16, "rope_head_dim": 8, "value_head_dim": 16}
+
+
+def model(**changed: Any) -> ModelSpec:
+    return ModelSpec.model_validate({**DENSE, **changed})
+
+
+def test_a_pattern_counts_layers_and_feed_forward_parts() -> None:
+    shape = architecture_of(model(layers=7, layer_pattern="mMA", mamba=MAMBA))
+    assert shape.mamba is not None
+    assert (shape.mamba.layers, shape.attention_layers, shape.feed_forward_layers) == (5, 2, 4)
+
+
+def test_a_spec_without_parts_is_the_decoder_that_the_trainer_runs() -> None:
+    assert model().unsupported_by_trainer() == []
+    assert architecture_of(model()) == Architecture(4, 64, 4, 2, 16, 96, 512, True)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"experts": EXPERTS},
+        {"latent_attention": LATENT, "kv_heads": 4},
+        {"mamba": MAMBA, "layer_pattern": "MA"},
+        {"window": 16, "layer_pattern": "WA"},
+        {"qk_norm": "per_head"},
+        {"gated_ffn": False},
+        {"qkv_bias": True},
+        {"norm": "weight_and_bias"},
+        {"mtp_layers": 1},
+        {"learned_positions": 64},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_the_trainer_names_what_it_cannot_run_of_a_model(changed: dict[str, Any]) -> None:
+    (told,) = model(**changed).unsupported_by_trainer()
+    named = told.partition(":")[0].split(", ")
+    assert set(named) == {f"model.{name}" for name in changed if name != "kv_heads"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"layer_pattern": "AXA"}, "not made of the letters A attention"),
+        ({"layer_pattern": ""}, "not made of the letters"),
+        ({"layer_pattern": "AAAAA"}, "5 letters for 4 layers"),
+        ({"layer_pattern": "WA"}, "say of what make by window"),
+        ({"layer_pattern": "MA"}, "say of what make by mamba"),
+        ({"window": 16}, "layer_pattern has none"),
+        ({"mamba": MAMBA}, "layer_pattern has none"),
+        ({"mamba": {**MAMBA, "groups": 3}, "layer_pattern": "M"}, "not a multiple of groups"),
+        ({"experts": {**EXPERTS, "per_token": 9}}, "more than the 8 routed"),
+        ({"experts": {**EXPERTS, "shared_gate": True}}, "of which there are none"),
+        ({"experts": {**EXPERTS, "first_dense_layers": 4}}, "in none of 4 feed-forward parts"),
+        ({"experts": {**EXPERTS, "every": 2}, "ffn_hidden": 0}, "leaves 2 layers without"),
+        ({"experts": {**EXPERTS, "balance": "luck"}}, "auxiliary_loss"),
+        ({"latent_attention": LATENT}, "make them equal"),
+        ({"latent_attention": LATENT, "kv_heads": 4, "head_dim": 8}, "leave it out"),
+        ({"latent_attention": {**LATENT, "rope_head_dim": 7}, "kv_heads": 4}, "rotates pairs"),
+        ({"ffn_hidden": 0}, "give it above zero"),
+        ({"qk_norm": "layer"}, "per_head"),
+        ({"experts": {**EXPERTS, "top_k": 2}}, "top_k"),
+    ],
+)
+def test_what_no_model_can_be_is_refused(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        model(**changed)
+
+
+def test_a_dense_part_that_no_layer_has_needs_no_width() -> None:
+    assert parameter_count(model(experts=EXPERTS, ffn_hidden=0)) == parameter_count(
+        model(experts=EXPERTS)
+    )
+
+
+def test_a_latent_spec_counts_as_the_same_architecture() -> None:
+    shape = architecture_of(model(latent_attention=LATENT, kv_heads=4))
+    assert shape.mla is not None
+    assert (shape.head_dim, shape.mla.q_lora_rank) == (24, None)
+    ranked = replace(shape, mla=replace(shape.mla, q_lora_rank=24))
+    with_rank = model(latent_attention={**LATENT, "q_rank": 24}, kv_heads=4)
+    assert architecture_of(with_rank) == ranked
