@@ -150,6 +150,7 @@ FITTED = {
     "nanotron": ("hidden_tensors", "context_bytes"),
     "megatron-deepspeed-fp16": ("context_bytes",),
     "megatron-deepspeed-bf16": ("copies_bytes", "context_bytes"),
+    "sailor": ("context_bytes",),
 }
 """What of a stack no source tells, and is fitted: hidden-wide tensors that a layer keeps, copies of
 the weights, and what stands beside them (libraries' buffers, the driver's context)."""

@@ -138,8 +138,7 @@ def activation_parts(
     times = either(full, 1.0, held + waiting)
     inputs = full * (held - 1.0) * kept.layer_input / wide
     surplus = (1.0 - full) * waiting * kept.gate / tp
-    scores_kept = (layout.recompute == "none") * (not conventions.scores_again)
-    scores = seq_len * kept.scores * either(scores_kept, held, 1.0)
+    scores = seq_len * kept.scores * either(layout.recompute == "none", held, 1.0)
     scores = scores / layout.context_parallel
 
     def split(value: float) -> Values:

@@ -27,8 +27,6 @@ class Conventions:
     where SiLU and product are separate kernels. Without a gate 2."""
     score_bytes: float = 0.0
     """Kept per attention score; a fused kernel keeps none."""
-    scores_again: bool = False
-    """Whether scores are computed again, whatever the layout says, so that one layer's are held."""
     dropout: bool = False
     """A mask of one byte an element behind attention and feed-forward."""
     sequence_parallel: bool = True

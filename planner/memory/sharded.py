@@ -210,8 +210,7 @@ def _formulas(
     def each(value: float) -> str:
         return f"{again} × {tokens} × {value:,.0f} B{tp}"
 
-    scores_again = conventions.scores_again or layout.recompute != "none"
-    scored = "one layer" if scores_again else stage
+    scored = stage if layout.recompute == "none" else "one layer"
     ring = f" / {layout.context_parallel} CP" if layout.context_parallel > 1 else ""
 
     per_logit = _logit_bytes(conventions, element_bytes)

@@ -100,15 +100,13 @@ def test_full_recomputation_keeps_layers_inputs_and_one_layer_whole() -> None:
     assert kept == (35 * 2048 + PER_LAYER) * 4096 * 2
 
 
-def test_scores_are_kept_without_a_fused_kernel_unless_they_are_computed_again() -> None:
+def test_without_a_fused_kernel_scores_are_kept_or_computed_again_layer_by_layer() -> None:
     unfused = Conventions(score_bytes=5)
     scores = 4096 * 4096 * 16 * 5
     for recompute, layers in (("none", 36), ("selective", 1), ("full", 1)):
         layout = Layout(recompute=recompute)  # type: ignore[arg-type]
         assert values(layout, conventions=unfused)["attention scores"] == layers * scores
         assert "attention scores" not in values(layout)
-    again = replace(unfused, scores_again=True)
-    assert values(Layout(), conventions=again)["attention scores"] == scores
 
 
 def test_without_sequence_parallelism_each_rank_keeps_the_hidden_width_whole() -> None:
