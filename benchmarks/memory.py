@@ -42,10 +42,6 @@ SHAPE = ("hidden", "ffn", "vocab")
 PUBLISHED = {"deepseekv2": "deepseek-v2", "deepseekv3": "deepseek-v3"}
 """Models of the catalogue that a row names, with its own number of layers, the first of them
 without experts (SimuMax's run_pretrain_deepseekv2.sh)."""
-FIRST_STAGE = ("nanotron",)
-"""Stacks whose figure is the first stage's, not the fullest's. The sweep does not say so, but where
-the two differ by more than a tenth (30 rows) its figures are within 7 % of the first stage's at the
-median, and within 34 % of the last's."""
 Floats = NDArray[np.float64]
 
 
@@ -170,7 +166,6 @@ class Batch:
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self.published = np.array([case.published_gib for case in cases])
-        self.of_first_stage = np.array([case.conventions.name in FIRST_STAGE for case in cases])
         kinds: dict[tuple[Architecture, int], list[int]] = {}
         for index, case in enumerate(cases):
             key = case.architecture, int(case.row.numbers["seq_len"])
@@ -185,14 +180,18 @@ class Batch:
         found = np.empty(len(self.published))
         for arch, seq_len, indices, layout in self.groups:
             known = _known(conventions)
-            first = sum(stage_parts(arch, layout, seq_len, **known).values())
-            fullest = memory_bytes(arch, layout, seq_len, **known)
-            found[indices] = np.where(self.of_first_stage[indices], first, fullest)
+            if conventions.figure_stage == "first":
+                found[indices] = sum(stage_parts(arch, layout, seq_len, **known).values())
+            else:
+                found[indices] = memory_bytes(arch, layout, seq_len, **known)
         ratios: Floats = found / GIB / self.published
         return ratios
 
 
 def _known(conventions: Conventions) -> dict[str, Any]:
+    """A stack's, with no more fragmentation than its published figures hold."""
+    if conventions.figure == "allocated":
+        conventions = replace(conventions, reserved_over_allocated=1.0)
     return {
         "state": conventions.state,
         "element_bytes": conventions.element_bytes,
@@ -301,7 +300,8 @@ def show_lines(case: Case) -> None:
         **_known(known),
     ):
         print(f"  {line.name:22} {line.value / GIB:8.2f} GiB  {line.formula}")
-    print(f"  {'published':22} {case.published_gib:8.2f} GiB")
+    told = f"{known.figure}, of the {known.figure_stage} stage"
+    print(f"  {'published':22} {case.published_gib:8.2f} GiB  {told}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,7 +48,13 @@ class Conventions:
     copies_bytes: float = 0.0
     """Per weight of a rank, whole: copies and buffers beside the state."""
     context_bytes: float = 0.0
-    """The driver's context, kernels and libraries, where the figure is the device's."""
+    """What stands beside the tensors: libraries' buffers and, where a figure is the device's, the
+    driver's context and kernels."""
+    figure: Literal["allocated", "reserved", "device"] = "reserved"
+    """What its published peaks are: the allocator's in use, the allocator's from the device, or all
+    that the device has given away."""
+    figure_stage: Literal["fullest", "first"] = "fullest"
+    """Which of a pipeline's stages they are of."""
     source: str = ""
 
 

@@ -205,10 +205,15 @@ def _formulas(
     late = f", {waiting:.4g} more awaiting weight gradients" if waiting else ""
     tokens = f"{rank_tokens(layout, seq_len):,.0f} tokens"
     tp = f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
-    whole = kept.hidden + kept.mixer + kept.dense
-    per_token = f"{whole:,.0f} B"
+    shared = kept.mixer + kept.dense
+    if conventions.sequence_parallel or layout.tensor_parallel == 1:
+        whole = f"{kept.hidden + shared:,.0f} B{tp}"
+        inputs = f"{kept.layer_input:,.0f} B{tp}"
+    else:
+        whole = f"({kept.hidden:,.0f} B + {shared:,.0f} B{tp})"
+        inputs = f"{kept.layer_input:,.0f} B"
     if layout.recompute == "full":
-        per_token = f"{kept.layer_input:,.0f} B, and one layer's {whole:,.0f} B once"
+        whole = f"{inputs}, and one layer's {whole} once"
     again = "one layer" if layout.recompute == "full" else stage
 
     def each(value: float) -> str:
@@ -219,7 +224,7 @@ def _formulas(
 
     per_logit = _logit_bytes(conventions, element_bytes)
     return {
-        "activations": f"{stage}{late} × {tokens} × {per_token}{tp}",
+        "activations": f"{stage}{late} × {tokens} × {whole}",
         "attention scores": f"{scored} × {tokens} × {kept.scores * seq_len:,.0f} B{tp}{ring}",
         "recurrent states": each(kept.states),
         "routed activations": each(kept.routed),

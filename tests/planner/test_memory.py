@@ -208,6 +208,10 @@ def test_a_line_says_how_its_bytes_come_about() -> None:
         "9 layers of the last stage × 3 in flight × 4,096 tokens × 4,096 B, "
         "and one layer's 109,056 B once"
     )
+    whole = Conventions(sequence_parallel=False)
+    split = memory_lines(SMOLLM3, Layout(tensor_parallel=2), 4096, conventions=whole)
+    (line,) = (line for line in split if line.name == "activations")
+    assert line.formula == "36 layers × 4,096 tokens × (32,768 B + 76,288 B / 2 TP)"
     assert told["optimiser state"].endswith("/ 8 ranks")
     assert all(line.formula and line.source for line in memory_lines(SMOLLM3, layout, 4096))
 
