@@ -1,6 +1,6 @@
 """Peaks measured on B200 GPUs with Megatron-LM (torch's max_memory_allocated, GiB), published by
-MooreThreads/SimuMax in docs/b200/b200_release_v1.2_summary.md. Those marked new are in no file that
-conventions were found or constants fitted on."""
+MooreThreads/SimuMax in docs/b200/b200_release_v1.2_summary.md. Those marked new had no part in
+finding the conventions, nor any in fitting."""
 
 from dataclasses import replace
 
@@ -28,12 +28,12 @@ def architecture(model: str, layers: int) -> Architecture:
         ("llama3.1-70b", 12, {"data_parallel": 4, "tensor_parallel": 2}, 4096, 60.68),
         ("llama3.1-70b", 12, {"tensor_parallel": 8}, 4096, 28.29),
         ("llama3.1-70b", 12, {"context_parallel": 8}, 131_072, 147.99),
+        ("llama3.1-70b", 12, {"context_parallel": 8}, 32_768, 104.51),
         ("llama3.1-405b", 4, {"data_parallel": 2, "tensor_parallel": 4}, 4096, 52.89),
         ("deepseek-v2", 4, {"data_parallel": 8, "expert_parallel": 8}, 4096, 45.63),
         ("deepseek-v3", 4, {"data_parallel": 8, "expert_parallel": 8}, 4096, 104.30),
         # new
         ("llama3.1-70b", 12, {"data_parallel": 4, "pipeline_parallel": 2}, 4096, 66.55),
-        ("llama3.1-70b", 12, {"context_parallel": 8}, 32_768, 104.51),
         ("llama3.1-405b", 4, {"tensor_parallel": 8}, 4096, 38.57),
         ("llama3.1-405b", 4, {"data_parallel": 4, "pipeline_parallel": 2}, 4096, 87.08),
         ("llama3.1-405b", 4, {"tensor_parallel": 2, "context_parallel": 4}, 131_072, 118.13),
