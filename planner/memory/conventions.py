@@ -29,6 +29,9 @@ class Conventions:
     """Kept per attention score; a fused kernel keeps none."""
     dropout: bool = False
     """A mask of one byte an element behind attention and feed-forward."""
+    gathered_tensors: float = 0.0
+    """Tensors of the hidden width that a layer keeps whole on each tensor-parallel rank, though
+    sequence parallelism splits them: inputs of products that are not gathered again backward."""
     sequence_parallel: bool = True
     """Whether tensor parallel splits tensors of the hidden width by sequence."""
     logit_bytes: float | None = None
@@ -41,7 +44,7 @@ class Conventions:
     among them; equally with the embedding and the head each counted as a layer."""
     gathers_stage: bool = True
     """Whether FSDP within a pipeline keeps a stage's weights gathered and gradients whole, rather
-    than gather and reduce anew for each micro-batch."""
+    than gather and reduce anew for each micro-batch (as torchtitan has it)."""
     reserved_over_allocated: float = 1.04
     """What the allocator holds over what is in use: median of 43 runs, 1.09 at most (Megatron-LM on
     B200: MooreThreads/SimuMax, docs/b200/b200_release_v1.2_summary.json)."""

@@ -116,6 +116,15 @@ def test_without_sequence_parallelism_each_rank_keeps_the_hidden_width_whole() -
     assert kept == 36 * 4096 * (2 * (8 * 2048 + shared / 2) + 2 * 2048)
 
 
+def test_gathered_inputs_that_are_kept_are_whole_on_each_tensor_parallel_rank() -> None:
+    keeps = Conventions(gathered_tensors=2)
+    alone = values(Layout(), conventions=keeps)["activations"]
+    assert alone == values(Layout())["activations"]
+    # of each gathered tensor a rank has its own shard among what a layer keeps anyway
+    split = values(Layout(tensor_parallel=4), conventions=keeps)["activations"]
+    assert split == alone / 4 + 36 * 4096 * 2 * 2048 * 2 * 3 / 4
+
+
 def test_logits_are_split_over_the_tensor_parallel_ranks() -> None:
     whole = values(Layout())["logits"]
     assert whole == 4096 * 128_256 * 14

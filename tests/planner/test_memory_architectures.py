@@ -134,7 +134,9 @@ STACKS = st.sampled_from(
     [
         Conventions(),
         Conventions(score_bytes=5, dropout=True, sequence_parallel=False, hidden_tensors=4),
-        Conventions(weight_workspace_bytes=2, gated_tensors=4, gathers_stage=False),
+        Conventions(
+            weight_workspace_bytes=2, gated_tensors=4, gathers_stage=False, gathered_tensors=2
+        ),
     ]
 )
 SCHEDULES: tuple[Schedule, ...] = ("1f1b", "zero-bubble")
