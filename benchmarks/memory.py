@@ -1,178 +1,335 @@
-"""`python -m benchmarks.memory FILE.csv`: predicted peak memory beside what published runs say, the
-rows that the constants were fitted on apart from those that they never saw.
+"""`python -m benchmarks.memory FILE.csv`: predicted peak memory beside what published runs say, by
+stack, and the rows that constants were fitted on apart from those that they never saw.
 
-With --fit it fits them first and writes planner/catalog/memory.yaml."""
+With --fit it fits them first and writes them into planner/catalog/memory.yaml."""
 
 import argparse
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from benchmarks.split import FIT_SHARE, is_fitted
+from planner.architecture import Architecture
+from planner.catalog import models
+from planner.memory import (
+    GENERIC,
+    Conventions,
+    Layout,
+    Recompute,
+    find_conventions,
+    memory_bytes,
+    memory_lines,
+    stage_parts,
+)
+from planner.memory.conventions import conventions
 from planner.predict.report import SWEEP
 from planner.predict.rows import Row, read_rows
-from smolplan.errors import SmolplanError
+from planner.predict.workload import INTERLEAVED, SHARDED, SHARDED_OPTIMIZER, UNGATED
+from smolplan.errors import SmolplanError, UserError
 
-CONSTANTS = Path(__file__).resolve().parent.parent / "planner" / "catalog" / "memory.yaml"
-NAMES = (
-    "hidden_bytes",
-    "ffn_bytes",
-    "gathered_bytes_per_parameter",
-    "framework_gib",
-)
+CATALOGUE = Path(__file__).resolve().parent.parent / "planner" / "catalog" / "memory.yaml"
+MARK = "# Everything below is written by python -m benchmarks.memory FILE.csv --fit.\n"
 GIB = 2.0**30
-NEEDED = (
-    *("layers", "hidden", "heads", "ffn", "vocab", "seq_len", "global_batch_tokens", "gpus"),
-    *("tp", "pp", "micro_batch", "params_b"),
-)
+NEEDED = ("seq_len", "global_batch_tokens", "gpus", "tp", "pp", "micro_batch")
+SHAPE = ("hidden", "ffn", "vocab")
+PUBLISHED = {"deepseekv2": "deepseek-v2", "deepseekv3": "deepseek-v3"}
+"""Models of the catalogue that a row names, with its own number of layers, the first of them
+without experts (SimuMax's run_pretrain_deepseekv2.sh)."""
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row that can be predicted."""
+
+    row: Row
+    architecture: Architecture
+    layout: Layout
+    conventions: Conventions
+    published_gib: float
 
 
 def lacking(row: Row) -> str | None:
     """Why nothing is predicted for a row that publishes its memory; None if it can be."""
-    if empty := [name for name in NEEDED if name not in row.numbers]:
+    needed = list(NEEDED)
+    if _published(row) is None:
+        needed += SHAPE
+        if "layers" not in row.numbers and "params_b" not in row.numbers:
+            needed.append("layers")
+    if empty := [name for name in needed if name not in row.numbers]:
         return "no " + ", ".join(empty)
-    if 0 < row.number("active_b", 0.0) < 0.98 * row.numbers["params_b"]:
-        return "a mixture of experts"
-    if row.text("recompute").lower() not in ("", "none", "no"):
-        return f"recompute is {row.text('recompute')}"
-    if re.search(r"fsdp|zero-?3", row.text("dp_or_zero"), re.I):
-        return "weights sharded over the ranks"
+    if 0 < row.number("active_b", 0.0) < 0.98 * row.number("params_b", 0.0):
+        return "a mixture of experts of unknown shape"
+    if "+" in row.text("gpu"):
+        return "GPUs of several kinds"
     return None
 
 
-def stages(row: Row) -> Floats:
-    """GiB of a pipeline's first and last stage: state, then what each constant multiplies."""
+def _published(row: Row) -> str | None:
+    return next((p for name, p in PUBLISHED.items() if row.text("model").startswith(name)), None)
+
+
+def architecture_of_row(row: Row) -> Architecture:
+    """Layers from the parameters where they are not printed; a tied head where that comes closer to
+    them, and none where they are not printed; a gate as the family has it."""
     n = row.numbers
-    hidden, ffn, tp, pp = n["hidden"], n["ffn"], n["tp"], n["pp"]
-    data = max(1.0, n["gpus"] / (tp * pp * row.number("cp", 1.0)))
-    tokens = n["micro_batch"] * n["seq_len"]
-    steps = max(1.0, n["global_batch_tokens"] / (data * tokens))
-    kept_heads = row.number("kv_heads", n["heads"]) / n["heads"]
-    block = 2 * hidden**2 * (1 + kept_heads) + 3 * hidden * ffn
-    layers, table = n["layers"] / pp, n["vocab"] * hidden / tp
-    blocks = n["layers"] * block
-    tied = abs(blocks + n["vocab"] * hidden - 1e9 * n["params_b"]) < abs(
-        blocks + 2 * n["vocab"] * hidden - 1e9 * n["params_b"]
+    if (name := _published(row)) is not None:
+        whole, _ = models()[name].architecture()
+        assert whole.moe is not None
+        moe = replace(whole.moe, first_dense_layers=1)
+        return replace(whole, layers=int(n["layers"]), moe=moe, mtp_layers=0)
+    hidden, ffn, table = n["hidden"], n["ffn"], n["vocab"] * n["hidden"]
+    heads = row.number("heads", 64.0)
+    kept_heads = row.number("kv_heads", heads) / heads
+    gated = not UNGATED.search(row.text("model")) and "bloom" not in row.text("model")
+    layer = 2 * hidden**2 * (1 + kept_heads) + (3 if gated else 2) * hidden * ffn
+    params = 1e9 * row.number("params_b", 0.0)
+    layers = row.number("layers", round((params - table) / layer))
+    blocks = layers * layer
+    if not params:
+        params = blocks + 2 * table
+    return Architecture(
+        layers=int(layers),
+        hidden=int(hidden),
+        heads=int(heads),
+        kv_heads=int(heads * kept_heads),
+        head_dim=int(hidden / heads),
+        ffn_hidden=int(ffn),
+        vocab_size=int(n["vocab"]),
+        tied_embeddings=abs(blocks + table - params) < abs(blocks + 2 * table - params),
+        gated_ffn=gated,
     )
-    shards = data if re.search(r"zero-?[12]", row.text("dp_or_zero"), re.I) else 1.0
-    found = []
-    for first in (True, False):
-        tables = (1 if tied else 2) if pp == 1 else 1
-        parameters = layers * block / tp + tables * table
-        in_flight = min(pp if first else 1.0, steps)
-        kept = layers * in_flight * tokens
-        state = parameters * (2 + 4 + 12 / shards)
-        parts = (state, kept * hidden / tp, kept * ffn / tp, parameters)
-        found.append([*(part / GIB for part in parts), 1.0])
-    return np.array(found)
 
 
-def predicted_gib(parts: Floats, constants: Floats) -> Floats:
-    """Of rows × stages × parts: the fullest stage's."""
-    sums: Floats = parts[..., 0] + parts[..., 1:] @ constants
-    return np.asarray(sums.max(axis=1))
+def layout_of_row(row: Row) -> Layout:
+    n, sharding = row.numbers, row.text("dp_or_zero")
+    tp, pp, cp = n["tp"], n["pp"], row.number("cp", 1.0)
+    data = max(1.0, n["gpus"] / (tp * pp * cp))
+    sequences = max(1.0, n["global_batch_tokens"] / n["seq_len"] / data)
+    micro_batch = min(n["micro_batch"], sequences)
+    sharded = bool(SHARDED.search(sharding))
+    if sharded and pp > 1 and micro_batch >= sequences:
+        # torchtitan prints the local batch, which its pipeline splits by stages.
+        micro_batch = max(1.0, micro_batch / pp)
+    full = "full" in row.text("recompute").lower()
+    recompute: Recompute = "full" if full else "none"
+    zero = 3 if sharded else int(bool(SHARDED_OPTIMIZER.search(sharding)))
+    return Layout(
+        data_parallel=data,
+        tensor_parallel=tp,
+        pipeline_parallel=pp,
+        virtual_pipeline=row.number("vp", 2.0 if INTERLEAVED.search(row.text("notes")) else 1.0),
+        context_parallel=cp,
+        expert_parallel=row.number("ep", 1.0),
+        zero_stage=zero,
+        micro_batch_size=micro_batch,
+        gradient_accumulation=sequences / micro_batch,
+        recompute=recompute,
+    )
 
 
-START = (8.0, 6.0, 1.0, 1.0)
-"""Near what a layer of bf16 keeps (planner/memory/sharded.py): an assumption, to begin with."""
-TRIES = 20_000
+def case_of(row: Row) -> Case:
+    """A row that lacks nothing."""
+    text = " | ".join(row.text(column) for column in ("model", "source", "notes"))
+    return Case(
+        row,
+        architecture_of_row(row),
+        layout_of_row(row),
+        find_conventions(text),
+        row.numbers["mem_gib_per_gpu"],
+    )
+
+
+FITTED = {
+    "nanotron": ("hidden_tensors", "context_bytes"),
+    "megatron-deepspeed-fp16": ("context_bytes",),
+    "megatron-deepspeed-bf16": ("copies_bytes", "context_bytes"),
+    "sailor": ("context_bytes",),
+}
+"""What of a stack no source tells, and is fitted: hidden-wide tensors that a layer keeps, copies of
+the weights, and what stands beside them (libraries' buffers, the driver's context)."""
+START: dict[str, Any] = {"hidden_tensors": 4.0, "copies_bytes": 0.0, "context_bytes": 1e9}
+"""Also the length of the first steps, but for a copy's, which is one byte."""
+TRIES = 1_500
 SEED = 1
 
 
-def fit(parts: Floats, measured: Floats) -> Floats:
-    """Constants, none below zero, of the least mean of absolute relative errors, each counted as
-    half at most: a seeded random descent whose steps shrink."""
-    random = np.random.default_rng(SEED)
+class Batch:
+    """Cases priced together: those of one architecture and sequence length as arrays."""
 
-    def mean_error(constants: Floats) -> float:
-        errors = np.abs(predicted_gib(parts, constants) / measured - 1)
-        return float(np.minimum(errors, 0.5).mean())
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.published = np.array([case.published_gib for case in cases])
+        kinds: dict[tuple[Architecture, int], list[int]] = {}
+        for index, case in enumerate(cases):
+            key = case.architecture, int(case.row.numbers["seq_len"])
+            kinds.setdefault(key, []).append(index)
+        self.groups = [
+            (arch, seq_len, np.array(indices), _together([cases[i].layout for i in indices]))
+            for (arch, seq_len), indices in kinds.items()
+        ]
 
-    best = np.array(START)
+    def ratios(self, conventions: Conventions) -> Floats:
+        """Predicted over published."""
+        found = np.empty(len(self.published))
+        for arch, seq_len, indices, layout in self.groups:
+            known = _known(conventions)
+            if conventions.figure_stage == "first":
+                found[indices] = sum(stage_parts(arch, layout, seq_len, **known).values())
+            else:
+                found[indices] = memory_bytes(arch, layout, seq_len, **known)
+        ratios: Floats = found / GIB / self.published
+        return ratios
+
+
+def _known(conventions: Conventions) -> dict[str, Any]:
+    """A stack's, with no more fragmentation than its published figures hold."""
+    if conventions.figure == "allocated":
+        conventions = replace(conventions, reserved_over_allocated=1.0)
+    return {
+        "state": conventions.state,
+        "element_bytes": conventions.element_bytes,
+        "conventions": conventions,
+    }
+
+
+def _together(layouts: Sequence[Layout]) -> Layout:
+    names = [field.name for field in fields(Layout)]
+    return Layout(**{name: np.array([getattr(one, name) for one in layouts]) for name in names})
+
+
+def fit(cases: Sequence[Case], start: Conventions, names: Sequence[str]) -> Conventions:
+    """Least mean absolute relative error, each counted as half at most, none of the constants below
+    zero: a seeded random descent whose steps shrink."""
+    batch, random = Batch(cases), np.random.default_rng(SEED)
+
+    def mean_error(conventions: Conventions) -> float:
+        return float(np.minimum(np.abs(batch.ratios(conventions) - 1), 0.5).mean())
+
+    best = replace(start, **{name: START[name] for name in names})
     least = mean_error(best)
     for number in range(TRIES):
-        moved = random.random(len(best)) < 0.5
-        step = random.normal(size=len(best)) * moved * (1 - number / TRIES)
-        tried = np.maximum(best + step, 0.0)
+        steps = random.normal(size=len(names)) * (1 - number / TRIES)
+        moved: dict[str, Any] = {
+            name: max(0.0, getattr(best, name) + step * max(START[name], 1.0))
+            for name, step in zip(names, steps, strict=True)
+        }
+        tried = replace(best, **moved)
         if (error := mean_error(tried)) < least:
             best, least = tried, error
     return best
 
 
-def write(constants: Floats, rows: int, file: Path) -> None:
-    values = "".join(f"  {n}: {v:.4g}\n" for n, v in zip(NAMES, constants, strict=True))
-    CONSTANTS.write_text(
-        "# Written by python -m benchmarks.memory FILE.csv --fit, which explains the numbers:\n"
-        "# bytes that a layer keeps of a token for each element of its hidden and feed-forward\n"
-        "# width, bytes of buffers per parameter, and the framework's own.\n"
-        f'fit:\n  date: "{datetime.now(UTC):%Y-%m-%d}"\n  rows: {rows}\n  file: {file.name}\n'
-        f'  split: "{FIT_SHARE:.0%} of the pairs of source and model, by hash"\n'
-        '  how: "least mean absolute relative error (each at most 0.5), none below zero, seed 1"\n'
-        f"nanotron:\n{values}",
-        "utf-8",
-    )
+def fit_all(cases: Sequence[Case], file: Path) -> None:
+    """Fit what is to be fitted on the rows of one part, and write it."""
+    lines = [
+        "fit:",
+        f'  date: "{datetime.now(UTC):%Y-%m-%d}"',
+        f"  file: {file.name}",
+        f'  split: "{FIT_SHARE:.0%} of the pairs of source and model, by hash"',
+        '  how: "least mean absolute relative error (each at most 0.5), none below zero, seed 1"',
+        "fitted:",
+    ]
+    for stack, names in FITTED.items():
+        used = [c for c in cases if c.conventions.name == stack and is_fitted(c.row)]
+        if not used:
+            raise UserError(f"no row of {stack} to fit on", where=str(file))
+        found = fit(used, used[0].conventions, names)
+        values = ", ".join(f"{name}: {getattr(found, name):.4g}" for name in names)
+        lines.append(f"  {stack}: {{rows: {len(used)}, {values}}}")
+    known = CATALOGUE.read_text("utf-8").split(MARK)[0]
+    CATALOGUE.write_text(known + MARK + "\n".join(lines) + "\n", "utf-8")
 
 
-def read_constants() -> Floats:
-    values = yaml.safe_load(CONSTANTS.read_text("utf-8"))["nanotron"]
-    return np.array([values[name] for name in NAMES], float)
-
-
-def report(title: str, rows: Sequence[Row], ratios: Floats, worst: int) -> None:
-    if not rows:
-        print(f"{title}: no rows")
+def report(title: str, cases: Sequence[Case], ratios: Floats, worst: int) -> None:
+    if not cases:
         return
     errors = np.abs(ratios - 1)
     print(
-        f"{title}: {len(rows):,} rows, error median {np.median(errors):.1%}, "
+        f"{title}: {len(cases):,} rows, error median {np.median(errors):.1%}, "
         f"p90 {np.quantile(errors, 0.9):.1%}, predicted/published median {np.median(ratios):.2f}"
     )
-    for index in np.argsort(-errors)[:worst]:
-        row = rows[index]
-        said = row.numbers["mem_gib_per_gpu"]
-        shape = " ".join(f"{n}{row.numbers[n]:.0f}" for n in ("tp", "pp", "micro_batch", "seq_len"))
-        print(f"  line {row.line}: {row.text('model')[:20]} {shape}", end=": ")
-        print(f"{said * ratios[index]:.1f} for {said:.1f} GiB")
+    for index in np.argsort(-errors, kind="stable")[:worst]:
+        case, n = cases[index], cases[index].row.numbers
+        shape = " ".join(f"{name}{n[name]:.0f}" for name in ("tp", "pp", "micro_batch", "seq_len"))
+        print(f"  line {case.row.line}: {case.row.text('model')[:20]} {shape}", end=": ")
+        print(f"{case.published_gib * ratios[index]:.1f} for {case.published_gib:.1f} GiB")
+
+
+def report_all(cases: Sequence[Case], worst: int) -> None:
+    """By part and by stack, and as a stack would fare that the catalogue does not know."""
+    own = np.empty(len(cases))
+    stacks = dict.fromkeys(case.conventions for case in cases)
+    for stack in stacks:
+        members = np.array([case.conventions == stack for case in cases])
+        own[members] = Batch(_chosen(cases, members)).ratios(stack)
+    unknown = Batch(cases).ratios(GENERIC)
+    sweep = np.array([bool(SWEEP.search(case.row.text("source"))) for case in cases])
+    fitted = np.array([is_fitted(case.row) for case in cases])
+    for part, of_part in (("fitted", fitted), ("held out", ~fitted)):
+        mask = sweep & of_part
+        report(f"the nanotron sweep, {part}", _chosen(cases, mask), own[mask], worst)
+        mask = ~sweep & of_part
+        report(f"all others, {part}", _chosen(cases, mask), own[mask], 0)
+        for stack in stacks:
+            mask = np.array([case.conventions == stack for case in cases]) & ~sweep & of_part
+            report(f"  {stack.name}", _chosen(cases, mask), own[mask], worst)
+    print("As if of a stack never seen:")
+    report("the nanotron sweep", _chosen(cases, sweep), unknown[sweep], 0)
+    report("all others", _chosen(cases, ~sweep), unknown[~sweep], 0)
+
+
+def _chosen(cases: Sequence[Case], mask: NDArray[np.bool_]) -> list[Case]:
+    return [case for case, wanted in zip(cases, mask, strict=True) if wanted]
+
+
+def show_lines(case: Case) -> None:
+    """Where the bytes of one row go."""
+    known = case.conventions
+    print(f"line {case.row.line}: {case.row.text('model')}, {known.name}: {known.source}")
+    for line in memory_lines(
+        case.architecture,
+        case.layout,
+        int(case.row.numbers["seq_len"]),
+        **_known(known),
+    ):
+        print(f"  {line.name:22} {line.value / GIB:8.2f} GiB  {line.formula}")
+    told = f"{known.figure}, of the {known.figure_stage} stage"
+    print(f"  {'published':22} {case.published_gib:8.2f} GiB  {told}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
     parser.add_argument("file", type=Path, metavar="FILE.csv")
     parser.add_argument("--fit", action="store_true", help="fit, and write memory.yaml")
-    parser.add_argument("--worst", type=int, default=4, help="rows to show of each part")
+    parser.add_argument("--worst", type=int, default=3, help="rows to show of each part")
+    parser.add_argument("--line", type=int, help="show where the bytes of one line's row go")
     options = parser.parse_args(arguments)
     try:
         rows = [row for row in read_rows(options.file) if "mem_gib_per_gpu" in row.numbers]
+        cases = [case_of(row) for row in rows if lacking(row) is None]
+        if not cases:
+            raise UserError("no row can be predicted", where=str(options.file))
+        if options.line is not None:
+            case = next((case for case in cases if case.row.line == options.line), None)
+            if case is None:
+                raise UserError(f"line {options.line} is not predicted", where=str(options.file))
+            show_lines(case)
+            return 0
+        if options.fit:
+            fit_all(cases, options.file)
+            conventions.cache_clear()
+            cases = [case_of(case.row) for case in cases]
     except SmolplanError as error:
         print(f"memory: {error}", file=sys.stderr)
         return int(error.exit_code)
-    counted = [row for row in rows if lacking(row) is None]
-    if not counted:
-        print(f"memory: {options.file}: no row can be predicted", file=sys.stderr)
-        return 2
-    measured = np.array([row.numbers["mem_gib_per_gpu"] for row in counted])
-    parts = np.stack([stages(row) for row in counted])
-    sweep = np.array([bool(SWEEP.search(row.text("source"))) for row in counted])
-    fitted = np.array([is_fitted(row) for row in counted])
-    if options.fit:
-        used = sweep & fitted
-        write(fit(parts[used], measured[used]), int(used.sum()), options.file)
-    ratios = predicted_gib(parts, read_constants()) / measured
-    for title, mask in (
-        ("the nanotron sweep, fitted", sweep & fitted),
-        ("the nanotron sweep, held out", sweep & ~fitted),
-        ("other stacks, with nanotron's constants", ~sweep),
-    ):
-        chosen = [row for row, wanted in zip(counted, mask, strict=True) if wanted]
-        report(title, chosen, ratios[mask], options.worst)
+    report_all(cases, options.worst)
     for reason, count in Counter(filter(None, map(lacking, rows))).most_common():
         print(f"{count:6,} not counted: {reason}")
     return 0

@@ -1,45 +1,41 @@
 """Bytes that a rank needs: of any layout (sharded), and at the bundled trainer's peak (trainer)."""
 
-from planner.memory.sharded import (
+from planner.memory.activations import micro_batches_in_flight
+from planner.memory.conventions import GENERIC, Conventions, find_conventions
+from planner.memory.layout import (
     FP32_STATE,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
     Layout,
     Recompute,
+    Schedule,
     StateBytes,
-    activation_bytes,
-    activation_elements_per_token,
-    activation_line,
-    last_stage_is_fullest,
     layout_of,
-    logits_bytes,
-    logits_line,
-    memory_bytes,
-    memory_lines,
-    micro_batches_in_flight,
-    rank_parameters,
-    rank_routed_parameters,
-    state_lines,
 )
+from planner.memory.sharded import memory_bytes, memory_lines, memory_parts, stage_parts
+from planner.memory.state import rank_parameters, rank_routed_parameters, state_lines
+from planner.memory.trainer import trainer_memory_bytes, trainer_memory_lines
 
 __all__ = [
     "FP32_STATE",
+    "GENERIC",
     "MIXED_FP32_GRADIENTS_STATE",
     "MIXED_STATE",
+    "Conventions",
     "Layout",
     "Recompute",
+    "Schedule",
     "StateBytes",
-    "activation_bytes",
-    "activation_elements_per_token",
-    "activation_line",
-    "last_stage_is_fullest",
+    "find_conventions",
     "layout_of",
-    "logits_bytes",
-    "logits_line",
     "memory_bytes",
     "memory_lines",
+    "memory_parts",
     "micro_batches_in_flight",
     "rank_parameters",
     "rank_routed_parameters",
+    "stage_parts",
     "state_lines",
+    "trainer_memory_bytes",
+    "trainer_memory_lines",
 ]

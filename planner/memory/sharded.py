@@ -1,293 +1,144 @@
 """Bytes that one rank needs, line by line: the fullest rank, which is in a pipeline's first stage
 (most micro-batches in flight) or in its last (logits).
 
-Counted: weights, gradients, optimiser state, activations, logits. Not counted: the framework's
-own context, communication buffers, the allocator's fragmentation and what a kernel needs while
-it runs. Leave a tenth of the memory or more for them.
+Not counted: the driver's context and NCCL's own buffers. Leave some of the memory for them.
 
 The formulas take a Layout of numbers, or one of numpy arrays that describes many at once: only
 arithmetic and comparisons, so that this module imports no numpy.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from planner.architecture import Architecture, architecture_of
 from planner.explain import Line
-from planner.kernels import Values, either, roundup_quotient
-from planner.params import layer_matrix_parameters, layer_vector_parameters, matrix_counts
+from planner.kernels import Values, either
+from planner.memory.activations import (
+    KORTHIKANTI,
+    ZB_H1,
+    activation_parts,
+    micro_batches_awaiting_weights,
+    micro_batches_in_flight,
+    rank_tokens,
+    token_bytes,
+)
+from planner.memory.conventions import GENERIC, Conventions
+from planner.memory.layout import FP32_STATE, Layout, StateBytes
+from planner.memory.state import (
+    FSDP2,
+    ZERO,
+    layer_parameters,
+    rank_parameters,
+    stage_layers,
+    state_formulas,
+    state_parts,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from smolplan.spec import ModelSpec
 
-    from smolplan.spec import ModelSpec, RunSpec
-
-    Recomputes: TypeAlias = "Recompute | NDArray[np.str_]"
-else:
-    Recomputes = Any
-
-ZERO = "ZeRO, Rajbhandari et al. 2020, arXiv 1910.02054"
-KORTHIKANTI = "counted as in Korthikanti et al. 2022, arXiv 2205.05198"
-
-Recompute = Literal["none", "selective", "full"]
-
-
-@dataclass(frozen=True)
-class StateBytes:
-    """Bytes per parameter of each part of the training state."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    """Moments, and master weights where the weights themselves are not in fp32."""
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer
+RESERVED = "MooreThreads/SimuMax, docs/b200/b200_release_v1.2_summary.json: median of 43 runs"
+BUFFERS = "gathered sequence, stage's input and gradient, next ring block's keys and values"
+SOURCES = {
+    "weights": ZERO,
+    "gradients": ZERO,
+    "optimiser state": ZERO,
+    "gathered weights": FSDP2,
+    "unreduced gradients": FSDP2,
+    "activations": KORTHIKANTI,
+    "attention scores": KORTHIKANTI,
+    "recurrent states": "Dao & Gu 2024, arXiv 2405.21060, section 6; Yang et al. 2024, 2412.06464",
+    "routed activations": "experts taken to be chosen evenly",
+    "dispatched tokens": "experts taken to be chosen evenly",
+    "logits": "compute type, fp32, log-probability and gradient, as torch's cross_entropy",
+    "weight workspace": "one layer's and the head's gradients before they are added up",
+    "copies of weights": "as the stack is known to keep them",
+    "communication buffers": BUFFERS,
+    "fragmentation": RESERVED,
+    "context": "the driver's, and its kernels",
+}
 
 
-FP32_STATE = StateBytes(weights=4, gradients=4, optimizer=8)
-"""The bundled trainer: fp32 weights and gradients and AdamW's two fp32 moments: 16 B."""
-
-MIXED_STATE = StateBytes(weights=2, gradients=2, optimizer=12)
-"""bf16 weights and gradients, fp32 master weights and moments: 16 B, as the ZeRO paper counts."""
-
-MIXED_FP32_GRADIENTS_STATE = StateBytes(weights=2, gradients=4, optimizer=12)
-"""The same with gradients summed in fp32, as SmolLM3 was trained: 18 B."""
+def _logit_bytes(conventions: Conventions, element_bytes: int) -> float:
+    if conventions.logit_bytes is not None:
+        return conventions.logit_bytes
+    return 12 + (element_bytes if element_bytes != 4 else 0)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Degrees of parallelism, and what a rank holds of a batch at once. Whole numbers, or arrays of
-    them, one element a layout."""
-
-    data_parallel: Values = 1
-    tensor_parallel: Values = 1
-    pipeline_parallel: Values = 1
-    virtual_pipeline: Values = 1
-    context_parallel: Values = 1
-    expert_parallel: Values = 1
-    """Ranks among the data- and context-parallel ones that hold different experts."""
-    zero_stage: Values = 0
-    micro_batch_size: Values = 1
-    gradient_accumulation: Values = 1
-    recompute: Recomputes = "none"
-
-    @property
-    def full_recompute(self) -> Values:
-        """1 where every layer is computed again, else 0."""
-        full: Values = (self.recompute == "full") * 1.0
-        return full
-
-
-def rank_routed_parameters(model: "ModelSpec | Architecture", layout: Layout) -> Values:
-    """Of the fullest rank's parameters those of routed experts, which expert parallel splits."""
-    arch = architecture_of(model)
-    routed = roundup_quotient(
-        matrix_counts(arch, active=False).get("routed experts", 0), arch.layers
-    )
-    layers = roundup_quotient(arch.layers, layout.pipeline_parallel)
-    return layers * roundup_quotient(routed, layout.tensor_parallel * layout.expert_parallel)
-
-
-def rank_parameters(model: "ModelSpec | Architecture", layout: Layout) -> Values:
-    """Parameters of the fullest rank before ZeRO shards them. Tensor parallel splits matrices and
-    the embedding and repeats the norms and the output's biases; a pipeline's first stage holds
-    the embedding, its last the final norm and a head, which is a copy where it is tied."""
-    arch = architecture_of(model)
-    tp, pp = layout.tensor_parallel, layout.pipeline_parallel
-    vectors = sum(layer_vector_parameters(arch).values())
-    layers = roundup_quotient(arch.layers, pp)
-    routed = roundup_quotient(
-        matrix_counts(arch, active=False).get("routed experts", 0), arch.layers
-    )
-    others = roundup_quotient(layer_matrix_parameters(arch) - routed, tp)
-    inner = layers * (others + vectors) + rank_routed_parameters(arch, layout)
-    table = roundup_quotient(arch.vocab_size * arch.hidden, tp)
-    tables = either(pp == 1, 1 if arch.tied_embeddings else 2, 1)
-    return inner + table * tables + arch.hidden
-
-
-def _state_parts(
-    model: "ModelSpec | Architecture", layout: Layout, state: StateBytes
-) -> list[tuple[str, int, Values, Values]]:
-    """Name, bytes per parameter, ranks that share it, and bytes of each part of the state."""
-    params = rank_parameters(model, layout)
-    routed = rank_routed_parameters(model, layout)
-    shards = layout.data_parallel * layout.context_parallel
-    parts = []
-    for name, per_param, from_stage in [
-        ("weights", state.weights, 3),
-        ("gradients", state.gradients, 2),
-        ("optimiser state", state.optimizer, 1),
-    ]:
-        sharded = layout.zero_stage >= from_stage
-        split = either(sharded, shards, 1)
-        # Copies of an expert are fewer, by expert parallel, than those of the rest.
-        kept = params + either(sharded, routed * (layout.expert_parallel - 1), 0)
-        parts.append((name, per_param, split, per_param * kept / split))
-    return parts
-
-
-def state_lines(
-    model: "ModelSpec | Architecture", layout: Layout, state: StateBytes = FP32_STATE
-) -> list[Line]:
-    """Weights, gradients and optimiser state: stage 1 of ZeRO shards the optimiser's over the
-    data- and context-parallel ranks, 2 the gradients too, 3 the weights too."""
-    lines = []
-    for name, per_param, split, value in _state_parts(model, layout, state):
-        formula = f"{per_param} B × {value * split / per_param:,.0f}"
-        formula += f" / {split:.0f} ranks" if split > 1 else ""
-        lines.append(Line(name, float(value), "B", formula, ZERO))
-    return lines
-
-
-def activation_elements_per_token(model: "ModelSpec | Architecture") -> int:
-    """Elements that one layer keeps of a token for its backward pass, with a fused attention
-    kernel: 4·h (input and output of two norms) + (2a + 2k)·d (queries, keys, values and the
-    attention's output) + 4·f (gate, its SiLU, up, their product; 2·f without a gate). With experts
-    f is what a token goes through, on average over the layers."""
-    arch = architecture_of(model)
-    width = arch.dense_ffn_layers * arch.ffn_hidden
-    if (moe := arch.moe) is not None:
-        chosen = moe.experts_per_token * moe.expert_ffn_hidden + moe.shared_width
-        width += arch.moe_layers * chosen
-    ffn = -(-width // arch.layers)
-    kept = 4 if arch.gated_ffn else 2
-    return 4 * arch.hidden + 2 * (arch.query_width + arch.kv_width) + kept * ffn
-
-
-def micro_batches_in_flight(layout: Layout, *, last_stage: Any = False) -> Values:
-    """Whose activations a stage holds at once. The first: p under 1F1B; interleaved, p·v + p − 1 of
-    their v parts (as many as Megatron-LM's schedule runs ahead). The last: 1, and interleaved
-    p·(v − 1) + 1 parts. At most all of a step."""
-    p, v = layout.pipeline_parallel, layout.virtual_pipeline
-    first = either(v > 1, (p * v + p - 1) / v, p)
-    last = either(v > 1, (p * (v - 1) + 1) / v, 1)
-    ahead = either(last_stage, last, first)
-    return either(ahead < layout.gradient_accumulation, ahead, layout.gradient_accumulation)
-
-
-def _rank_tokens(layout: Layout, seq_len: int) -> Values:
-    return layout.micro_batch_size * seq_len / layout.context_parallel
-
-
-def _stage_activation_bytes(
-    arch: Architecture, layout: Layout, seq_len: int, element_bytes: int, in_flight: Values
+def _buffer_bytes(
+    arch: Architecture, layout: Layout, seq_len: int, conventions: Conventions, element_bytes: int
 ) -> Values:
-    kept = roundup_quotient(arch.layers, layout.pipeline_parallel) * in_flight
-    whole = activation_elements_per_token(arch)
-    # Full: only the input of each layer, and one layer whole while it is computed again.
-    elements = either(layout.full_recompute, kept * arch.hidden + whole, kept * whole)
-    return elements * _rank_tokens(layout, seq_len) * element_bytes / layout.tensor_parallel
+    """With sequence parallelism one gathered input of a product; of a pipeline an input and its
+    gradient; of a ring the next block's keys and values."""
+    tokens = rank_tokens(layout, seq_len) * element_bytes
+    tp = layout.tensor_parallel
+    gathered = either((tp > 1) & conventions.sequence_parallel, arch.hidden, 0)
+    passed = 2 * arch.hidden / (tp if conventions.sequence_parallel else 1)
+    passed = either(layout.pipeline_parallel > 1, passed, 0)
+    ring = either(layout.context_parallel > 1, 2 * arch.kv_width / tp, 0)
+    return tokens * (gathered + passed + ring)
 
 
-def _bytes_per_logit(element_bytes: int) -> int:
-    return 8 + (element_bytes if element_bytes != 4 else 0)
-
-
-def _all_logits_bytes(
-    arch: Architecture, layout: Layout, seq_len: int, element_bytes: int
-) -> Values:
-    logits = _rank_tokens(layout, seq_len) * arch.vocab_size
-    return logits * _bytes_per_logit(element_bytes) / layout.tensor_parallel
-
-
-def last_stage_is_fullest(
-    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
-) -> Any:
-    """Whether the last stage's logits outweigh what the first has more in flight: a bool, or an
-    array of them. True without a pipeline, where both are one."""
-    arch = architecture_of(model)
-    first, last = (
-        _stage_activation_bytes(
-            arch,
-            layout,
-            seq_len,
-            element_bytes,
-            micro_batches_in_flight(layout, last_stage=is_last),
-        )
-        for is_last in (False, True)
-    )
-    logits = _all_logits_bytes(arch, layout, seq_len, element_bytes)
-    return (layout.pipeline_parallel == 1) | (last + logits > first)
-
-
-def activation_bytes(
-    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
-) -> Values:
-    """Activations kept for the backward pass on the fullest rank (see activation_line)."""
-    arch = architecture_of(model)
-    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
-    in_flight = micro_batches_in_flight(layout, last_stage=is_last)
-    return _stage_activation_bytes(arch, layout, seq_len, element_bytes, in_flight)
-
-
-def activation_line(
-    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
-) -> Line:
-    """Activations kept for the backward pass. The attention scores are never kept: a fused kernel
-    computes them again, which is what selective recomputation did before there was one. Under
-    tensor parallelism the norms are taken to be split by sequence. The stages of a pipeline have
-    several micro-batches in flight (micro_batches_in_flight)."""
-    arch = architecture_of(model)
-    layers = -(-arch.layers // int(layout.pipeline_parallel))
-    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
-    in_flight = micro_batches_in_flight(layout, last_stage=is_last)
-    whole = activation_elements_per_token(arch)
-    formula = f"{layers} layers"
-    if layout.pipeline_parallel > 1:
-        formula += f" of the {'last' if is_last else 'first'} stage"
-    formula += f" × {in_flight:.4g} in flight" if in_flight > 1 else ""
-    if layout.recompute == "full":
-        formula = f"({formula} × {arch.hidden:,} + {whole:,})"
-    else:
-        formula += f" × {whole:,}"
-    formula += f" × {_rank_tokens(layout, seq_len):,.0f} tokens × {element_bytes} B"
-    formula += f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
-    value = activation_bytes(arch, layout, seq_len, element_bytes)
-    return Line("activations", float(value), "B", formula, KORTHIKANTI)
-
-
-def logits_bytes(
-    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
-) -> Values:
-    """Logits of a micro-batch in the compute type, in fp32 for the loss, and their gradient; none
-    where a pipeline's first stage is the fullest."""
-    arch = architecture_of(model)
-    is_last = last_stage_is_fullest(arch, layout, seq_len, element_bytes)
-    return either(is_last, _all_logits_bytes(arch, layout, seq_len, element_bytes), 0)
-
-
-def logits_line(
-    model: "ModelSpec | Architecture", layout: Layout, seq_len: int, element_bytes: int
-) -> Line:
-    """Logits of a micro-batch (see logits_bytes)."""
-    arch = architecture_of(model)
-    value = float(logits_bytes(arch, layout, seq_len, element_bytes))
-    formula = f"{_rank_tokens(layout, seq_len):,.0f} tokens × {arch.vocab_size:,} × "
-    formula += f"{_bytes_per_logit(element_bytes)} B"
-    formula += f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
-    if not value:
-        formula = "on the last stage, which is less full"
-    return Line("logits", value, "B", formula, "compute type + fp32 + fp32 gradient")
-
-
-def memory_lines(
+def stage_parts(
     model: "ModelSpec | Architecture",
     layout: Layout,
     seq_len: int,
     *,
     state: StateBytes = FP32_STATE,
     element_bytes: int = 2,
-) -> list[Line]:
-    """All lines; their sum is what the fullest rank needs, within what the module's head says."""
-    return [
-        *state_lines(model, layout, state),
-        activation_line(model, layout, seq_len, element_bytes),
-        logits_line(model, layout, seq_len, element_bytes),
-    ]
+    conventions: Conventions = GENERIC,
+    last_stage: bool = False,
+) -> dict[str, Values]:
+    """Bytes of a pipeline's first or last stage by line. Without a pipeline both are one, and the
+    logits are on either."""
+    arch = architecture_of(model)
+    kept = token_bytes(arch, conventions, element_bytes)
+    p, tp = layout.pipeline_parallel, layout.tensor_parallel
+    parts = state_parts(arch, layout, state, conventions, last_stage=last_stage)
+    layers = stage_layers(arch, layout, conventions, last_stage=last_stage)
+    parts |= activation_parts(kept, layout, seq_len, layers, conventions, last_stage=last_stage)
+    logits = rank_tokens(layout, seq_len) * arch.vocab_size / tp
+    has_head = 1.0 if last_stage else (p == 1) * 1.0
+    parts["logits"] = has_head * logits * _logit_bytes(conventions, element_bytes)
+    head = has_head * arch.vocab_size * arch.hidden / tp
+    workspace = layer_parameters(arch, layout) + head
+    parts["weight workspace"] = conventions.weight_workspace_bytes * workspace
+    parts["copies of weights"] = conventions.copies_bytes * rank_parameters(
+        arch, layout, conventions, last_stage=last_stage
+    )
+    parts["communication buffers"] = _buffer_bytes(
+        arch, layout, seq_len, conventions, element_bytes
+    )
+    used = sum(parts.values())
+    parts["fragmentation"] = (conventions.reserved_over_allocated - 1.0) * used
+    parts["context"] = conventions.context_bytes
+    return parts
+
+
+def memory_parts(
+    model: "ModelSpec | Architecture",
+    layout: Layout,
+    seq_len: int,
+    *,
+    state: StateBytes = FP32_STATE,
+    element_bytes: int = 2,
+    conventions: Conventions = GENERIC,
+) -> tuple[Any, dict[str, Values]]:
+    """Whether a pipeline's last stage is the fullest (True without a pipeline), and the bytes of
+    the fullest stage by line: numbers for one layout, arrays for many."""
+    first, last = (
+        stage_parts(
+            model,
+            layout,
+            seq_len,
+            state=state,
+            element_bytes=element_bytes,
+            conventions=conventions,
+            last_stage=is_last,
+        )
+        for is_last in (False, True)
+    )
+    is_last = (layout.pipeline_parallel == 1) | (sum(last.values()) > sum(first.values()))
+    return is_last, {name: either(is_last, last[name], first[name]) for name in first}
 
 
 def memory_bytes(
@@ -297,25 +148,91 @@ def memory_bytes(
     *,
     state: StateBytes = FP32_STATE,
     element_bytes: int = 2,
+    conventions: Conventions = GENERIC,
 ) -> Values:
     """The sum of memory_lines, for one layout or for arrays of them."""
-    parts = [value for *_, value in _state_parts(model, layout, state)]
-    parts.append(activation_bytes(model, layout, seq_len, element_bytes))
-    parts.append(logits_bytes(model, layout, seq_len, element_bytes))
-    return sum(parts)
-
-
-def layout_of(spec: "RunSpec") -> Layout:
-    parallel = spec.parallel
-    return Layout(
-        data_parallel=parallel.data_parallel,
-        tensor_parallel=parallel.tensor_parallel,
-        pipeline_parallel=parallel.pipeline_parallel,
-        virtual_pipeline=parallel.virtual_pipeline,
-        context_parallel=parallel.context_parallel,
-        expert_parallel=parallel.expert_parallel,
-        zero_stage=parallel.zero_stage,
-        micro_batch_size=parallel.micro_batch_size,
-        gradient_accumulation=spec.gradient_accumulation,
-        recompute=parallel.recompute,
+    _, parts = memory_parts(
+        model, layout, seq_len, state=state, element_bytes=element_bytes, conventions=conventions
     )
+    return sum(parts.values())
+
+
+def memory_lines(
+    model: "ModelSpec | Architecture",
+    layout: Layout,
+    seq_len: int,
+    *,
+    state: StateBytes = FP32_STATE,
+    element_bytes: int = 2,
+    conventions: Conventions = GENERIC,
+) -> list[Line]:
+    """All lines that are not empty; their sum is what the fullest rank needs, within what the
+    module's head says."""
+    arch = architecture_of(model)
+    is_last, parts = memory_parts(
+        arch, layout, seq_len, state=state, element_bytes=element_bytes, conventions=conventions
+    )
+    formulas = state_formulas(layout, state, parts)
+    formulas |= _formulas(arch, layout, seq_len, element_bytes, conventions, is_last=is_last)
+    sources = SOURCES | {"logits": conventions.source} if conventions.source else SOURCES
+    if micro_batches_awaiting_weights(layout, last_stage=is_last):
+        sources = sources | {"activations": f"{KORTHIKANTI}; {ZB_H1}"}
+    return [
+        Line(name, float(value), "B", formulas[name], sources[name])
+        for name, value in parts.items()
+        if value
+    ]
+
+
+def _formulas(
+    arch: Architecture,
+    layout: Layout,
+    seq_len: int,
+    element_bytes: int,
+    conventions: Conventions,
+    *,
+    is_last: bool,
+) -> dict[str, str]:
+    """How what is not training state comes about."""
+    kept = token_bytes(arch, conventions, element_bytes)
+    layers = float(stage_layers(arch, layout, conventions, last_stage=is_last))
+    stage = f"{layers:.0f} layers"
+    if layout.pipeline_parallel > 1:
+        stage += f" of the {'last' if is_last else 'first'} stage"
+    in_flight = micro_batches_in_flight(layout, last_stage=is_last)
+    stage += f" × {in_flight:.4g} in flight" if in_flight > 1 else ""
+    waiting = micro_batches_awaiting_weights(layout, last_stage=is_last)
+    late = f", {waiting:.4g} more awaiting weight gradients" if waiting else ""
+    tokens = f"{rank_tokens(layout, seq_len):,.0f} tokens"
+    tp = f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
+    shared = kept.mixer + kept.dense
+    if conventions.sequence_parallel or layout.tensor_parallel == 1:
+        whole = f"{kept.hidden + shared:,.0f} B{tp}"
+        inputs = f"{kept.layer_input:,.0f} B{tp}"
+    else:
+        whole = f"({kept.hidden:,.0f} B + {shared:,.0f} B{tp})"
+        inputs = f"{kept.layer_input:,.0f} B"
+    if layout.recompute == "full":
+        whole = f"{inputs}, and one layer's {whole} once"
+    again = "one layer" if layout.recompute == "full" else stage
+
+    def each(value: float) -> str:
+        return f"{again} × {tokens} × {value:,.0f} B{tp}"
+
+    scored = stage if layout.recompute == "none" else "one layer"
+    ring = f" / {layout.context_parallel} CP" if layout.context_parallel > 1 else ""
+
+    per_logit = _logit_bytes(conventions, element_bytes)
+    return {
+        "activations": f"{stage}{late} × {tokens} × {whole}",
+        "attention scores": f"{scored} × {tokens} × {kept.scores * seq_len:,.0f} B{tp}{ring}",
+        "recurrent states": each(kept.states),
+        "routed activations": each(kept.routed),
+        "dispatched tokens": each(kept.dispatch),
+        "logits": f"{tokens} × {arch.vocab_size:,} × {per_logit:g} B{tp}",
+        "weight workspace": f"{conventions.weight_workspace_bytes:g} B a weight",
+        "copies of weights": f"{conventions.copies_bytes:.3g} B a weight, whole",
+        "communication buffers": f"{tokens} × {element_bytes} B × their widths",
+        "fragmentation": f"{conventions.reserved_over_allocated - 1:.1%} of what is in use",
+        "context": "beside what the allocator holds",
+    }

@@ -1,0 +1,83 @@
+"""How software stacks hold what they hold: rows of planner/catalog/memory.yaml, and what is taken
+of a stack that none of them names."""
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from planner.memory.layout import MIXED_FP32_GRADIENTS_STATE, StateBytes
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What differs between stacks. The defaults are the generic ones."""
+
+    name: str = "generic"
+    matches: str = ""
+    """A pattern that a run's "model | source | notes" holds."""
+    state: StateBytes = field(default=MIXED_FP32_GRADIENTS_STATE)
+    element_bytes: int = 2
+    """Of an activation."""
+    hidden_tensors: float = 8.0
+    """Tensors of the hidden width that a layer keeps. Input and output of two norms make 4, which
+    Megatron-LM's peaks show; nanotron's show 12; 8 lies between (an assumption)."""
+    gated_tensors: float = 3.0
+    """Of the feed-forward's width, with a gate: gate, up and product, as both stacks' peaks show; 4
+    where SiLU and product are separate kernels. Without a gate 2."""
+    score_bytes: float = 0.0
+    """Kept per attention score; a fused kernel keeps none."""
+    dropout: bool = False
+    """A mask of one byte an element behind attention and feed-forward."""
+    sequence_parallel: bool = True
+    """Whether tensor parallel splits tensors of the hidden width by sequence."""
+    logit_bytes: float | None = None
+    """Kept per logit; None: in the compute type and in fp32, its fp32 log-probability and gradient,
+    as PyTorch's cross_entropy has them."""
+    weight_workspace_bytes: float = 0.0
+    """Per weight of one layer and the head: where a gradient is put before it is added up."""
+    stages: Literal["even", "by compute", "tables as layers"] = "even"
+    """How a pipeline's stages share the layers: equally; by floating-point operations, the head
+    among them; equally with the embedding and the head each counted as a layer."""
+    gathers_stage: bool = True
+    """Whether FSDP within a pipeline keeps a stage's weights gathered and gradients whole, rather
+    than gather and reduce anew for each micro-batch."""
+    reserved_over_allocated: float = 1.04
+    """What the allocator holds over what is in use: median of 43 runs, 1.09 at most (Megatron-LM on
+    B200: MooreThreads/SimuMax, docs/b200/b200_release_v1.2_summary.json)."""
+    copies_bytes: float = 0.0
+    """Per weight of a rank, whole: copies and buffers beside the state."""
+    context_bytes: float = 0.0
+    """What stands beside the tensors: libraries' buffers and, where a figure is the device's, the
+    driver's context and kernels."""
+    figure: Literal["allocated", "reserved", "device"] = "reserved"
+    """What its published peaks are: the allocator's in use, the allocator's from the device, or all
+    that the device has given away."""
+    figure_stage: Literal["fullest", "first"] = "fullest"
+    """Which of a pipeline's stages they are of."""
+    source: str = ""
+
+
+GENERIC = Conventions()
+
+
+@cache
+def conventions() -> tuple[Conventions, ...]:
+    """All rows, in the order in which they are tried; the last one matches everything."""
+    from planner.predict.catalog import read_catalogue
+
+    file = read_catalogue("memory.yaml")
+    return tuple(_of_row(row, file["fitted"].get(row["name"], {})) for row in file["stacks"])
+
+
+def _of_row(row: dict[str, Any], fitted: dict[str, float]) -> Conventions:
+    known = dict(row)
+    if "state" in known:
+        known["state"] = StateBytes(**known["state"])
+    known |= {name: value for name, value in fitted.items() if name != "rows"}
+    return Conventions(**known)
+
+
+def find_conventions(text: str) -> Conventions:
+    """The first row whose pattern a run's model, source and notes hold."""
+    return next(row for row in conventions() if re.search(row.matches, text))

@@ -1,0 +1,271 @@
+"""The moments at which the bundled trainer may be at its fullest, part by part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from planner.kernels import Values, either
+from planner.memory.layout import FP32_STATE
+from planner.memory.trainer_shape import FP32, Shape
+
+TRAINER = "trainer/, counted tensor by tensor"
+FSDP2 = "FSDP2 as trainer/parallel.py uses it"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of one kind at one moment: a number, or an array of one a layout. The formula is
+    written for a number only."""
+
+    name: str
+    value: Values
+    formula: Callable[[], str]
+    source: str = TRAINER
+
+
+def _state(shape: Shape, done: int = 0) -> list[Part]:
+    """Weights and moments, which every moment holds, and the gradients that accumulate, without
+    those of the `done` blocks that are reduced."""
+    per_head = shape.query_width // shape.heads
+    held = shape.parameters - done * shape.block_parameters
+
+    def shared(name: str, per: int) -> Part:
+        return Part(
+            name,
+            per * shape.parameters / shape.ranks,
+            lambda: f"{per} B × {shape.parameters:,} / {shape.ranks} ranks",
+            FSDP2,
+        )
+
+    return [
+        shared("weights", FP32_STATE.weights),
+        shared("optimiser state", FP32_STATE.optimizer),
+        Part(
+            "rotary tables",
+            FP32 * 2 * shape.seq_len * per_head,
+            lambda: f"{FP32} B × 2 × {shape.seq_len:,} × {per_head}",
+        ),
+        Part(
+            "accumulated gradients",
+            shape.accumulates * FP32 * held,
+            lambda: f"{FP32} B × {held:,}, whole on each rank until the last micro-batch",
+            FSDP2,
+        ),
+    ]
+
+
+def _gathered(shape: Shape, blocks: Values) -> Part:
+    """Weights in the compute type: those outside blocks, and `blocks` of the blocks, with those
+    whose buffers are on their way."""
+    return Part(
+        "gathered weights",
+        shape.gathered_bytes(shape.root_parameters + blocks * shape.block_parameters),
+        lambda: (
+            f"{shape.element_bytes} B × ({shape.root_parameters:,} + {blocks:.0f} blocks × "
+            f"{shape.block_parameters:,})"
+        ),
+        FSDP2,
+    )
+
+
+def _activations(shape: Shape, blocks: int) -> Part:
+    """Kept by `blocks` blocks, of which with recomputation only the input, and the mask."""
+    mask = shape.micro_batch_size * shape.seq_len**2
+    kept = shape.input_bytes + shape.rotary_bytes
+
+    def formula() -> str:
+        if shape.recompute:
+            return f"{blocks} inputs × {kept:,} B + document mask {mask:,} B"
+        return f"{blocks} blocks × {shape.block_bytes:,} B"
+
+    value = either(shape.recompute, blocks * kept + mask, blocks * shape.block_bytes)
+    return Part("activations", value, formula)
+
+
+def _last_norm(shape: Shape) -> Part:
+    return Part(
+        "last norm",
+        shape.tokens * shape.norm_bytes,
+        lambda: f"{shape.tokens:,} tokens × {shape.norm_bytes:,} B",
+    )
+
+
+def _logits(shape: Shape, per_logit: int) -> Part:
+    return Part(
+        "logits",
+        per_logit * shape.chunk_tokens * shape.vocab,
+        lambda: f"{shape.chunk_tokens:,.0f} tokens × {shape.vocab:,} × {per_logit} B",
+    )
+
+
+def _end_of_forward(shape: Shape) -> list[Part]:
+    """The loss is there; its logits too if there is one chunk, and the mask."""
+    mask = (1 - shape.recompute) * shape.micro_batch_size * shape.seq_len**2
+    return [
+        *_state(shape),
+        _gathered(shape, either(shape.keeps_gathered, shape.layers, 0) + 1),
+        _activations(shape, shape.layers),
+        _last_norm(shape),
+        Part("document mask", mask, lambda: f"{shape.micro_batch_size} × {shape.seq_len:,}² × 1 B"),
+        _logits(shape, 2 * FP32 + (shape.element_bytes if shape.element_bytes != FP32 else 0)),
+    ]
+
+
+def _backward_of_loss(shape: Shape) -> list[Part]:
+    """Log-probabilities of a chunk, their gradient, and the logits' gradient; with z-loss the
+    logits and a second gradient too. The last block is being gathered."""
+    hidden = either(shape.tokens > shape.chunk_tokens, shape.input_bytes, 0)
+    return [
+        *_state(shape),
+        _gathered(shape, either(shape.keeps_gathered, shape.layers, 1)),
+        _activations(shape, shape.layers),
+        _last_norm(shape),
+        Part("hidden gradient", hidden, lambda: "of all chunks"),
+        _logits(shape, FP32 * (5 if shape.z_loss else 3)),
+    ]
+
+
+def _root_gradient(shape: Shape) -> Part:
+    """Of the head, in the compute type, until the backward pass ends."""
+    return Part(
+        "head gradient",
+        shape.element_bytes * shape.vocab * shape.hidden,
+        lambda: f"{shape.element_bytes} B × {shape.vocab:,} × {shape.hidden:,}",
+    )
+
+
+def _norm_gradient_bytes(shape: Shape) -> int:
+    """Per token, beside what a norm kept: as a row of operations five fp32 tensors; as one kernel
+    two in the compute type."""
+    return shape.hidden * (2 * shape.element_bytes if shape.fused_norm else 5 * FP32)
+
+
+def _backward_of_last_norm(shape: Shape) -> list[Part]:
+    per_token = _norm_gradient_bytes(shape)
+    return [
+        *_state(shape),
+        _gathered(shape, either(shape.keeps_gathered, shape.layers, 1)),
+        _activations(shape, shape.layers),
+        _last_norm(shape),
+        _root_gradient(shape),
+        Part(
+            "norm gradients",
+            per_token * shape.tokens,
+            lambda: f"{shape.tokens:,} tokens × {per_token:,} B",
+        ),
+    ]
+
+
+def _within_blocks(shape: Shape, done: int) -> list[Part]:
+    """While a block's backward pass runs and `done` are behind it: each of those has left its
+    share of the gradients, the last one also what is being reduced."""
+    left = shape.layers - done
+    gathered = either(shape.keeps_gathered, left, min(left, 2))
+    parts = [*_state(shape, done), _gathered(shape, gathered), _root_gradient(shape)]
+    return parts + (_reduced(shape, done) if done else [])
+
+
+def _block_gradients(shape: Shape, per_token: int, weights: int) -> Part:
+    return Part(
+        "block gradients",
+        shape.tokens * per_token + shape.element_bytes * weights,
+        lambda: (
+            f"{shape.tokens:,} tokens × {per_token:,} B + {shape.element_bytes} B × {weights:,}"
+        ),
+    )
+
+
+def _backward_of_ffn(shape: Shape, done: int) -> list[Part]:
+    """Two gradients of the feed-forward's width beside what is kept, the residual's, and that of
+    the down projection's weight."""
+    again = shape.block_bytes
+    if shape.norm_reads_input:
+        again = again - shape.input_bytes  # which is kept anyway
+    return [
+        *_within_blocks(shape, done),
+        _activations(shape, shape.layers - done),
+        Part("block computed again", shape.recompute * again, lambda: "all that a block keeps"),
+        _block_gradients(
+            shape, shape.element_bytes * (2 * shape.ffn + shape.hidden), shape.ffn * shape.hidden
+        ),
+    ]
+
+
+def _end_of_block(shape: Shape, done: int) -> list[Part]:
+    """The first norm's backward pass, when the block's weights all have their gradients."""
+    left = shape.layers - done
+    whole, without = _activations(shape, left), _activations(shape, left - 1)
+    kept = Part(
+        "activations",
+        either(shape.recompute, whole.value, without.value),
+        lambda: (whole if shape.recompute else without).formula(),
+    )
+    per_token = _norm_gradient_bytes(shape) + shape.norm_bytes
+    return [
+        *_within_blocks(shape, done),
+        kept,
+        _block_gradients(shape, per_token, shape.block_parameters),
+    ]
+
+
+def _reduced(shape: Shape, done: int) -> list[Part]:
+    reduced = FP32 * shape.block_parameters
+    return [
+        Part(
+            "reduce-scatter buffer",
+            reduced,
+            lambda: f"{FP32} B × {shape.block_parameters:,}",
+            FSDP2,
+        ),
+        Part(
+            "gradients",
+            done * reduced / shape.ranks,
+            lambda: f"{done} blocks / {shape.ranks} ranks",
+        ),
+    ]
+
+
+def _backward_of_embedding(shape: Shape) -> list[Part]:
+    """Its gradient beside the head's, and, where they are one weight, their sum."""
+    tables = 3 if shape.tied else 2
+    return [
+        *_state(shape, shape.layers),
+        _gathered(shape, 0),
+        *_reduced(shape, shape.layers),
+        Part(
+            "embedding gradients",
+            tables * shape.element_bytes * shape.vocab * shape.hidden,
+            lambda: f"{tables} × {shape.element_bytes} B × {shape.vocab:,} × {shape.hidden:,}",
+        ),
+    ]
+
+
+def _last_reduction(shape: Shape) -> list[Part]:
+    """Gradients of what is in no block, and the fp32 buffer that they are reduced in."""
+    held = FP32 + (1 - shape.accumulates) * shape.element_bytes
+    blocks = FP32 * shape.layers * shape.block_parameters
+    root = shape.root_parameters
+    return [
+        *_state(shape, shape.layers),
+        Part(
+            "gradients", blocks / shape.ranks, lambda: f"{blocks:,} B / {shape.ranks} ranks", FSDP2
+        ),
+        Part("last reduction", held * root, lambda: f"{held:.0f} B × {root:,}", FSDP2),
+    ]
+
+
+def moments(shape: Shape) -> dict[str, list[Part]]:
+    """The parts of each moment that can be the fullest. What a block leaves grows or shrinks
+    evenly over the blocks, so that the first two and the last two stand for all."""
+    found = {
+        "at the end of the forward pass": _end_of_forward(shape),
+        "in the loss's backward pass": _backward_of_loss(shape),
+        "in the last norm's backward pass": _backward_of_last_norm(shape),
+        "in the embedding's backward pass": _backward_of_embedding(shape),
+        "in the last reduction of gradients": _last_reduction(shape),
+    }
+    layers = shape.layers
+    for done in sorted({0, min(1, layers - 1), max(0, layers - 2), layers - 1}):
+        name = f"block {layers - done} of {layers}"
+        found[f"in the feed-forward's backward pass of {name}"] = _backward_of_ffn(shape, done)
+        found[f"at the end of the backward pass of {name}"] = _end_of_block(shape, done)
+    return found

@@ -1,0 +1,129 @@
+"""What the bundled trainer's tensors on one rank are made of."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from planner.architecture import Architecture, architecture_of
+from planner.kernels import Values, either
+from planner.memory.layout import Layout
+from planner.memory.state import least
+from planner.params import layer_matrix_parameters, layer_vector_parameters
+
+if TYPE_CHECKING:
+    from smolplan.spec import ModelSpec
+
+Device = Literal["cpu", "cuda"]
+
+CHUNK_TOKENS = 2048
+"""Tokens whose logits are held at a time: trainer/loss.py."""
+FP32 = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the tensors of one rank are made of; lengths in elements. What a layout decides may be
+    an array, of one element a layout."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    query_width: int
+    heads: int
+    vocab: int
+    tied: bool
+    seq_len: int
+    micro_batch_size: Values
+    ranks: Values
+    element_bytes: int
+    """Of the type computed in."""
+    block_parameters: int
+    root_parameters: int
+    """Of what is in no block: embedding, head, last norm."""
+    keeps_gathered: Values
+    """1 in stage 2, where blocks stay gathered from forward to backward; else 0."""
+    recompute: Values
+    accumulates: Values
+    z_loss: bool
+    fused_norm: bool
+
+    @property
+    def tokens(self) -> Values:
+        return self.micro_batch_size * self.seq_len
+
+    @property
+    def chunk_tokens(self) -> Values:
+        return least(self.tokens, CHUNK_TOKENS)
+
+    @property
+    def parameters(self) -> int:
+        return self.layers * self.block_parameters + self.root_parameters
+
+    @property
+    def norm_bytes(self) -> int:
+        """Kept per token by a norm and the residual it reads. One kernel: its input and output.
+        As a row of operations: input and normalised input in fp32, and the output."""
+        if self.fused_norm:
+            return 2 * self.hidden * self.element_bytes
+        return self.hidden * (2 * FP32 + self.element_bytes)
+
+    @property
+    def norm_reads_input(self) -> bool:
+        """Whether a norm keeps the residual itself, not an fp32 copy of it."""
+        return self.fused_norm or self.element_bytes == FP32
+
+    @property
+    def block_bytes(self) -> Values:
+        """Kept by a block for its backward pass: two norms; queries, keys and values repeated to
+        all heads, and their mix; gate, SiLU, up and product; the attention's own copy of the mask
+        in the compute type, and its log-sum-exp of each row."""
+        per_token = 2 * self.norm_bytes + self.element_bytes * 4 * (self.query_width + self.ffn)
+        per_token += self.element_bytes * self.seq_len + FP32 * (self.heads + 2)
+        return per_token * self.tokens + self.rotary_bytes
+
+    @property
+    def rotary_bytes(self) -> int:
+        """Cosines and sines, cast for each block where it does not compute in fp32."""
+        cast = 0 if self.element_bytes == FP32 else self.element_bytes
+        return cast * 2 * self.seq_len * self.query_width // self.heads
+
+    @property
+    def input_bytes(self) -> Values:
+        return self.element_bytes * self.hidden * self.tokens
+
+    def gathered_bytes(self, parameters: Values) -> Values:
+        return self.element_bytes * parameters
+
+
+def shape_of(
+    model: "ModelSpec | Architecture",
+    layout: Layout,
+    seq_len: int,
+    *,
+    element_bytes: int,
+    z_loss: bool,
+    device: Device,
+) -> Shape:
+    """The shape of what the bundled trainer supports (RunSpec.unsupported_by_trainer)."""
+    arch = architecture_of(model)
+    block = layer_matrix_parameters(arch) + sum(layer_vector_parameters(arch).values())
+    tables = 1 if arch.tied_embeddings else 2
+    return Shape(
+        layers=arch.layers,
+        hidden=arch.hidden,
+        ffn=arch.ffn_hidden,
+        query_width=arch.query_width,
+        heads=arch.heads,
+        vocab=arch.vocab_size,
+        tied=arch.tied_embeddings,
+        seq_len=seq_len,
+        micro_batch_size=layout.micro_batch_size,
+        ranks=layout.data_parallel,
+        element_bytes=element_bytes,
+        block_parameters=block,
+        root_parameters=arch.vocab_size * arch.hidden * tables + arch.hidden,
+        keeps_gathered=either(layout.zero_stage == 2, 1, 0),
+        recompute=layout.full_recompute,
+        accumulates=either(layout.gradient_accumulation > 1, 1, 0),
+        z_loss=z_loss,
+        fused_norm=device == "cuda",
+    )
