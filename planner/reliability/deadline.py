@@ -15,6 +15,8 @@ from planner.reliability.spares import never_short_probability
 from planner.reliability.wall_time import Expectation, expect, node_failures_per_s, without_waits
 from smolplan.errors import UserError
 
+MOST_GPUS = 1e9
+
 MANY_EVENTS = 10_000
 """From so many on their sum is normal to any digit that matters."""
 
@@ -97,6 +99,12 @@ def gpus_for_deadline(
         except UserError:  # it never ends
             return 0.0
 
+    if gpu_s / deadline_s > MOST_GPUS:
+        raise UserError(
+            f"that takes {gpu_s / deadline_s:.3g} GPUs before any failure, more than there are",
+            where="--deadline",
+            remedy="Give a later one, or check --gpu-hours.",
+        )
     low = max(0, math.ceil(gpu_s / deadline_s / node_size - 1e-9) - 1)
     step, high = 1, low + 1
     while not (speed(high) > 0 and enough(high)):

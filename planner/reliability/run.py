@@ -23,6 +23,10 @@ TYPICAL_S: dict[str, tuple[float, str]] = {
 warm-up, 10 min in all, lie within the 5 to 20 min that Kokolis et al. give for restarts."""
 
 
+LONGEST_S = 1e6 * 365.25 * DAY_S
+"""A million years: far beyond any time of a run, and its square is still a float."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     stall_s: float
@@ -82,13 +86,16 @@ class Run:
             ("repair", self.repair_s, 0.0),
         ]:
             endless = math.isinf(value) and name not in ("MTTF", "time between planned stops")
-            if not value >= least or endless:
-                raise UserError(f"the {name} of {value:g} s is not possible")
+            if not value >= least or endless or LONGEST_S < value < math.inf:
+                raise UserError(
+                    f"the {name} of {value:g} s is not possible",
+                    remedy=f"Give a time from {least:g} s to a million years.",
+                )
         if self.interval_s < c.write_s:
             raise UserError(
                 f"checkpoints every {self.interval_s:g} s overtake each other: one takes "
                 f"{c.write_s:g} s to be safe",
-                where="checkpoint interval",
+                where="--interval",
                 remedy="Make it no shorter than the write.",
             )
         if not 0 <= self.node_share <= 1 or (self.spares is not None and self.spares < 0):

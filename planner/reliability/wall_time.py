@@ -7,6 +7,7 @@ from planner.reliability.distributions import Moments
 from planner.reliability.run import Restart, Run
 from planner.reliability.spares import spare_wait
 from smolplan.errors import UserError
+from smolplan.units import format_duration
 
 CAUSES = (
     "checkpoint stall",
@@ -111,9 +112,12 @@ def _wall_time(run: Run) -> tuple[float, float]:
     m, write, restart = run.mttf_s, run.checkpoint.write_s, run.restart
     n, s, p = run.segments, run.segment_s, run.stop_probability
     if (s + write + restart.busy_s) / m > MOST_MTTFS:
+        parts = (("work and stall", s), ("write", write), ("restart", restart.busy_s))
+        told = ", ".join(f"{name} {format_duration(part)}" for name, part in parts if part)
         raise UserError(
-            f"with a failure every {m:.3g} s, segments of {s:.3g} s never end",
-            remedy="Checkpoint more often, or use fewer GPUs.",
+            f"with a failure every {format_duration(m)} it never ends: between two safe "
+            f"checkpoints lie {told}",
+            remedy="Checkpoint more often, make the longest of these shorter, or use fewer GPUs.",
         )
     episode = _episode(restart, m)
     fresh = _attempt(s + write, m, episode, None)
@@ -157,10 +161,9 @@ def _cut_short(length_s: float, mttf_s: float) -> tuple[float, Moments]:
         return 0.0, Moments(0.0, 0.0)
     x = length_s / mttf_s
     if x < 1e-2:  # the closed form below loses its digits: its series
-        mean = mttf_s * x**2 * (1 / 2 - x / 3 + x**2 / 8 - x**3 / 30)
-        return -math.expm1(-x), Moments(
-            mean, mttf_s**2 * x**3 * (1 / 3 - x / 4 + x**2 / 10 - x**3 / 36)
-        )
+        mean = length_s * x * (1 / 2 - x / 3 + x**2 / 8 - x**3 / 30)
+        square = length_s**2 * x * (1 / 3 - x / 4 + x**2 / 10 - x**3 / 36)
+        return -math.expm1(-x), Moments(mean, square)
     p = math.exp(-x)
     return 1 - p, Moments(mttf_s * (1 - p * (1 + x)), mttf_s**2 * (2 - p * (x**2 + 2 * x + 2)))
 

@@ -26,7 +26,10 @@ def goodput(
     gpu_hours: Annotated[str | None, typer.Option(help="The same in GPU-hours: 276480.")] = None,
     deadline: Annotated[str | None, typer.Option(help="A span (4w) or a date.")] = None,
     confidence: Annotated[str, typer.Option(help="Share of runs that shall do it.")] = "95%",
-    fleet: Annotated[str, typer.Option(help="Whose failure rates: llama3, rsc-1 …")] = "llama3",
+    fleet: Annotated[
+        str,
+        typer.Option(help="Whose failure rates: llama3, rsc-1, rsc-2, opt-175b, ft-hsdp."),
+    ] = "llama3",
     mttf: Annotated[
         str | None, typer.Option(help="Your job's mean time to failure, in place of a fleet's.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from planner.reliability import Checkpoint, Restart, expect
+from planner.reliability import Checkpoint, Restart, expect, fleets
 from planner.simulate import simulate
 from smolplan.cli.main import app
 from smolplan.errors import SmolplanError
@@ -126,6 +126,10 @@ def test_few_spares_cost_time_and_are_told_their_probability() -> None:
         ([*LLAMA, "--interval", "10s"], "overtake each other"),
         ([*LLAMA, "--interval", "1000h"], "never end"),
         ([*LLAMA, "--mttf", "1s"], "never end"),
+        ([*LLAMA, "--mttf", "1e300y"], "MTTF .* a million years"),
+        ([*LLAMA, "--stall", "10d"], "work and stall 10"),
+        ([*LLAMA, "--write", "60d"], "write 60 d"),
+        (["--gpu-hours", "1e300", "--deadline", "4w"], r"1\.49e\+297 GPUs"),
         ([*LLAMA, "--storage-bandwidth", "1GB/s"], "--checkpoint-bytes"),
         ([*LLAMA, "--repair", "10y"], "in repair"),
         ([*LLAMA, "--preset", "smollm9"], "no preset"),
@@ -138,6 +142,15 @@ def test_nonsense_ends_with_a_sentence(arguments: list[str], said: str) -> None:
     with pytest.raises(SmolplanError, match=said) as error:
         run(*arguments)
     assert error.value.exit_code == 2
+
+
+def test_the_help_names_every_fleet_and_its_examples_work() -> None:
+    told = smolplan("goodput", "--help").stdout
+    assert all(fleet in told.replace("\n", " ") for fleet in fleets())
+    quoted = " ".join(told.split())
+    for example in (LLAMA, QUESTION):
+        assert "smolplan goodput " + " ".join(example) in quoted
+        assert run(*example)
 
 
 def test_the_command_does_not_load_numpy_or_pydantic() -> None:

@@ -261,6 +261,7 @@ def test_a_deadline_that_no_number_of_gpus_meets_is_refused() -> None:
         ({"work_s": math.nan}, "work"),
         ({"work_s": math.inf}, "work"),
         ({"mttf_s": -1.0}, "MTTF"),
+        ({"mttf_s": 1e200}, "a million years"),
         ({"interval_s": 50.0}, "overtake each other"),
         ({"checkpoint": Checkpoint(-1.0)}, "stall"),
         ({"restart": Restart(0, 0, math.inf, 0)}, "load"),
