@@ -20,6 +20,8 @@ from planner.posttrain import FORWARD, TRAINING, LogNormalLengths
 @dataclass(frozen=True)
 class RlPlan:
     params: float
+    forward_flops: float
+    """Of one token: 2 for each parameter that it uses, or what the architecture counts to."""
     cache: CacheShape
     gpu: Gpu
     gpus: int
@@ -85,7 +87,7 @@ def train_flops_per_token(plan: RlPlan) -> float:
     """Per token of prompt and response: forward and backward for each epoch, one forward for the
     log-probabilities of the policy that sampled, and one of the reference for a KL term."""
     passes = TRAINING * plan.epochs + FORWARD + (FORWARD if plan.reference else 0.0)
-    return passes * plan.params
+    return passes / FORWARD * plan.forward_flops
 
 
 def concurrent_sequences(plan: RlPlan) -> int:
@@ -154,7 +156,7 @@ def _cache_s(plan: RlPlan, sequences: float) -> float:
 
 
 def _weights_s(plan: RlPlan) -> float:
-    """Time to read the weights once."""
+    """Time to read the weights once: all experts, as a large batch needs them."""
     return weight_bytes(plan.params, "bf16") / _bandwidth(plan)
 
 
@@ -168,7 +170,7 @@ def _compute_s(plan: RlPlan, sequences: float) -> float:
     read once for all its samples."""
     tokens = sequences * (plan.lengths.cut_mean + plan.prompt_tokens / plan.samples)
     rate = plan.gpu.achievable_bf16_flops or plan.gpu.peak_bf16_flops
-    return tokens * FORWARD * plan.params / (rate * plan.gpus_per_engine)
+    return tokens * plan.forward_flops / (rate * plan.gpus_per_engine)
 
 
 def _synchronous_sample(plan: RlPlan, places: int, gpus: int) -> tuple[float, float]:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from planner.architecture import Architecture
     from smolplan.spec import ModelSpec
 
+DEFAULT_SEQ_LEN = 4096
+
 ROUNDING = 0.1
 """How far --params may be from the architecture named beside it: SmolLM3's 3.08B is called 3B."""
 
@@ -20,34 +22,17 @@ def architecture(
     if preset is not None and model is not None:
         raise UserError("--preset and --model both name an architecture", remedy="Give one.")
     if preset is not None:
-        return _named(preset)
+        from planner.named import named_model
+
+        named = named_model(preset, where="--preset")
+        return named.shape, named.seq_len, named.tokens
     if model is not None:
         from planner.hf_config import read_hf_config
+        from planner.named import USUAL_SEQ_LEN
 
         shape, longest = read_hf_config(model)
-        return shape, min(longest, 4096), None
-    return None, 4096, None
-
-
-def _named(name: str) -> tuple["ModelSpec | Architecture", int, float | None]:
-    """The preset of that name, else the published model. Raises UserError with the near names of
-    both."""
-    from planner.catalog import models
-    from smolplan.spec import load_preset, preset_names
-    from smolplan.spec.parse import suggestion
-
-    if name in preset_names():
-        spec = load_preset(name)
-        return spec.model, spec.data.seq_len, float(spec.tokens)
-    row = models().get(name)
-    if row is None:
-        raise UserError(
-            f"there is no preset and no published model {name!r}",
-            where="--preset",
-            remedy=suggestion(name, sorted({*preset_names(), *models()})),
-        )
-    shape, longest = row.architecture()
-    return shape, min(longest, 4096), None
+        return shape, min(longest, USUAL_SEQ_LEN), None
+    return None, DEFAULT_SEQ_LEN, None
 
 
 def agreed(params: float | None, shape: "ModelSpec | Architecture", text: str | None) -> float:

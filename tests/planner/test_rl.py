@@ -17,6 +17,7 @@ from smolplan.spec import load_preset
 MODEL = load_preset("smollm3-3b").model
 PLAN = RlPlan(
     params=float(parameter_count(MODEL)),
+    forward_flops=2.0 * parameter_count(MODEL),
     cache=cache_shape(MODEL),
     gpu=find_gpu("h100"),
     gpus=16,
