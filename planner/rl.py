@@ -10,7 +10,9 @@ sequences that decode together, and that sequence's cache.
 A synchronous batch shrinks while it waits: the last responses read all weights for a token each.
 """
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from planner.catalog import Gpu
 from planner.inference import USABLE_MEMORY, CacheShape, kv_bytes_per_sequence, weight_bytes
@@ -176,7 +178,8 @@ def _compute_s(plan: RlPlan, sequences: float) -> float:
 def _synchronous_sample(plan: RlPlan, places: int, gpus: int) -> tuple[float, float]:
     """Seconds until the longest response of the step is there, and the share of places taken on
     average. An engine with more sequences than places keeps all places taken until none waits, and
-    then waits for the longest of the last ones, as every engine waits for the slowest."""
+    then waits for the longest of the last ones, as every engine waits for the slowest: the one
+    that drew the most tokens to read."""
     engines = gpus / plan.gpus_per_engine
     mine = plan.sequences / engines
     together = min(mine, places)
@@ -184,8 +187,29 @@ def _synchronous_sample(plan: RlPlan, places: int, gpus: int) -> tuple[float, fl
     full_steps = waiting * plan.lengths.cut_mean / together
     steps = full_steps + plan.lengths.longest_of(together * engines)
     memory_s = steps * _weights_s(plan) + _cache_s(plan, mine)
+    step_s_per_token = _weights_s(plan) / together if waiting > 0 else 0.0
+    memory_s += _slowest_above_mean(engines) * _spread_s(plan, mine, step_s_per_token)
     tokens = mine * plan.lengths.cut_mean
     return max(memory_s, _compute_s(plan, mine)), tokens / (steps * together)
+
+
+def _spread_s(plan: RlPlan, sequences: float, step_s_per_token: float) -> float:
+    """Standard deviation of the time that so many responses take an engine: of length L each reads
+    its cache, a·L + b·L², and takes its part of the steps."""
+    lengths, fixed = plan.lengths, kv_bytes_per_sequence(plan.cache, plan.prompt_tokens)
+    growth = kv_bytes_per_sequence(plan.cache, plan.prompt_tokens + lengths.cut_mean) - fixed
+    a = step_s_per_token + fixed / _bandwidth(plan)
+    b = growth / lengths.cut_mean / 2 / _bandwidth(plan)
+    first, second, third, fourth = (lengths.moment(power) for power in (1, 2, 3, 4))
+    variance = a**2 * (second - first**2) + b**2 * (fourth - second**2)
+    variance += 2 * a * b * (third - first * second)
+    return math.sqrt(max(0.0, variance) * sequences)
+
+
+def _slowest_above_mean(engines: float) -> float:
+    """Expected largest of so many standard normal variables (Blom 1958: −Φ⁻¹ of
+    (5/8) / (n + 1/4))."""
+    return -NormalDist().inv_cdf(0.625 / (engines + 0.25)) if engines > 1 else 0.0
 
 
 def _steady_gpu_s(plan: RlPlan, places: int) -> float:
