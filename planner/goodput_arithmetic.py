@@ -101,7 +101,10 @@ def notes_on(answer: Answer) -> list[str]:
         )
     if answer.run.spares is None:
         notes.append("a spare node is taken to be at hand at every failure; --spares counts them")
-    if answer.settings.mttf_s is None and answer.gpus <= 4096:
+    caution = answer.settings.fleet.caution
+    if answer.settings.mttf_s is None and caution:
+        notes.append(f"{answer.settings.fleet.name}: {caution}")
+    elif answer.settings.mttf_s is None and answer.gpus <= 4096:
         notes.append(
             "rates are those of a large run, which fails by its hardware; jobs of 1,024 GPUs at "
             "Meta failed 3.6 times as often as their hardware (arXiv 2410.21680)"

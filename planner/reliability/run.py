@@ -8,6 +8,7 @@ from smolplan.errors import UserError
 
 ASSUMED = "assumption"
 BYTECHECKPOINT = "ByteCheckpoint, arXiv 2407.20143, table 8: 405B on 8,960 GPUs"
+INCIDARA = "yukirora/incidara's report on an H200 fleet"
 MEGASCALE = "MegaScale, arXiv 2402.15627"
 
 TYPICAL_S: dict[str, tuple[float, str]] = {
@@ -17,10 +18,11 @@ TYPICAL_S: dict[str, tuple[float, str]] = {
     "provision": (120.0, ASSUMED),
     "load": (129.49, BYTECHECKPOINT),
     "warm_up": (60.0, f"{ASSUMED}; {MEGASCALE}: initialisation alone under 30 s"),
-    "repair": (DAY_S, ASSUMED),
+    "repair": (DAY_S, f"{ASSUMED}; {INCIDARA}: P90 of 150 h, a few months later 33 h"),
 }
 """Seconds of each step for who knows no better, with its source. Detection, provisioning, load and
-warm-up, 10 min in all, lie within the 5 to 20 min that Kokolis et al. give for restarts."""
+warm-up, 10 min in all, are what Meta gives for a synchronous recovery (FT-HSDP, arXiv 2602.00277,
+by two digests), and lie within the 5 to 20 min that Kokolis et al. give for restarts."""
 
 
 LONGEST_S = 1e6 * 365.25 * DAY_S

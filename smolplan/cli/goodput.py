@@ -28,7 +28,10 @@ def goodput(
     confidence: Annotated[str, typer.Option(help="Share of runs that shall do it.")] = "95%",
     fleet: Annotated[
         str,
-        typer.Option(help="Whose failure rates: llama3, rsc-1, rsc-2, opt-175b, ft-hsdp."),
+        typer.Option(
+            help="Whose failure rates: llama3, rsc-1, rsc-2, opt-175b, ft-hsdp, bloom, "
+            "skt-b200, delta-h100, bytedance."
+        ),
     ] = "llama3",
     mttf: Annotated[
         str | None, typer.Option(help="Your job's mean time to failure, in place of a fleet's.")

@@ -101,6 +101,11 @@ def test_assumptions_are_told() -> None:
     assert "assumed, without a source: detect 5 min" in " ".join(run(*LLAMA).split())
 
 
+def test_rates_that_leave_causes_out_come_with_a_caution() -> None:
+    assert "skt-b200: only GPU failures are counted" in run(*LLAMA, "--fleet", "skt-b200")
+    assert "only GPU failures" not in run(*LLAMA, "--fleet", "skt-b200", "--mttf", "3h")
+
+
 def test_few_spares_cost_time_and_are_told_their_probability() -> None:
     few, enough = (answer(*LLAMA, "--spares", count) for count in ("6", "30"))
     assert few["expected"]["causes_s"]["spare wait"] > 86_400
