@@ -180,6 +180,18 @@ def test_the_llama_3_benchmark_tells_over_90_percent_from_under() -> None:
     assert min(expect(case.run).goodput for case in cases(base)) < PUBLISHED
 
 
+def test_the_longest_recovery_of_the_llama_3_benchmark_just_reaches_the_published() -> None:
+    from benchmarks.llama3_goodput import PUBLISHED, llama3, longest_recovery_min, recovering_in
+
+    base = llama3(Checkpoint(0.59, 51.06), Restart(300, 120, 129.49, 60))
+    longest = longest_recovery_min(base)
+    assert expect(recovering_in(base, longest, longest / 2, None)).goodput > PUBLISHED
+    assert expect(recovering_in(base, longest + 0.1, longest / 2, None)).goodput < PUBLISHED
+    # What is detection, and what restart, matters little: a thousandth of the time.
+    early, late = (expect(recovering_in(base, 10, known, None)).goodput for known in (1, 9))
+    assert math.isclose(early, late, abs_tol=0.005)
+
+
 @pytest.mark.parametrize(("published", "code"), [(0.90, 0), (0.95, 1)])
 def test_the_llama_3_benchmark_ends_with_1_where_it_does_not_reach_the_published(
     published: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
