@@ -31,7 +31,15 @@ from planner.reliability.interval import (
     with_interval,
     young_interval_s,
 )
-from planner.reliability.run import ASSUMED, MEGASCALE, TYPICAL_S, Checkpoint, Restart, Run
+from planner.reliability.run import (
+    ASSUMED,
+    MEGASCALE,
+    TYPICAL_S,
+    Checkpoint,
+    LocalCopies,
+    Restart,
+    Run,
+)
 from planner.reliability.spares import (
     never_short_probability,
     short_share,
@@ -59,6 +67,7 @@ __all__ = [
     "Component",
     "Expectation",
     "Fleet",
+    "LocalCopies",
     "Restart",
     "Run",
     "daly_first_order_interval_s",

@@ -25,6 +25,9 @@ warm-up, 10 min in all, are what Meta gives for a synchronous recovery (FT-HSDP,
 by two digests), and lie within the 5 to 20 min that Kokolis et al. give for restarts."""
 
 
+MOST_PIECES = 50_000
+"""Local copies between two remote checkpoints: one a second for half a day."""
+
 LONGEST_S = 1e6 * 365.25 * DAY_S
 """A million years: far beyond any time of a run, and its square is still a float."""
 
@@ -35,6 +38,22 @@ class Checkpoint:
     """Training stands still for each checkpoint."""
     write_s: float = 0.0
     """From the end of the stall until it is safe; training goes on. 0: synchronous."""
+
+
+@dataclass(frozen=True)
+class LocalCopies:
+    """Copies in the nodes' memory or on their disks, from which the remote checkpoints are written,
+    so that those cost no stall of their own."""
+
+    every_s: float
+    """Longest work between two."""
+    stall_s: float
+    """Training stands still for each."""
+    lost: float
+    """Share of the failures after which they are gone, by chance, and only the newest safe remote
+    checkpoint is left: those that take a node, where no other node holds its copy."""
+    load_s: float
+    """In place of the remote checkpoint's."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,8 @@ class Run:
     """Spare nodes. None: one is always at hand."""
     repair_s: float = DAY_S
     """Mean time until a node is back, exponential."""
+    local: LocalCopies | None = None
+    """Then the interval is the remote checkpoints'."""
 
     def __post_init__(self) -> None:
         c, r = self.checkpoint, self.restart
@@ -102,6 +123,24 @@ class Run:
             )
         if not 0 <= self.node_share <= 1 or (self.spares is not None and self.spares < 0):
             raise UserError("a share is from 0 to 1, and spare nodes are 0 or more")
+        if self.local is not None:
+            self._check_local(self.local)
+
+    def _check_local(self, local: LocalCopies) -> None:
+        times = (local.every_s, local.stall_s, local.load_s)
+        possible = all(0 <= time <= LONGEST_S for time in times) and local.every_s >= 1e-6
+        if not possible or not 0 <= local.lost <= 1:
+            raise UserError(
+                "local copies need an interval above 0, a stall and a load of 0 or more, and a "
+                "share lost from 0 to 1"
+            )
+        if self.interval_s > local.every_s * MOST_PIECES:
+            raise UserError(
+                f"more than {MOST_PIECES:,} local copies between two remote checkpoints are more "
+                f"than can be computed with",
+                where="--local-every",
+                remedy="Make them rarer, or the remote checkpoints more frequent.",
+            )
 
     @property
     def segments(self) -> int:
@@ -110,9 +149,43 @@ class Run:
         return max(1, int(min(math.ceil(self.work_s / self.interval_s - 1e-9), most)))
 
     @property
+    def pieces(self) -> int:
+        """Of a segment, each ending with a local copy; 1 without those."""
+        if self.local is None:
+            return 1
+        return max(1, math.ceil(self.work_s / self.segments / self.local.every_s - 1e-9))
+
+    @property
+    def piece_s(self) -> float:
+        """Work and stall of one of them."""
+        stall = self.checkpoint.stall_s if self.local is None else self.local.stall_s
+        return self.work_s / self.segments / self.pieces + stall
+
+    @property
+    def write_pieces(self) -> int:
+        """Pieces during which a remote checkpoint is written: with local copies it counts from the
+        first of them after its end."""
+        return math.ceil(self.checkpoint.write_s / self.piece_s - 1e-9)
+
+    @property
     def segment_s(self) -> float:
-        """Work and stall of one piece: τ + δ."""
-        return self.work_s / self.segments + self.checkpoint.stall_s
+        """Work and stall between two checkpoints: τ + δ."""
+        return self.pieces * self.piece_s
+
+    @property
+    def local_busy_s(self) -> float:
+        """Restart.busy_s from a local copy; 0 without those."""
+        if self.local is None:
+            return 0.0
+        return self.restart.busy_s - self.restart.load_s + self.local.load_s
+
+    @property
+    def least_s(self) -> float:
+        """Wall time without any failure or planned stop, until the last checkpoint is safe."""
+        write = self.checkpoint.write_s
+        if self.local is not None:
+            write = self.write_pieces * self.piece_s
+        return self.segments * self.segment_s + write
 
     @property
     def stop_probability(self) -> float:
