@@ -119,7 +119,7 @@ def _play(run: Run, chance: random.Random, most_events: int) -> _Played:
 
 
 def _play_two_levels(run: Run, chance: random.Random, most_events: int) -> _Played:
-    piece, pieces, write = run.piece_s, run.pieces, run.write_pieces
+    piece, pieces, write = run.piece_s, run.pieces, run.checkpoint.write_s
     done = safe = 0  # pieces that the newest copy holds; segments that are safe
     until_stop = _checkpoints_until_stop(run, chance)
     out: list[float] = []
@@ -127,12 +127,12 @@ def _play_two_levels(run: Run, chance: random.Random, most_events: int) -> _Play
     clock = running = 0.0
     while True:
         target = min(run.segments, safe + until_stop)
-        needed = (target * pieces + write - done) * piece
+        needed = (target * pieces - done) * piece + write
         failure = _exponential(run.mttf_s, chance)
         clock, running = clock + min(failure, needed), running + min(failure, needed)
         if failure >= needed:
             if target == run.segments:
-                now.causes_s["checkpoint stall"] = run.least_s - run.work_s
+                now.causes_s["checkpoint stall"] = run.stalls_s
                 now.causes_s["lost work"] = running - run.least_s
                 now.wall_s = clock
                 return now
@@ -140,8 +140,8 @@ def _play_two_levels(run: Run, chance: random.Random, most_events: int) -> _Play
             until_stop = _checkpoints_until_stop(run, chance)
             clock, _ = _restart(run, chance, clock, out, now, planned=True)
         else:
+            newest = max(safe, int((done * piece + failure - write) // (pieces * piece)))
             done += int(failure // piece)
-            newest = max(safe, (done - write) // pieces)
             until_stop -= newest - safe
             safe = newest
             clock, lost = _restart(run, chance, clock, out, now, planned=False)

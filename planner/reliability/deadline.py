@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from planner.reliability.distributions import (
     Moments,
@@ -75,6 +76,26 @@ def finished_within_s(run: Run, confidence: float) -> float:
         low, high = (
             (low, middle) if deadline_probability(run, middle) >= confidence else (middle, high)
         )
+    return high
+
+
+def spares_for_deadline(run: Run, deadline_s: float, confidence: float) -> int | None:
+    """The fewest spare nodes with which the run is in time with that confidence, by bisection; None
+    where it is not even with one always at hand."""
+
+    def met(spares: int | None) -> bool:
+        return deadline_probability(replace(run, spares=spares), deadline_s) >= confidence
+
+    if not met(None):
+        return None
+    if met(0):
+        return 0
+    low, high = 0, 1
+    while not met(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(middle) else (middle, high)
     return high
 
 

@@ -2,21 +2,21 @@
 remote checkpoints written from them. A failure loses the copies with probability q, and then rolls
 back to the newest safe remote checkpoint; otherwise to the newest copy.
 
-Between two safe remote checkpoints lie pieces of s seconds, each ending with a copy. With j of K
-pieces done, T(j) to the end of them, L the time from the failure to training again, and C, Λ for
-copies kept and lost after it:
+A segment is k pieces of s seconds, each ending with a copy; a remote checkpoint is safe ω after the
+copy that it is written from, w whole pieces and a rest later. With j pieces done since the newest
+safe checkpoint, T(j) until the next one is safe, L the time from a failure to training again, and C
+and Λ for copies kept and lost after it,
 
     T(j) = P(no failure) (s + T(j+1)) + E[cut] + E[L] + P(C) T(j) + P(Λ) T(0)
 
-which is linear; T(0) = b/d (a^−K − 1), a = 1 − d. With q = 1 and one piece it is the model of
-planner/reliability/wall_time.py. The second moments follow in the same way.
+is linear, and so are the second moments. With q = 1 and one piece it is the model of
+planner/reliability/wall_time.py.
 """
 
-import math
 from dataclasses import dataclass
 
 from planner.reliability.distributions import Moments
-from planner.reliability.renewal import cut_short, episode
+from planner.reliability.renewal import begun_s, cut_short, episode
 from planner.reliability.run import Run
 
 
@@ -37,20 +37,21 @@ class Ending:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """Time until the next remote checkpoint is safe, and how much of it is running."""
+
+    time: Moments
+    running_s: float
+
+
+@dataclass(frozen=True)
 class TwoLevels:
     """Between two safe remote checkpoints, and per failure."""
 
-    fresh: Moments
-    """Time from a safe remote checkpoint, with nothing done since, to the next."""
-    going: Moments
-    """The same from the moment at which it became safe, with pieces done while it was written."""
-    fresh_attempts: float
-    """Pieces begun in it."""
-    going_attempts: float
-    failed: float
-    """Share of the pieces that a failure cuts short."""
-    running_s: float
-    """Running time of a piece begun, on average."""
+    fresh: Passage
+    """From a safe one, with nothing done since."""
+    going: Passage
+    """From the moment at which one became safe, with what was done while it was written."""
     kept: float
     """Share of the failures while running after which training goes on from a copy."""
     local_restarts: float
@@ -58,55 +59,85 @@ class TwoLevels:
     remote_restarts: float
 
 
+class _Attempts:
+    """What one attempt at so many seconds adds to the recurrences."""
+
+    def __init__(self, run: Run, kept: Ending, lost: Ending) -> None:
+        self._mttf_s, self._kept, self._lost = run.mttf_s, kept, lost
+        self._ends = kept + lost
+
+    def of(self, length_s: float, after: Passage, here: Passage | None, start: Passage) -> Passage:
+        """From one that has `after` ahead if it succeeds, `here` if copies are kept (None: the same
+        once more) and `start` if they are lost."""
+        failed, cut = cut_short(length_s, self._mttf_s)
+        passed, kept, lost, ends = 1 - failed, self._kept, self._lost, self._ends
+        stay = 1.0 if here is not None else 1 - failed * kept.share
+
+        mean = passed * (length_s + after.time.mean) + cut.mean + failed * ends.mean
+        mean += failed * lost.share * start.time.mean
+        running = begun_s(length_s, self._mttf_s) + passed * after.running_s
+        running += failed * lost.share * start.running_s
+        if here is not None:
+            mean += failed * kept.share * here.time.mean
+            running += failed * kept.share * here.running_s
+        again = mean / stay if here is None else here.time.mean
+
+        square = passed * (length_s**2 + 2 * length_s * after.time.mean + after.time.square)
+        square += cut.square + 2 * cut.mean * ends.mean + failed * ends.square
+        square += 2 * (cut.mean * kept.share + failed * kept.mean) * again
+        square += 2 * (cut.mean * lost.share + failed * lost.mean) * start.time.mean
+        square += failed * lost.share * start.time.square
+        if here is not None:
+            square += failed * kept.share * here.time.square
+        return Passage(Moments(mean / stay, square / stay), running / stay)
+
+    def on(self, length_s: float) -> float:
+        """Probability of getting through it before a failure loses the copies."""
+        failed, _ = cut_short(length_s, self._mttf_s)
+        return (1 - failed) / (1 - failed * self._kept.share)
+
+
+_NOTHING = Passage(Moments(0.0, 0.0), 0.0)
+
+
 def two_levels(run: Run) -> TwoLevels:
     """Raises nothing: the caller has checked that it ends."""
-    local, m, s = run.local, run.mttf_s, run.piece_s
+    local, m, s, write = run.local, run.mttf_s, run.piece_s, run.checkpoint.write_s
     assert local is not None
-    failed, cut = cut_short(s, m)
     kept, lost, gone = _endings(run)
-    ends, pieces, first = kept + lost, run.pieces + run.write_pieces, run.write_pieces
-    stay = 1 - failed * kept.share
-    d = failed * lost.share / stay
-    b = ((1 - failed) * s + cut.mean + failed * ends.mean) / stay
-    t_0 = b * _sum_of_powers(d, pieces)
-    growth = math.exp(-pieces * math.log1p(-d))  # a^−K
+    attempts = _Attempts(run, kept, lost)
+    whole = int(write // s)
+    rest = write - whole * s
+    last = run.pieces + whole
 
-    # Backwards from the last piece; squares are (α + β U(0)), with 1 − β = a^(K − j).
-    time, alpha = 0.0, 0.0
-    at = {pieces: (time, alpha)}
-    for j in range(pieces - 1, -1, -1):
-        after = time
-        time = (1 - d) * time + b + d * t_0
-        square = (1 - failed) * (s**2 + 2 * s * after) + cut.square
-        square += 2 * cut.mean * ends.mean + failed * ends.square
-        square += 2 * (cut.mean * kept.share + failed * kept.mean) * time
-        square += 2 * (cut.mean * lost.share + failed * lost.mean) * t_0
-        alpha = (1 - d) * alpha + square / stay
-        if j in (0, first):
-            at[j] = (time, alpha)
-    u_0 = at[0][1] * growth
-    remaining = -math.expm1((pieces - first) * math.log1p(-d))  # β at `first`
-    restarting, _ = cut_short(run.local_busy_s, m)
+    def back_to_the_start(start: Passage) -> tuple[Passage, Passage, Passage]:
+        """From the first piece, and from those around which a checkpoint becomes safe."""
+        ahead = attempts.of(rest, _NOTHING, None, start)
+        found = {last: ahead}
+        for j in range(last - 1, -1, -1):
+            ahead = attempts.of(s, ahead, None, start)
+            if j in (whole, whole + 1):
+                found[j] = ahead
+        return ahead, found[whole], found[whole + 1]
+
+    # Each is linear in what lies ahead at the start, and reaches it with 1 − reaching.
+    reaching = attempts.on(rest) * attempts.on(s) ** last
+    alone, _, _ = back_to_the_start(_NOTHING)
+    mean, running = alone.time.mean / reaching, alone.running_s / reaching
+    cross, _, _ = back_to_the_start(Passage(Moments(mean, 0.0), running))
+    fresh = Passage(Moments(mean, cross.time.square / reaching), running)
+    _, here, after = back_to_the_start(fresh)
+    going = attempts.of(s - rest, after, here, fresh)
+
+    failing, _ = cut_short(run.local_busy_s, m)
     remote_failing, _ = cut_short(run.restart.busy_s, m)
     return TwoLevels(
-        fresh=Moments(t_0, u_0),
-        going=Moments(at[first][0], at[first][1] + remaining * u_0),
-        fresh_attempts=_sum_of_powers(d, pieces) / stay,
-        going_attempts=_sum_of_powers(d, pieces, first) / stay,
-        failed=failed,
-        running_s=s if math.isinf(m) else m * failed,
+        fresh=fresh,
+        going=going,
         kept=kept.share,
-        local_restarts=(1 - local.lost) / (1 - restarting * (1 - local.lost)),
+        local_restarts=(1 - local.lost) / (1 - failing * (1 - local.lost)),
         remote_restarts=gone / (1 - remote_failing),
     )
-
-
-def _sum_of_powers(d: float, pieces: int, first: int = 0) -> float:
-    """Σ a^−i over first < i ≤ pieces: (a^−K − a^−first) / d, a = 1 − d."""
-    if d * pieces < 1e-12:
-        return float(pieces - first)
-    step = -math.log1p(-d)
-    return math.exp(first * step) * math.expm1((pieces - first) * step) / d
 
 
 def _endings(run: Run) -> tuple[Ending, Ending, float]:

@@ -24,6 +24,11 @@ def running_s(length_s: float, mttf_s: float) -> float:
     return length_s if math.isinf(mttf_s) else mttf_s * math.expm1(length_s / mttf_s)
 
 
+def begun_s(length_s: float, mttf_s: float) -> float:
+    """Mean running time of one attempt, cut short or not: M (1 − e^(−l/M))."""
+    return length_s if math.isinf(mttf_s) else -mttf_s * math.expm1(-length_s / mttf_s)
+
+
 def failed_restarts(busy_s: float, mttf_s: float) -> float:
     """How many fail before one succeeds: e^(R/M) − 1."""
     return math.expm1(busy_s / mttf_s)

@@ -25,8 +25,8 @@ warm-up, 10 min in all, are what Meta gives for a synchronous recovery (FT-HSDP,
 by two digests), and lie within the 5 to 20 min that Kokolis et al. give for restarts."""
 
 
-MOST_PIECES = 50_000
-"""Local copies between two remote checkpoints: one a second for half a day."""
+MOST_PIECES = 10_000
+"""Local copies between two remote checkpoints: one every 4 s for half a day."""
 
 LONGEST_S = 1e6 * 365.25 * DAY_S
 """A million years: far beyond any time of a run, and its square is still a float."""
@@ -158,14 +158,11 @@ class Run:
     @property
     def piece_s(self) -> float:
         """Work and stall of one of them."""
-        stall = self.checkpoint.stall_s if self.local is None else self.local.stall_s
-        return self.work_s / self.segments / self.pieces + stall
+        return self.work_s / self.segments / self.pieces + self.piece_stall_s
 
     @property
-    def write_pieces(self) -> int:
-        """Pieces during which a remote checkpoint is written: with local copies it counts from the
-        first of them after its end."""
-        return math.ceil(self.checkpoint.write_s / self.piece_s - 1e-9)
+    def piece_stall_s(self) -> float:
+        return self.checkpoint.stall_s if self.local is None else self.local.stall_s
 
     @property
     def segment_s(self) -> float:
@@ -180,12 +177,14 @@ class Run:
         return self.restart.busy_s - self.restart.load_s + self.local.load_s
 
     @property
+    def stalls_s(self) -> float:
+        """Of the whole run, and the wait for the last checkpoint to be safe."""
+        return self.segments * self.pieces * self.piece_stall_s + self.checkpoint.write_s
+
+    @property
     def least_s(self) -> float:
         """Wall time without any failure or planned stop, until the last checkpoint is safe."""
-        write = self.checkpoint.write_s
-        if self.local is not None:
-            write = self.write_pieces * self.piece_s
-        return self.segments * self.segment_s + write
+        return self.segments * self.segment_s + self.checkpoint.write_s
 
     @property
     def stop_probability(self) -> float:

@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from planner.reliability.distributions import Moments
-from planner.reliability.local import two_levels
-from planner.reliability.renewal import attempt, cut_short, episode, running_s
+from planner.reliability.local import Passage, TwoLevels, two_levels
+from planner.reliability.renewal import attempt, begun_s, cut_short, episode, running_s
 from planner.reliability.run import Run
 from planner.reliability.spares import spare_wait
 from smolplan.errors import UserError
@@ -71,15 +72,16 @@ def expect(run: Run) -> Expectation:
     )
 
 
+@lru_cache(maxsize=256)
 def without_waits(run: Run) -> Expectation:
     """The same where a spare node is always at hand. Without planned stops, a segment takes
     (M + D) e^((R+ω)/M) (e^((τ+δ)/M) − 1): with D = ω = 0 Daly's exact cost function (2006)."""
     _check_that_it_ends(run)
     m, restart, n = run.mttf_s, run.restart, run.segments
-    passes = _one_level(run) if run.local is None else _two_levels(run)
+    passes = _one_level(run) if run.local is None else two_levels(run)
     p, stops = run.stop_probability, (n - 1) * run.stop_probability
     going = (n - 1) * (1 - p)
-    running = (1 + stops) * passes.fresh_running_s + going * passes.going_running_s
+    running = (1 + stops) * passes.fresh.running_s + going * passes.going.running_s
     interrupted = running / m
     events = interrupted + stops
     from_local = interrupted * passes.kept
@@ -89,13 +91,13 @@ def without_waits(run: Run) -> Expectation:
     failed_local, _ = cut_short(run.local_busy_s, m)
     failed_remote, _ = cut_short(restart.busy_s, m)
     failures = interrupted + local_begun * failed_local + remote_begun * failed_remote
-    in_restart = local_begun * _begun_s(run.local_busy_s, m)
-    in_restart += remote_begun * _begun_s(restart.busy_s, m)
+    in_restart = local_begun * begun_s(run.local_busy_s, m)
+    in_restart += remote_begun * begun_s(restart.busy_s, m)
     whole = from_local * run.local_busy_s + (events - from_local) * restart.busy_s
 
     mean, variance = _wall_time(run, passes)
     causes = dict.fromkeys(CAUSES, 0.0)
-    causes["checkpoint stall"] = run.least_s - run.work_s
+    causes["checkpoint stall"] = run.stalls_s
     causes["lost work"] = max(0.0, running - run.least_s)
     causes["detection"] = failures * restart.detect_s
     causes["provisioning"] = interrupted * restart.provision_s
@@ -122,53 +124,18 @@ def node_failures_per_s(run: Run, unhindered: Expectation) -> float:
     return unhindered.failures * run.node_share / unhindered.wall_s
 
 
-@dataclass(frozen=True)
-class _Passes:
-    """From one safe checkpoint to the next: with nothing under way, and with what was done while it
-    was written."""
-
-    fresh: Moments
-    going: Moments
-    fresh_running_s: float
-    going_running_s: float
-    kept: float
-    """Share of the failures while running after which training goes on from a local copy."""
-    local_restarts: float
-    """Restarts begun per failure while running, from local copies and from remote checkpoints."""
-    remote_restarts: float
-
-
-def _one_level(run: Run) -> _Passes:
+def _one_level(run: Run) -> TwoLevels:
+    """The same where no failure leaves a copy."""
     m, write, s = run.mttf_s, run.checkpoint.write_s, run.segment_s
     broken = episode(run.restart, m)
     fresh = attempt(s + write, m, broken, None)
-    return _Passes(
-        fresh=fresh,
-        going=attempt(s, m, broken, fresh),
-        fresh_running_s=running_s(s + write, m),
-        going_running_s=math.exp(write / m) * running_s(s, m),
+    return TwoLevels(
+        fresh=Passage(fresh, running_s(s + write, m)),
+        going=Passage(attempt(s, m, broken, fresh), math.exp(write / m) * running_s(s, m)),
         kept=0.0,
         local_restarts=0.0,
         remote_restarts=math.exp(run.restart.busy_s / m),
     )
-
-
-def _two_levels(run: Run) -> _Passes:
-    t = two_levels(run)
-    return _Passes(
-        fresh=t.fresh,
-        going=t.going,
-        fresh_running_s=t.fresh_attempts * t.running_s,
-        going_running_s=t.going_attempts * t.running_s,
-        kept=t.kept,
-        local_restarts=t.local_restarts,
-        remote_restarts=t.remote_restarts,
-    )
-
-
-def _begun_s(length_s: float, mttf_s: float) -> float:
-    """Mean time of an attempt of that length, cut short or not: M (1 − e^(−l/M))."""
-    return length_s if math.isinf(mttf_s) else -mttf_s * math.expm1(-length_s / mttf_s)
 
 
 def _check_that_it_ends(run: Run) -> None:
@@ -193,11 +160,11 @@ def _check_that_it_ends(run: Run) -> None:
     )
 
 
-def _wall_time(run: Run, passes: _Passes) -> tuple[float, float]:
+def _wall_time(run: Run, passes: TwoLevels) -> tuple[float, float]:
     """Mean and variance, without waits for spares."""
     m, n, p = run.mttf_s, run.segments, run.stop_probability
     back = attempt(run.restart.busy_s, m, episode(run.restart, m), Moments(0.0, 0.0))
-    stopped, going, fresh = back.then(passes.fresh), passes.going, passes.fresh
+    stopped, going, fresh = back.then(passes.fresh.time), passes.going.time, passes.fresh.time
     mean = (1 - p) * going.mean + p * stopped.mean
     square = (1 - p) * going.square + p * stopped.square
     variance = fresh.variance + (n - 1) * max(0.0, square - mean**2)

@@ -10,12 +10,15 @@ from smolplan.errors import UserError
 from smolplan.units import format_bytes, parse_bytes, parse_bytes_per_s, parse_count
 
 if TYPE_CHECKING:
-    from planner.goodput import Answer
+    from planner.goodput import Answer, LocalSettings
+    from planner.reliability import Fleet
 
 PLAYBOOK = "Smol Training Playbook: WekaFS, 4.2 GiB/s"
 PLAYBOOK_BYTES_PER_S = 4.2 * 2**30
 
 MOST_SIMULATED = 1_000_000
+
+LOCAL_EXAMPLE = "Give --local-every: 1min, or best."
 
 
 def goodput(
@@ -50,6 +53,22 @@ def goodput(
     write: Annotated[
         str | None, typer.Option(help="Then until it is safe; 0 if the stall was all.")
     ] = None,
+    local_every: Annotated[
+        str | None,
+        typer.Option(help="Between two copies in memory or on local disks: 1min, or best."),
+    ] = None,
+    local_stall: Annotated[
+        str | None, typer.Option(help="Training stands still per copy; as --stall unless given.")
+    ] = None,
+    local_lost: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of failures that lose the copies: 2%; unless given those that take a node."
+        ),
+    ] = None,
+    local_load: Annotated[
+        str | None, typer.Option(help="To load a copy; as long as --load unless given.")
+    ] = None,
     detect: Annotated[str | None, typer.Option(help="From a failure to its diagnosis.")] = None,
     provision: Annotated[str | None, typer.Option(help="Then to a whole set of nodes.")] = None,
     load: Annotated[str | None, typer.Option(help="Then to load the checkpoint.")] = None,
@@ -76,6 +95,9 @@ def goodput(
 
     How many GPUs so that 95 % of runs finish in four weeks:
     `smolplan goodput --gpu-hours 276480 --deadline 4w --confidence 95%`
+
+    Copies in the memory of other nodes between checkpoints that take 20 min to write:
+    `smolplan goodput --gpus 16384 --work 54d --write 20min --local-every best --local-lost 2%`
     """
     from datetime import UTC, datetime
 
@@ -101,6 +123,8 @@ def goodput(
         "load": load,
         "warm_up": warm_up,
         "repair": repair,
+        "local_stall": local_stall,
+        "local_load": local_load,
     }
     due_s = deadline_s(deadline, datetime.now(UTC))
     if count is None and (due_s is None or work is not None):
@@ -112,15 +136,18 @@ def goodput(
         )
     every = math.inf if planned_every is None else span_s("--planned-every", planned_every)
     efficiency = share("--scaling", scaling)
+    known_fleet = find_fleet(fleet)
+    local = _local(local_every, local_lost, known_fleet)
     settings = Settings(
         gpu_s=_gpu_seconds(work, gpu_hours, count, efficiency),
         scaling=efficiency,
-        fleet=find_fleet(fleet),
+        fleet=known_fleet,
         mttf_s=None if mttf is None else span_s("--mttf", mttf),
         interval_s=None if interval is None else span_s("--interval", interval),
-        spans=_spans(given, size, storage_bandwidth),
+        spans=_spans(given, size, storage_bandwidth, local=local is not None),
         planned_every_s=every,
         spares=spares,
+        local=local,
     )
     if count is None and mttf is not None:
         raise UserError(
@@ -178,12 +205,34 @@ def _gpu_seconds(
     return span_s("--work", work) * gpus * scaling
 
 
+def _local(every: str | None, lost: str | None, fleet: "Fleet") -> "LocalSettings | None":
+    from planner.goodput import GIVEN, LocalSettings
+    from planner.reliability import ASSUMED
+
+    if every is None:
+        if lost is not None:
+            raise UserError(
+                "there are no local copies to lose", where="--local-lost", remedy=LOCAL_EXAMPLE
+            )
+        return None
+    every_s = None if every.strip().lower() == "best" else span_s("--local-every", every)
+    if lost is None:
+        source = f"{ASSUMED}: {fleet.name}'s failures that take a node, with no copy on another"
+        return LocalSettings(every_s, fleet.node_share, source)
+    none = lost.strip().removesuffix("%") in ("0", "0.0")
+    return LocalSettings(every_s, 0.0 if none else share("--local-lost", lost), GIVEN)
+
+
 def _spans(
-    given: dict[str, str | None], checkpoint_bytes: float | None, bandwidth: str | None
+    given: dict[str, str | None],
+    checkpoint_bytes: float | None,
+    bandwidth: str | None,
+    *,
+    local: bool,
 ) -> dict[str, tuple[float, str]]:
     """Every span in seconds, with where it is from."""
     from planner.goodput import GIVEN
-    from planner.reliability import TYPICAL_S
+    from planner.reliability import ASSUMED, TYPICAL_S
 
     spans = dict(TYPICAL_S)
     if checkpoint_bytes is not None:
@@ -202,7 +251,12 @@ def _spans(
     for name, text in given.items():
         if text is not None:
             where = f"--{name.replace('_', '-')}"
+            if name.startswith("local") and not local:
+                raise UserError("there are no local copies", where=where, remedy=LOCAL_EXAMPLE)
             spans[name] = (span_s(where, text, zero=True), GIVEN)
+    if local:
+        spans.setdefault("local_stall", (spans["stall"][0], "as the stall"))
+        spans.setdefault("local_load", (spans["load"][0], f"{ASSUMED}: as the load"))
     return spans
 
 

@@ -14,6 +14,7 @@ from smolplan.errors import SmolplanError
 from tests.support import smolplan
 
 LLAMA = ("--gpus", "16384", "--work", "54d")
+LOCAL = (*LLAMA, "--write", "20min", "--local-every", "best", "--local-lost", "2%")
 QUESTION = ("--gpu-hours", "276480", "--deadline", "4w", "--confidence", "95%")
 
 
@@ -101,9 +102,40 @@ def test_assumptions_are_told() -> None:
     assert "assumed, without a source: detect 5 min" in " ".join(run(*LLAMA).split())
 
 
+def test_local_copies_are_told_with_what_the_run_would_be_without_them() -> None:
+    told = run(*LOCAL, "--explain")
+    for said in ("local copy", "lost by 2% of failures", "remote, every 20", "no local copies"):
+        assert said in told
+    content = answer(*LOCAL)
+    rates = {row["by"]: row["goodput"] for row in content["intervals"]}
+    assert rates["used"] > 0.93 > 0.85 > rates["no local copies"]
+    assert rates["used"] >= max(rates.values()) - 1e-4
+    assert content["expected"]["from_local"] > 0.9 * content["expected"]["failures"]
+
+
+def test_copies_on_the_node_itself_are_assumed_lost_with_it() -> None:
+    told = run(*LLAMA, "--local-every", "best")
+    assert "77% of failures lose the local copies" in told
+    given = answer(*LLAMA, "--local-every", "2min", "--local-load", "5s", "--local-stall", "1s")
+    copies = given["run"]["local"]
+    assert (copies["every_s"], copies["load_s"], copies["stall_s"]) == (120, 5, 1)
+    assert math.isclose(copies["lost"], 321 / 419)
+
+
 def test_rates_that_leave_causes_out_come_with_a_caution() -> None:
     assert "skt-b200: only GPU failures are counted" in run(*LLAMA, "--fleet", "skt-b200")
     assert "only GPU failures" not in run(*LLAMA, "--fleet", "skt-b200", "--mttf", "3h")
+
+
+def test_the_spares_for_a_wanted_probability_of_the_deadline_are_told() -> None:
+    content = answer(*LLAMA, "--deadline", "58.5d", "--confidence", "90%")
+    spares = content["spares_for_deadline"]
+    with_them = answer(*LLAMA, "--deadline", "58.5d", "--spares", str(spares))
+    assert with_them["met"] >= 0.9
+    assert f"{spares} nodes: deadline met by 90% of runs" in run(
+        *LLAMA, "--deadline", "58.5d", "--confidence", "90%"
+    )
+    assert answer(*LLAMA, "--deadline", "57d")["spares_for_deadline"] is None
 
 
 def test_few_spares_cost_time_and_are_told_their_probability() -> None:
@@ -135,6 +167,11 @@ def test_few_spares_cost_time_and_are_told_their_probability() -> None:
         ([*LLAMA, "--stall", "10d"], "work and stall 10"),
         ([*LLAMA, "--write", "60d"], "write 60 d"),
         (["--gpu-hours", "1e300", "--deadline", "4w"], r"1\.49e\+297 GPUs"),
+        ([*LLAMA, "--local-lost", "2%"], "no local copies to lose.*--local-every"),
+        ([*LLAMA, "--local-load", "2s"], "--local-load: there are no local copies"),
+        ([*LLAMA, "--local-every", "1"], "--local-every: 1 has no unit"),
+        ([*LLAMA, "--local-every", "1ms"], "--local-every: more than 10,000"),
+        ([*LLAMA, "--local-every", "best", "--local-lost", "101%"], "--local-lost"),
         ([*LLAMA, "--storage-bandwidth", "1GB/s"], "--checkpoint-bytes"),
         ([*LLAMA, "--repair", "10y"], "in repair"),
         ([*LLAMA, "--preset", "smollm9"], "no preset"),
@@ -153,7 +190,7 @@ def test_the_help_names_every_fleet_and_its_examples_work() -> None:
     told = smolplan("goodput", "--help").stdout
     assert all(fleet in told.replace("\n", " ") for fleet in fleets())
     quoted = " ".join(told.split())
-    for example in (LLAMA, QUESTION):
+    for example in (LLAMA, QUESTION, LOCAL):
         assert "smolplan goodput " + " ".join(example) in quoted
         assert run(*example)
 
