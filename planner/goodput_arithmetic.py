@@ -4,6 +4,7 @@ import math
 
 from planner.explain import Line
 from planner.goodput import GIVEN, Answer
+from planner.nodes import LARGEST_PRIME, next_smooth
 from planner.reliability import ASSUMED, DALY, DAY_S, KOKOLIS
 from smolplan.units import format_duration
 
@@ -123,6 +124,13 @@ def notes_on(answer: Answer) -> list[str]:
     if write and answer.run.interval_s == write and not answer.settings.interval_s:
         notes.append(
             f"a checkpoint takes {format_duration(write)} to be safe, so none can follow sooner"
+        )
+    nodes = answer.gpus // answer.node_size
+    if answer.solved and (smooth := next_smooth(nodes)) > nodes:
+        notes.append(
+            f"{nodes:,} nodes have a prime factor above {LARGEST_PRIME}; the next that lay out "
+            f"easily, as smolplan estimate answers, are {smooth:,} ({smooth * answer.node_size:,} "
+            f"GPUs)"
         )
     if answer.run.spares is None:
         notes.append("a spare node is taken to be at hand at every failure; --spares counts them")

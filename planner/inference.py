@@ -35,6 +35,13 @@ class CacheShape:
     """Tokens that a windowed layer keeps at most."""
     state_elements: int = 0
     """Of a sequence, whatever its length: what its recurrent layers carry on."""
+    kv_heads: int | None = None
+    """Among which GPUs of one engine can divide it; more GPUs hold copies. None: sequences are
+    spread over them instead, as engines do with latent attention."""
+
+    def copies(self, gpus: int) -> float:
+        """How often tensor parallelism over so many GPUs holds it."""
+        return 1.0 if self.kv_heads is None else max(1.0, gpus / self.kv_heads)
 
 
 def gqa_cache(
@@ -47,7 +54,8 @@ def gqa_cache(
 ) -> CacheShape:
     """Keys and values of each key-value head: 2·kv_heads·head_dim. Multi-head attention has as many
     key-value heads as heads, multi-query attention one."""
-    return CacheShape(layers, 2 * kv_heads * head_dim, windowed_layers, window)
+    elements = 2 * kv_heads * head_dim
+    return CacheShape(layers, elements, windowed_layers, window, kv_heads=kv_heads)
 
 
 def mla_cache(layers: int, kv_lora_rank: int, rope_head_dim: int) -> CacheShape:
@@ -104,7 +112,8 @@ def weight_bytes(params: float, weights: WeightFormat) -> float:
 
 @dataclass(frozen=True)
 class Serving:
-    """One model on `gpus` GPUs that split weights and cache evenly (tensor parallel)."""
+    """One model on `gpus` GPUs that split weights and cache (tensor parallel): the cache by its
+    key-value heads, of which GPUs beyond their number hold copies."""
 
     gpu: Gpu
     gpus: int
@@ -142,10 +151,11 @@ def serving(
     held = weight_bytes(params, weights)
     kv_full = kv_bytes_per_sequence(cache, sequence_tokens, kv_element_bytes)
     room = USABLE_MEMORY * gpu.hbm_bytes * gpus - held
-    fits = max(0, int(room // kv_full))
+    copies = cache.copies(gpus)
+    fits = max(0, int(room // (kv_full * copies)))
     bandwidth = gpu.hbm_bytes_per_s * gpus
     # A sequence is half-way through on average; windowed layers are full before that.
-    kv_mean = kv_bytes_per_sequence(cache, sequence_tokens / 2, kv_element_bytes)
+    kv_mean = copies * kv_bytes_per_sequence(cache, sequence_tokens / 2, kv_element_bytes)
     step = decode_step_s(held, fits * kv_mean, bandwidth)
     alone = decode_step_s(weight_bytes(active_params or params, weights), kv_mean, bandwidth)
     return Serving(

@@ -97,7 +97,7 @@ def concurrent_sequences(plan: RlPlan) -> int:
     held = plan.prompt_tokens + _mean_response_held(plan)
     room = USABLE_MEMORY * plan.gpu.hbm_bytes * plan.gpus_per_engine
     room -= weight_bytes(plan.params, "bf16")
-    return max(0, int(room // kv_bytes_per_sequence(plan.cache, held)))
+    return max(0, int(room // (_copies(plan) * kv_bytes_per_sequence(plan.cache, held))))
 
 
 def _mean_response_held(plan: RlPlan) -> float:
@@ -154,7 +154,11 @@ def rl(plan: RlPlan) -> RlAnswer:
 def _cache_s(plan: RlPlan, sequences: float) -> float:
     """Time to read the caches of so many whole responses: Σ over their tokens of the cache then."""
     held = kv_bytes_per_sequence(plan.cache, plan.prompt_tokens + _mean_response_held(plan))
-    return sequences * plan.lengths.cut_mean * held / _bandwidth(plan)
+    return sequences * plan.lengths.cut_mean * _copies(plan) * held / _bandwidth(plan)
+
+
+def _copies(plan: RlPlan) -> float:
+    return plan.cache.copies(plan.gpus_per_engine)
 
 
 def _weights_s(plan: RlPlan) -> float:
@@ -198,8 +202,9 @@ def _spread_s(plan: RlPlan, sequences: float, step_s_per_token: float) -> float:
     its cache, a·L + b·L², and takes its part of the steps."""
     lengths, fixed = plan.lengths, kv_bytes_per_sequence(plan.cache, plan.prompt_tokens)
     growth = kv_bytes_per_sequence(plan.cache, plan.prompt_tokens + lengths.cut_mean) - fixed
-    a = step_s_per_token + fixed / _bandwidth(plan)
-    b = growth / lengths.cut_mean / 2 / _bandwidth(plan)
+    read_s_per_byte = _copies(plan) / _bandwidth(plan)
+    a = step_s_per_token + fixed * read_s_per_byte
+    b = growth / lengths.cut_mean / 2 * read_s_per_byte
     first, second, third, fourth = (lengths.moment(power) for power in (1, 2, 3, 4))
     variance = a**2 * (second - first**2) + b**2 * (fourth - second**2)
     variance += 2 * a * b * (third - first * second)

@@ -48,7 +48,10 @@ def test_how_many_gpus_so_that_95_percent_of_runs_finish_in_four_weeks() -> None
     assert found["gpus"] == 416
     assert found["met"] >= 0.95
     assert found["fewer_met"] < 0.95
-    assert "416 GPUs (52 nodes)" in run(*QUESTION)
+    told = " ".join(run(*QUESTION).split())
+    assert "416 GPUs (52 nodes)" in told
+    assert "52 nodes have a prime factor above 7" in told
+    assert "54 (432 GPUs)" in told
 
 
 def test_worse_failures_or_scaling_take_more_gpus() -> None:

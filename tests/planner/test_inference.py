@@ -59,6 +59,19 @@ def test_only_attention_grows_a_cache_and_recurrent_layers_carry_a_state(
     assert kv_bytes_per_sequence(cache, 0) == 2 * state_elements
 
 
+def test_more_gpus_than_key_value_heads_hold_copies_of_the_cache() -> None:
+    """8 heads on 16 GPUs: beside the same weights half as many sequences as room for them."""
+
+    def fitting(cache: CacheShape, gpus: int) -> int:
+        return serving(
+            find_gpu("h100"), 1e9, cache, weights="bf16", sequence_tokens=8192, gpus=gpus
+        ).concurrent_sequences
+
+    eight, sixteen = fitting(LLAMA_3_1_405B, 8), fitting(LLAMA_3_1_405B, 16)
+    assert abs(sixteen - eight) <= 1
+    assert fitting(DEEPSEEK_V3, 16) > 1.9 * fitting(DEEPSEEK_V3, 8)
+
+
 def test_sharing_heads_shrinks_the_cache_by_as_much() -> None:
     mha, gqa, mqa = (kv_bytes_per_token(gqa_cache(32, heads, 128)) for heads in (32, 8, 1))
     assert mha == 4 * gqa == 32 * mqa
