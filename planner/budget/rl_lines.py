@@ -68,10 +68,10 @@ def rl_line(index: int, part: Rl, spec: BudgetSpec, gpu: Gpu) -> tuple[BudgetLin
     )
     if concurrent_sequences(plan) < 1:
         raise UserError(
-            f"beside {2 * params / 1e9:,.0f} GB of weights not one sequence fits in "
-            f"{part.gpus_per_engine} × {gpu.name}",
+            f"beside {2 * params / 1e9:,.0f} GB of weights not one sequence of these lengths fits "
+            f"in {part.gpus_per_engine} × {gpu.name}",
             where=f"{where}.gpus_per_engine",
-            remedy="Give more of them.",
+            remedy="Give more of them, or shorter lengths.",
         )
     answer = rl(plan) if part.split else balanced(plan)
     chosen = answer.synchronous if part.generation == "synchronous" else answer.asynchronous

@@ -7,18 +7,15 @@ import typer
 
 from smolplan.cli.options import deadline_s, positive, share, span_s, whole
 from smolplan.errors import UserError
-from smolplan.units import format_bytes, parse_bytes, parse_bytes_per_s, parse_count
+from smolplan.units import parse_bytes
 
 if TYPE_CHECKING:
-    from planner.goodput import Answer, LocalSettings
-    from planner.reliability import Fleet
-
-PLAYBOOK = "Smol Training Playbook: WekaFS, 4.2 GiB/s"
-PLAYBOOK_BYTES_PER_S = 4.2 * 2**30
+    from planner.goodput import Answer
 
 MOST_SIMULATED = 1_000_000
 
-LOCAL_EXAMPLE = "Give --local-every: 1min, or best."
+USUAL_GPUS = 16_384
+"""Of the table of failures, where none are given: the Llama 3 report's."""
 
 
 def goodput(
@@ -86,12 +83,18 @@ def goodput(
         int | None, typer.Option(min=2, max=MOST_SIMULATED, help="Play so many runs as well.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    failures: Annotated[
+        bool,
+        typer.Option("--failures", help="Only failure rates: by component, fleet and GPUs."),
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Each line of arithmetic.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
 ) -> None:
     """What failures leave of a run: goodput, checkpoint interval, spares, chance of the deadline.
 
     Example: `smolplan goodput --gpus 16384 --work 54d`
+
+    How often do what parts of it fail: `smolplan goodput --failures --gpus 16384`
 
     How many GPUs so that 95 % of runs finish in four weeks:
     `smolplan goodput --gpu-hours 276480 --deadline 4w --confidence 95%`
@@ -103,7 +106,11 @@ def goodput(
 
     from planner.goodput import Settings, solve
     from planner.reliability import find_fleet
+    from smolplan.cli.goodput_options import from_preset, gpu_seconds, local_copies, spans
 
+    if failures:
+        _failures(fleet, gpus, as_json, alone=work is gpu_hours is deadline is mttf is None)
+        return
     wanted = share("--confidence", confidence)
     if wanted >= 1:
         raise UserError(
@@ -112,7 +119,7 @@ def goodput(
             remedy="Give less than 100%: 99.9%.",
         )
     count = None if gpus is None else whole("--gpus", gpus)
-    size, preset_gpus = _from_preset(preset)
+    size, preset_gpus = from_preset(preset)
     if checkpoint_bytes is not None:
         size = positive("--checkpoint-bytes", checkpoint_bytes, parse_bytes)
     given = {
@@ -137,17 +144,17 @@ def goodput(
     every = math.inf if planned_every is None else span_s("--planned-every", planned_every)
     efficiency = share("--scaling", scaling)
     known_fleet = find_fleet(fleet)
-    local = _local(local_every, local_lost, known_fleet)
+    copies = local_copies(local_every, local_lost, known_fleet)
     settings = Settings(
-        gpu_s=_gpu_seconds(work, gpu_hours, count, efficiency),
+        gpu_s=gpu_seconds(work, gpu_hours, count, efficiency),
         scaling=efficiency,
         fleet=known_fleet,
         mttf_s=None if mttf is None else span_s("--mttf", mttf),
         interval_s=None if interval is None else span_s("--interval", interval),
-        spans=_spans(given, size, storage_bandwidth, local=local is not None),
+        spans=spans(given, size, storage_bandwidth, local=copies is not None),
         planned_every_s=every,
         spares=spares,
-        local=local,
+        local=copies,
     )
     if count is None and mttf is not None:
         raise UserError(
@@ -172,92 +179,24 @@ def goodput(
         show(answer, explain=explain)
 
 
-def _from_preset(name: str | None) -> tuple[float | None, int | None]:
-    """Checkpoint bytes and GPUs."""
-    if name is None:
-        return None, None
-    from planner.plan import make_plan
-    from smolplan.spec import load_preset
+def _failures(fleet: str, gpus: str | None, as_json: bool, *, alone: bool) -> None:
+    import json
 
-    plan = make_plan(load_preset(name))
-    return float(plan.checkpoint_bytes), plan.gpus
+    from planner.reliability import find_fleet
+    from smolplan.cli.failures_view import content, show
 
-
-def _gpu_seconds(
-    work: str | None, gpu_hours: str | None, gpus: int | None, scaling: float
-) -> float:
-    """Training without any loss, from either of the two options that tell it."""
-    if (work is None) == (gpu_hours is None):
+    if not alone:
         raise UserError(
-            "how much training is it?",
-            where="--work",
-            remedy="Give either --work (54d) or --gpu-hours (276480).",
+            "it shows rates only, of no run",
+            where="--failures",
+            remedy="Leave out --work, --gpu-hours, --deadline and --mttf, or leave it out.",
         )
-    if gpu_hours is not None:
-        return positive("--gpu-hours", gpu_hours, parse_count) * 3600
-    assert work is not None
-    if gpus is None:
-        raise UserError(
-            "a span of work means nothing without the GPUs that do it",
-            where="--work",
-            remedy="Give --gpus, or --gpu-hours in its place.",
-        )
-    return span_s("--work", work) * gpus * scaling
-
-
-def _local(every: str | None, lost: str | None, fleet: "Fleet") -> "LocalSettings | None":
-    from planner.goodput import GIVEN, LocalSettings
-    from planner.reliability import ASSUMED
-
-    if every is None:
-        if lost is not None:
-            raise UserError(
-                "there are no local copies to lose", where="--local-lost", remedy=LOCAL_EXAMPLE
-            )
-        return None
-    every_s = None if every.strip().lower() == "best" else span_s("--local-every", every)
-    if lost is None:
-        source = f"{ASSUMED}: {fleet.name}'s failures that take a node, with no copy on another"
-        return LocalSettings(every_s, fleet.node_share, source)
-    none = lost.strip().removesuffix("%") in ("0", "0.0")
-    return LocalSettings(every_s, 0.0 if none else share("--local-lost", lost), GIVEN)
-
-
-def _spans(
-    given: dict[str, str | None],
-    checkpoint_bytes: float | None,
-    bandwidth: str | None,
-    *,
-    local: bool,
-) -> dict[str, tuple[float, str]]:
-    """Every span in seconds, with where it is from."""
-    from planner.goodput import GIVEN
-    from planner.reliability import ASSUMED, TYPICAL_S
-
-    spans = dict(TYPICAL_S)
-    if checkpoint_bytes is not None:
-        rate, source = PLAYBOOK_BYTES_PER_S, PLAYBOOK
-        if bandwidth is not None:
-            rate = positive("--storage-bandwidth", bandwidth, parse_bytes_per_s)
-            source = GIVEN
-        moved = f"{format_bytes(checkpoint_bytes)} at {format_bytes(rate)}/s ({source})"
-        spans["write"] = spans["load"] = (checkpoint_bytes / rate, moved)
-    elif bandwidth is not None:
-        raise UserError(
-            "a bandwidth says nothing without the bytes",
-            where="--storage-bandwidth",
-            remedy="Give --checkpoint-bytes or --preset.",
-        )
-    for name, text in given.items():
-        if text is not None:
-            where = f"--{name.replace('_', '-')}"
-            if name.startswith("local") and not local:
-                raise UserError("there are no local copies", where=where, remedy=LOCAL_EXAMPLE)
-            spans[name] = (span_s(where, text, zero=True), GIVEN)
-    if local:
-        spans.setdefault("local_stall", (spans["stall"][0], "as the stall"))
-        spans.setdefault("local_load", (spans["load"][0], f"{ASSUMED}: as the load"))
-    return spans
+    row = find_fleet(fleet)
+    count = USUAL_GPUS if gpus is None else whole("--gpus", gpus)
+    if as_json:
+        print(json.dumps(content(row, count), indent=1, allow_nan=False))
+    else:
+        show(row, count)
 
 
 def _finite(value: Any) -> Any:

@@ -105,6 +105,19 @@ def test_assumptions_are_told() -> None:
     assert "assumed, without a source: detect 5 min" in " ".join(run(*LLAMA).split())
 
 
+def test_failures_are_told_by_component_and_by_number_of_gpus() -> None:
+    done = smolplan("goodput", "--failures")
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for said in ("llama3 on 16,384 GPUs: a failure every 3.09 h", "GPU HBM3 memory", "131,072"):
+        assert said in done.stdout
+    assert all(fleet in done.stdout for fleet in fleets())
+    content = answer("--failures", "--gpus", "8192", "--fleet", "rsc-1")
+    # Twice 1.8 h, and a failure every 0.23 h on 131,072 (arXiv 2410.21680).
+    assert math.isclose(content["mttf_s"] / 3600, 3.6, rel_tol=0.03)
+    assert math.isclose(content["fleets"]["rsc-1"]["131072"] / 3600, 0.23, rel_tol=0.03)
+
+
 def test_local_copies_are_told_with_what_the_run_would_be_without_them() -> None:
     told = run(*LOCAL, "--explain")
     for said in ("local copy", "lost by 2% of failures", "remote, every 20", "no local copies"):
@@ -170,6 +183,9 @@ def test_few_spares_cost_time_and_are_told_their_probability() -> None:
         ([*LLAMA, "--stall", "10d"], "work and stall 10"),
         ([*LLAMA, "--write", "60d"], "write 60 d"),
         (["--gpu-hours", "1e300", "--deadline", "4w"], r"1\.49e\+297 GPUs"),
+        (["--failures", "--work", "54d"], "--failures: it shows rates only"),
+        (["--failures", "--gpus", "0"], "more than zero"),
+        (["--failures", "--fleet", "none"], "Known: llama3"),
         ([*LLAMA, "--local-lost", "2%"], "no local copies to lose.*--local-every"),
         ([*LLAMA, "--local-load", "2s"], "--local-load: there are no local copies"),
         ([*LLAMA, "--local-every", "1"], "--local-every: 1 has no unit"),
