@@ -13,10 +13,11 @@ is linear, and so are the second moments. With q = 1 and one piece it is the mod
 planner/reliability/wall_time.py.
 """
 
+import math
 from dataclasses import dataclass
 
 from planner.reliability.distributions import Moments
-from planner.reliability.renewal import begun_s, cut_short, episode
+from planner.reliability.renewal import MOST_MTTFS, begun_s, cut_short, episode, never_ends
 from planner.reliability.run import Run
 
 
@@ -101,14 +102,20 @@ _NOTHING = Passage(Moments(0.0, 0.0), 0.0)
 
 
 def two_levels(run: Run) -> TwoLevels:
-    """Raises nothing: the caller has checked that it ends."""
+    """Raises UserError where failures come so fast that the run would not end."""
     local, m, s, write = run.local, run.mttf_s, run.piece_s, run.checkpoint.write_s
     assert local is not None
+    if (s + max(run.restart.busy_s, run.local_busy_s)) / m > MOST_MTTFS:
+        raise never_ends(run)
     kept, lost, gone = _endings(run)
     attempts = _Attempts(run, kept, lost)
     whole = int(write // s)
     rest = write - whole * s
     last = run.pieces + whole
+    # Each is linear in what lies ahead at the start, and reaches it with 1 − reaching.
+    reaching = attempts.on(rest) * attempts.on(s) ** last
+    if reaching < math.exp(-MOST_MTTFS):
+        raise never_ends(run)
 
     def back_to_the_start(start: Passage) -> tuple[Passage, Passage, Passage]:
         """From the first piece, and from those around which a checkpoint becomes safe."""
@@ -120,8 +127,6 @@ def two_levels(run: Run) -> TwoLevels:
                 found[j] = ahead
         return ahead, found[whole], found[whole + 1]
 
-    # Each is linear in what lies ahead at the start, and reaches it with 1 − reaching.
-    reaching = attempts.on(rest) * attempts.on(s) ** last
     alone, _, _ = back_to_the_start(_NOTHING)
     mean, running = alone.time.mean / reaching, alone.running_s / reaching
     cross, _, _ = back_to_the_start(Passage(Moments(mean, 0.0), running))

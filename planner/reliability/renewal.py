@@ -3,7 +3,12 @@
 import math
 
 from planner.reliability.distributions import Moments
-from planner.reliability.run import Restart
+from planner.reliability.run import Restart, Run
+from smolplan.errors import UserError
+from smolplan.units import format_duration
+
+MOST_MTTFS = 30.0
+"""Times the MTTF that a segment and a restart may last: e^30 attempts are as good as never."""
 
 
 def cut_short(length_s: float, mttf_s: float) -> tuple[float, Moments]:
@@ -57,3 +62,18 @@ def attempt(length_s: float, mttf_s: float, broken: Moments, again: Moments | No
     mean = length_s + lost_mean / passed
     square = length_s**2 + (lost_square + 2 * lost_mean * mean) / passed
     return Moments(mean, square)
+
+
+def never_ends(run: Run) -> UserError:
+    """What to say of a run whose failures come too fast."""
+    parts = (
+        ("work and stall", run.segment_s),
+        ("write", run.checkpoint.write_s),
+        ("restart", max(run.restart.busy_s, run.local_busy_s)),
+    )
+    told = ", ".join(f"{name} {format_duration(part)}" for name, part in parts if part)
+    return UserError(
+        f"with a failure every {format_duration(run.mttf_s)} it never ends: between two safe "
+        f"checkpoints lie {told}",
+        remedy="Checkpoint more often, make the longest of these shorter, or use fewer GPUs.",
+    )

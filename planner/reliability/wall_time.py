@@ -6,11 +6,17 @@ from functools import lru_cache
 
 from planner.reliability.distributions import Moments
 from planner.reliability.local import Passage, TwoLevels, two_levels
-from planner.reliability.renewal import attempt, begun_s, cut_short, episode, running_s
+from planner.reliability.renewal import (
+    MOST_MTTFS,
+    attempt,
+    begun_s,
+    cut_short,
+    episode,
+    never_ends,
+    running_s,
+)
 from planner.reliability.run import Run
 from planner.reliability.spares import spare_wait
-from smolplan.errors import UserError
-from smolplan.units import format_duration
 
 CAUSES = (
     "checkpoint stall",
@@ -48,10 +54,6 @@ class Expectation:
         return self.wall_s - self.least_s
 
 
-MOST_MTTFS = 30.0
-"""Times the MTTF that a segment and a restart may last: e^30 attempts are as good as never."""
-
-
 def expect(run: Run) -> Expectation:
     """Expected wall time and where it goes, waits for spares included.
 
@@ -76,7 +78,6 @@ def expect(run: Run) -> Expectation:
 def without_waits(run: Run) -> Expectation:
     """The same where a spare node is always at hand. Without planned stops, a segment takes
     (M + D) e^((R+ω)/M) (e^((τ+δ)/M) − 1): with D = ω = 0 Daly's exact cost function (2006)."""
-    _check_that_it_ends(run)
     m, restart, n = run.mttf_s, run.restart, run.segments
     passes = _one_level(run) if run.local is None else two_levels(run)
     p, stops = run.stop_probability, (n - 1) * run.stop_probability
@@ -127,6 +128,8 @@ def node_failures_per_s(run: Run, unhindered: Expectation) -> float:
 def _one_level(run: Run) -> TwoLevels:
     """The same where no failure leaves a copy."""
     m, write, s = run.mttf_s, run.checkpoint.write_s, run.segment_s
+    if (s + write + run.restart.busy_s) / m > MOST_MTTFS:
+        raise never_ends(run)
     broken = episode(run.restart, m)
     fresh = attempt(s + write, m, broken, None)
     return TwoLevels(
@@ -135,28 +138,6 @@ def _one_level(run: Run) -> TwoLevels:
         kept=0.0,
         local_restarts=0.0,
         remote_restarts=math.exp(run.restart.busy_s / m),
-    )
-
-
-def _check_that_it_ends(run: Run) -> None:
-    m, write, restart = run.mttf_s, run.checkpoint.write_s, run.restart
-    s = run.segment_s
-    if run.local is not None and run.local.lost < 1:
-        # Only failures that lose the copies make a segment begin again.
-        s *= max(run.local.lost, run.piece_s / s)
-        write *= run.local.lost
-    if (s + write + max(restart.busy_s, run.local_busy_s)) / m <= MOST_MTTFS:
-        return
-    parts = (
-        ("work and stall", run.segment_s),
-        ("write", run.checkpoint.write_s),
-        ("restart", restart.busy_s),
-    )
-    told = ", ".join(f"{name} {format_duration(part)}" for name, part in parts if part)
-    raise UserError(
-        f"with a failure every {format_duration(m)} it never ends: between two safe "
-        f"checkpoints lie {told}",
-        remedy="Checkpoint more often, make the longest of these shorter, or use fewer GPUs.",
     )
 
 

@@ -138,6 +138,42 @@ def test_nonsense_is_refused(local: LocalCopies, said: str) -> None:
         replace(RUN, local=local)
 
 
-def test_a_run_that_never_ends_is_refused() -> None:
+@pytest.mark.parametrize(
+    "run",
+    [
+        replace(losing(1.0), mttf_s=30.0),
+        replace(losing(1.0), mttf_s=60.0, interval_s=60_000),
+        # One failure seldom loses the copies, but so many hit each restart that one of them does.
+        replace(RUN, mttf_s=60.0, interval_s=60_000, local=LocalCopies(60, 0.6, 0.001, 600)),
+    ],
+)
+def test_a_run_that_never_ends_is_refused(run: Run) -> None:
     with pytest.raises(UserError, match="never ends"):
-        expect(replace(losing(1.0), mttf_s=30.0))
+        expect(run)
+
+
+@given(
+    lost=st.sampled_from([0.0, 1e-6, 0.01, 0.5, 1.0]),
+    mttf_s=st.floats(30, 1e9),
+    every_s=st.floats(30, 5000),
+    write_s=st.floats(0, 5000),
+    load_s=st.floats(0, 5000),
+)
+def test_every_run_has_finite_moments_or_is_refused(
+    lost: float, mttf_s: float, every_s: float, write_s: float, load_s: float
+) -> None:
+    run = replace(
+        RUN,
+        mttf_s=mttf_s,
+        checkpoint=Checkpoint(0.0, write_s),
+        interval_s=5000,
+        local=LocalCopies(every_s, 1.0, lost, load_s),
+    )
+    slower = replace(run, local=LocalCopies(every_s, 1.0, lost, load_s + 60))
+    try:
+        e, later = expect(run), expect(slower)
+    except UserError:
+        return
+    assert run.work_s < e.wall_s < math.inf
+    assert -1e-9 * e.wall_s**2 <= e.variance_s2 < math.inf
+    assert later.wall_s >= e.wall_s * (1 - 1e-9)
