@@ -4,7 +4,7 @@ Decoding reads all weights and every sequence's cache for each token, so that me
 bounds it: a step takes at least (weights + Σ cache) / bandwidth, and it makes one token a sequence.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from planner.architecture import Architecture, architecture_of
@@ -33,6 +33,15 @@ class CacheShape:
     windowed_layers: int = 0
     window: int | None = None
     """Tokens that a windowed layer keeps at most."""
+    state_elements: int = 0
+    """Of a sequence, whatever its length: what its recurrent layers carry on."""
+    kv_heads: int | None = None
+    """Among which GPUs of one engine can divide it; more GPUs hold copies. None: sequences are
+    spread over them instead, as engines do with latent attention."""
+
+    def copies(self, gpus: int) -> float:
+        """How often tensor parallelism over so many GPUs holds it."""
+        return 1.0 if self.kv_heads is None else max(1.0, gpus / self.kv_heads)
 
 
 def gqa_cache(
@@ -45,7 +54,8 @@ def gqa_cache(
 ) -> CacheShape:
     """Keys and values of each key-value head: 2·kv_heads·head_dim. Multi-head attention has as many
     key-value heads as heads, multi-query attention one."""
-    return CacheShape(layers, 2 * kv_heads * head_dim, windowed_layers, window)
+    elements = 2 * kv_heads * head_dim
+    return CacheShape(layers, elements, windowed_layers, window, kv_heads=kv_heads)
 
 
 def mla_cache(layers: int, kv_lora_rank: int, rope_head_dim: int) -> CacheShape:
@@ -55,15 +65,31 @@ def mla_cache(layers: int, kv_lora_rank: int, rope_head_dim: int) -> CacheShape:
 
 
 def cache_shape(model: "ModelSpec | Architecture") -> CacheShape:
-    """The cache of a model as the planner knows it."""
+    """The cache of a model as the planner knows it: its attention layers', and its states."""
     arch = architecture_of(model)
-    return gqa_cache(
-        arch.layers,
+    if (mla := arch.mla) is not None:
+        return mla_cache(arch.attention_layers, mla.kv_lora_rank, mla.qk_rope_head_dim)
+    cache = gqa_cache(
+        arch.attention_layers,
         arch.kv_heads,
         arch.head_dim,
         windowed_layers=arch.windowed_layers if arch.window else 0,
         window=arch.window,
     )
+    return replace(cache, state_elements=_state_elements(arch))
+
+
+def _state_elements(arch: Architecture) -> int:
+    """Of all recurrent layers: each head's state, and the inputs that the convolution still needs.
+    Mamba-2: head_dim × state size a head; gated DeltaNet: key × value dimension a value head."""
+    elements = 0
+    if (mamba := arch.mamba) is not None:
+        state = mamba.inner * mamba.state_size
+        elements += mamba.layers * (state + mamba.conv_channels * (mamba.conv_kernel - 1))
+    if (net := arch.delta_net) is not None:
+        state = net.value_heads * net.key_head_dim * net.value_head_dim
+        elements += net.layers * (state + net.conv_channels * (net.conv_kernel - 1))
+    return elements
 
 
 def kv_bytes_per_token(cache: CacheShape, element_bytes: float = 2.0) -> float:
@@ -72,10 +98,12 @@ def kv_bytes_per_token(cache: CacheShape, element_bytes: float = 2.0) -> float:
 
 
 def kv_bytes_per_sequence(cache: CacheShape, tokens: float, element_bytes: float = 2.0) -> float:
-    """Bytes of a sequence's cache; windowed layers stop growing at their window."""
+    """Bytes of a sequence's cache; windowed layers stop growing at their window, states never
+    grow."""
     full = (cache.layers - cache.windowed_layers) * tokens
     windowed = cache.windowed_layers * min(tokens, cache.window or tokens)
-    return (full + windowed) * cache.elements_per_layer * element_bytes
+    growing = (full + windowed) * cache.elements_per_layer
+    return (growing + cache.state_elements) * element_bytes
 
 
 def weight_bytes(params: float, weights: WeightFormat) -> float:
@@ -84,7 +112,8 @@ def weight_bytes(params: float, weights: WeightFormat) -> float:
 
 @dataclass(frozen=True)
 class Serving:
-    """One model on `gpus` GPUs that split weights and cache evenly (tensor parallel)."""
+    """One model on `gpus` GPUs that split weights and cache (tensor parallel): the cache by its
+    key-value heads, of which GPUs beyond their number hold copies."""
 
     gpu: Gpu
     gpus: int
@@ -122,10 +151,11 @@ def serving(
     held = weight_bytes(params, weights)
     kv_full = kv_bytes_per_sequence(cache, sequence_tokens, kv_element_bytes)
     room = USABLE_MEMORY * gpu.hbm_bytes * gpus - held
-    fits = max(0, int(room // kv_full))
+    copies = cache.copies(gpus)
+    fits = max(0, int(room // (kv_full * copies)))
     bandwidth = gpu.hbm_bytes_per_s * gpus
     # A sequence is half-way through on average; windowed layers are full before that.
-    kv_mean = kv_bytes_per_sequence(cache, sequence_tokens / 2, kv_element_bytes)
+    kv_mean = copies * kv_bytes_per_sequence(cache, sequence_tokens / 2, kv_element_bytes)
     step = decode_step_s(held, fits * kv_mean, bandwidth)
     alone = decode_step_s(weight_bytes(active_params or params, weights), kv_mean, bandwidth)
     return Serving(

@@ -10,7 +10,9 @@ sequences that decode together, and that sequence's cache.
 A synchronous batch shrinks while it waits: the last responses read all weights for a token each.
 """
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from planner.catalog import Gpu
 from planner.inference import USABLE_MEMORY, CacheShape, kv_bytes_per_sequence, weight_bytes
@@ -20,6 +22,8 @@ from planner.posttrain import FORWARD, TRAINING, LogNormalLengths
 @dataclass(frozen=True)
 class RlPlan:
     params: float
+    forward_flops: float
+    """Of one token: 2 for each parameter that it uses, or what the architecture counts to."""
     cache: CacheShape
     gpu: Gpu
     gpus: int
@@ -85,7 +89,7 @@ def train_flops_per_token(plan: RlPlan) -> float:
     """Per token of prompt and response: forward and backward for each epoch, one forward for the
     log-probabilities of the policy that sampled, and one of the reference for a KL term."""
     passes = TRAINING * plan.epochs + FORWARD + (FORWARD if plan.reference else 0.0)
-    return passes * plan.params
+    return passes / FORWARD * plan.forward_flops
 
 
 def concurrent_sequences(plan: RlPlan) -> int:
@@ -93,7 +97,7 @@ def concurrent_sequences(plan: RlPlan) -> int:
     held = plan.prompt_tokens + _mean_response_held(plan)
     room = USABLE_MEMORY * plan.gpu.hbm_bytes * plan.gpus_per_engine
     room -= weight_bytes(plan.params, "bf16")
-    return max(0, int(room // kv_bytes_per_sequence(plan.cache, held)))
+    return max(0, int(room // (_copies(plan) * kv_bytes_per_sequence(plan.cache, held))))
 
 
 def _mean_response_held(plan: RlPlan) -> float:
@@ -150,11 +154,15 @@ def rl(plan: RlPlan) -> RlAnswer:
 def _cache_s(plan: RlPlan, sequences: float) -> float:
     """Time to read the caches of so many whole responses: Σ over their tokens of the cache then."""
     held = kv_bytes_per_sequence(plan.cache, plan.prompt_tokens + _mean_response_held(plan))
-    return sequences * plan.lengths.cut_mean * held / _bandwidth(plan)
+    return sequences * plan.lengths.cut_mean * _copies(plan) * held / _bandwidth(plan)
+
+
+def _copies(plan: RlPlan) -> float:
+    return plan.cache.copies(plan.gpus_per_engine)
 
 
 def _weights_s(plan: RlPlan) -> float:
-    """Time to read the weights once."""
+    """Time to read the weights once: all experts, as a large batch needs them."""
     return weight_bytes(plan.params, "bf16") / _bandwidth(plan)
 
 
@@ -168,13 +176,14 @@ def _compute_s(plan: RlPlan, sequences: float) -> float:
     read once for all its samples."""
     tokens = sequences * (plan.lengths.cut_mean + plan.prompt_tokens / plan.samples)
     rate = plan.gpu.achievable_bf16_flops or plan.gpu.peak_bf16_flops
-    return tokens * FORWARD * plan.params / (rate * plan.gpus_per_engine)
+    return tokens * plan.forward_flops / (rate * plan.gpus_per_engine)
 
 
 def _synchronous_sample(plan: RlPlan, places: int, gpus: int) -> tuple[float, float]:
     """Seconds until the longest response of the step is there, and the share of places taken on
     average. An engine with more sequences than places keeps all places taken until none waits, and
-    then waits for the longest of the last ones, as every engine waits for the slowest."""
+    then waits for the longest of the last ones, as every engine waits for the slowest: the one
+    that drew the most tokens to read."""
     engines = gpus / plan.gpus_per_engine
     mine = plan.sequences / engines
     together = min(mine, places)
@@ -182,8 +191,30 @@ def _synchronous_sample(plan: RlPlan, places: int, gpus: int) -> tuple[float, fl
     full_steps = waiting * plan.lengths.cut_mean / together
     steps = full_steps + plan.lengths.longest_of(together * engines)
     memory_s = steps * _weights_s(plan) + _cache_s(plan, mine)
+    step_s_per_token = _weights_s(plan) / together if waiting > 0 else 0.0
+    memory_s += _slowest_above_mean(engines) * _spread_s(plan, mine, step_s_per_token)
     tokens = mine * plan.lengths.cut_mean
     return max(memory_s, _compute_s(plan, mine)), tokens / (steps * together)
+
+
+def _spread_s(plan: RlPlan, sequences: float, step_s_per_token: float) -> float:
+    """Standard deviation of the time that so many responses take an engine: of length L each reads
+    its cache, a·L + b·L², and takes its part of the steps."""
+    lengths, fixed = plan.lengths, kv_bytes_per_sequence(plan.cache, plan.prompt_tokens)
+    growth = kv_bytes_per_sequence(plan.cache, plan.prompt_tokens + lengths.cut_mean) - fixed
+    read_s_per_byte = _copies(plan) / _bandwidth(plan)
+    a = step_s_per_token + fixed * read_s_per_byte
+    b = growth / lengths.cut_mean / 2 * read_s_per_byte
+    first, second, third, fourth = (lengths.moment(power) for power in (1, 2, 3, 4))
+    variance = a**2 * (second - first**2) + b**2 * (fourth - second**2)
+    variance += 2 * a * b * (third - first * second)
+    return math.sqrt(max(0.0, variance) * sequences)
+
+
+def _slowest_above_mean(engines: float) -> float:
+    """Expected largest of so many standard normal variables (Blom 1958: −Φ⁻¹ of
+    (5/8) / (n + 1/4))."""
+    return -NormalDist().inv_cdf(0.625 / (engines + 0.25)) if engines > 1 else 0.0
 
 
 def _steady_gpu_s(plan: RlPlan, places: int) -> float:

@@ -68,7 +68,8 @@ def simulate(run: Run, runs: int, seed: int) -> Simulation:
     chance = random.Random(seed)
     played, events = [], 0
     for _ in range(runs):
-        played.append(_play(run, chance, MOST_EVENTS - events))
+        play = _play if run.local is None else _play_two_levels
+        played.append(play(run, chance, MOST_EVENTS - events))
         events += played[-1].failures
     walls = [one.wall_s for one in played]
     return Simulation(
@@ -105,7 +106,7 @@ def _play(run: Run, chance: random.Random, most_events: int) -> _Played:
                 return now
             causes["lost work"] += write
             until_stop = _checkpoints_until_stop(run, chance)
-            clock = _restart(run, chance, clock, out, now, planned=True)
+            clock, _ = _restart(run, chance, clock, out, now, planned=True)
         else:
             safe = min(ahead - 1, int((failure - write) // segment)) if failure > write else 0
             clock += failure
@@ -113,22 +114,60 @@ def _play(run: Run, chance: random.Random, most_events: int) -> _Played:
             until_stop -= safe
             causes["checkpoint stall"] += safe * stall
             causes["lost work"] += failure - safe * segment
-            clock = _restart(run, chance, clock, out, now, planned=False)
-        if now.failures > most_events:
-            raise UserError(
-                f"the simulated runs had {MOST_EVENTS:,} failures and were not at their end",
-                remedy="Simulate fewer runs, or a run that gets on.",
-            )
+            clock, _ = _restart(run, chance, clock, out, now, planned=False)
+        _check_that_it_ends(now, most_events)
+
+
+def _play_two_levels(run: Run, chance: random.Random, most_events: int) -> _Played:
+    piece, pieces, write = run.piece_s, run.pieces, run.checkpoint.write_s
+    done = safe = 0  # pieces that the newest copy holds; segments that are safe
+    until_stop = _checkpoints_until_stop(run, chance)
+    out: list[float] = []
+    now = _Played(run.work_s, 0, dict.fromkeys(CAUSES, 0.0))
+    clock = running = 0.0
+    while True:
+        target = min(run.segments, safe + until_stop)
+        needed = (target * pieces - done) * piece + write
+        failure = _exponential(run.mttf_s, chance)
+        clock, running = clock + min(failure, needed), running + min(failure, needed)
+        if failure >= needed:
+            if target == run.segments:
+                now.causes_s["checkpoint stall"] = run.stalls_s
+                now.causes_s["lost work"] = running - run.least_s
+                now.wall_s = clock
+                return now
+            safe, done = target, target * pieces
+            until_stop = _checkpoints_until_stop(run, chance)
+            clock, _ = _restart(run, chance, clock, out, now, planned=True)
+        else:
+            newest = max(safe, int((done * piece + failure - write) // (pieces * piece)))
+            done += int(failure // piece)
+            until_stop -= newest - safe
+            safe = newest
+            clock, lost = _restart(run, chance, clock, out, now, planned=False)
+            if lost:
+                done = safe * pieces
+        _check_that_it_ends(now, most_events)
+
+
+def _check_that_it_ends(now: _Played, most_events: int) -> None:
+    if now.failures > most_events:
+        raise UserError(
+            f"the simulated runs had {MOST_EVENTS:,} failures and were not at their end",
+            remedy="Simulate fewer runs, or a run that gets on.",
+        )
 
 
 def _restart(
     run: Run, chance: random.Random, clock: float, out: list[float], now: _Played, *, planned: bool
-) -> float:
-    """The time at which the job trains again."""
+) -> tuple[float, bool]:
+    """The time at which the job trains again, and whether local copies were lost on the way."""
     restart, causes, failed = run.restart, now.causes_s, not planned
+    lost = planned or run.local is None
     while True:
         if failed:
             now.failures += 1
+            lost = lost or (run.local is not None and chance.random() < run.local.lost)
             causes["detection"] += restart.detect_s
             detected = clock + restart.detect_s
             if run.spares is not None and chance.random() < run.node_share:
@@ -139,8 +178,9 @@ def _restart(
                     causes["spare wait"] += out[0] - detected
                     detected = heappop(out)
             clock = detected
+        busy_s = restart.busy_s if lost else run.local_busy_s
         failure = _exponential(run.mttf_s, chance)
-        if failure >= restart.busy_s:
+        if failure >= busy_s:
             break
         causes["failed restarts"] += failure
         clock += failure
@@ -149,9 +189,9 @@ def _restart(
         causes["planned stops"] += restart.busy_s
     else:
         causes["provisioning"] += restart.provision_s
-        causes["load"] += restart.load_s
+        causes["load"] += restart.load_s - restart.busy_s + busy_s
         causes["warm-up"] += restart.warm_up_s
-    return clock + restart.busy_s
+    return clock + busy_s, lost
 
 
 def _exponential(mean: float, chance: random.Random) -> float:

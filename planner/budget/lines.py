@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from planner.architecture import Architecture
 from planner.budget.spec import BudgetSpec
 from planner.budget.work import Evaluation, Item, Preference, Sft, Sized, Speed
 from planner.catalog import Gpu
 from planner.explain import scientific
 from planner.flops import FLOPS_PER_PARAM_6ND, flops_per_token
-from planner.params import parameter_count
+from planner.named import named_model
+from planner.params import active_parameter_count, parameter_count
 from planner.posttrain import Work, preference, supervised
 from planner.question import Base, Formula, base_flops
 from smolplan.errors import UserError
-from smolplan.spec import ModelSpec, load_preset
+from smolplan.spec import ModelSpec
 from smolplan.units import format_count, format_duration
 
 SECTIONS = {
@@ -49,26 +51,32 @@ def format_hours(gpu_hours: float) -> str:
     return f"{gpu_hours:,.0f}" if 100 <= gpu_hours < 1e10 else scientific(gpu_hours)
 
 
-def model_of(part: Sized, spec: BudgetSpec, where: str) -> ModelSpec | None:
+def model_of(part: Sized, spec: BudgetSpec, where: str) -> ModelSpec | Architecture | None:
     """The architecture that a part names; without one, the main run's, unless it gives params."""
     name = part.model or (None if part.params is not None else spec.main.model)
-    if name is None:
-        return None
-    try:
-        return load_preset(name).model
-    except UserError as error:
-        raise UserError(error.what, where=f"{where}.model", remedy=error.remedy) from None
+    return None if name is None else named_model(name, where=f"{where}.model").shape
 
 
 def params_of(part: Sized, spec: BudgetSpec, where: str) -> float:
-    """Parameters that a part trains. Raises UserError where neither it nor the main run tells."""
+    """All parameters of a part. Raises UserError where neither it nor the main run tells."""
+    return _size_of(part, spec, where)[0]
+
+
+def active_params_of(part: Sized, spec: BudgetSpec, where: str) -> float:
+    """Those that a token uses, which 6ND counts: of a mixture of experts the active ones. Raises
+    UserError where neither the part nor the main run tells."""
+    return _size_of(part, spec, where)[1]
+
+
+def _size_of(part: Sized, spec: BudgetSpec, where: str) -> tuple[float, float]:
+    """All parameters, and the active ones."""
     if part.params is not None:
-        return float(part.params)
+        return float(part.params), float(part.active_params or part.params)
     model = model_of(part, spec, where)
     if model is not None:
-        return float(parameter_count(model))
+        return float(parameter_count(model)), float(active_parameter_count(model))
     if spec.main.params is not None:
-        return float(spec.main.params)
+        return _size_of(spec.main, spec, where)
     raise UserError(
         "nothing tells how large the model is",
         where=f"{where}.params",
@@ -110,7 +118,7 @@ def rate_of(part: Speed, spec: BudgetSpec, gpu: Gpu, where: str) -> Rate:
 def per_token_flops(part: Sized, spec: BudgetSpec, formula: Formula, where: str) -> float:
     """FLOPs of training one token, by 6ND or exactly."""
     if formula == "6nd":
-        return FLOPS_PER_PARAM_6ND * params_of(part, spec, where)
+        return FLOPS_PER_PARAM_6ND * active_params_of(part, spec, where)
     model = model_of(part, spec, where)
     if model is None:
         raise UserError(

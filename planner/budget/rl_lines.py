@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass, replace
 
-from planner.budget.lines import SECTIONS, BudgetLine, model_of, rate_of
+from planner.budget.lines import (
+    SECTIONS,
+    BudgetLine,
+    model_of,
+    params_of,
+    per_token_flops,
+    rate_of,
+)
 from planner.budget.spec import BudgetSpec
 from planner.budget.work import Rl
 from planner.catalog import Gpu
-from planner.flops import FLOPS_PER_PARAM_6ND
 from planner.inference import cache_shape
-from planner.params import parameter_count
-from planner.posttrain import LogNormalLengths
+from planner.posttrain import FORWARD, TRAINING, LogNormalLengths
 from planner.rl import RlAnswer, RlPlan, concurrent_sequences, rl
 from smolplan.errors import UserError
 
@@ -36,13 +41,15 @@ def rl_line(index: int, part: Rl, spec: BudgetSpec, gpu: Gpu) -> tuple[BudgetLin
             remedy="Give model: smollm3-3b or another preset, here or in main.",
         )
     rate = rate_of(part, spec, gpu, where)
-    params = float(parameter_count(model))
+    params = params_of(part, spec, where)
+    per_token = per_token_flops(part, spec, rate.formula, where)
     train = rate.flops_per_s
     if train is None:
         assert rate.tokens_per_s
-        train = rate.tokens_per_s * FLOPS_PER_PARAM_6ND * params
+        train = rate.tokens_per_s * per_token
     plan = RlPlan(
         params=params,
+        forward_flops=per_token * FORWARD / TRAINING,
         cache=cache_shape(model),
         gpu=gpu,
         gpus=part.gpus,
@@ -61,10 +68,10 @@ def rl_line(index: int, part: Rl, spec: BudgetSpec, gpu: Gpu) -> tuple[BudgetLin
     )
     if concurrent_sequences(plan) < 1:
         raise UserError(
-            f"beside {2 * params / 1e9:,.0f} GB of weights not one sequence fits in "
-            f"{part.gpus_per_engine} × {gpu.name}",
+            f"beside {2 * params / 1e9:,.0f} GB of weights not one sequence of these lengths fits "
+            f"in {part.gpus_per_engine} × {gpu.name}",
             where=f"{where}.gpus_per_engine",
-            remedy="Give more of them.",
+            remedy="Give more of them, or shorter lengths.",
         )
     answer = rl(plan) if part.split else balanced(plan)
     chosen = answer.synchronous if part.generation == "synchronous" else answer.asynchronous

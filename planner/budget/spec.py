@@ -82,7 +82,9 @@ class ServedShape(SpecPart):
 
 
 class InferenceSpec(SpecPart):
-    model: str | None = Field(default=None, description="A preset; the main run's unless given.")
+    model: str | None = Field(
+        default=None, description="A preset or published model; the main run's unless given."
+    )
     shape: ServedShape | None = Field(default=None, description="In place of model.")
     weights: tuple[WeightFormat, ...] = Field(default=("bf16", "fp8", "int4"), min_length=1)
     sequence_tokens: Count = 8192

@@ -29,7 +29,7 @@ from planner.inference import (
     mla_cache,
     serving,
 )
-from planner.params import parameter_count
+from planner.params import active_parameter_count, parameter_count
 from planner.question import DEFAULT_MFU
 from planner.storage import TEXT_BYTES_PER_TOKEN, Storage, StoragePlan, bytes_per_token, storage
 from smolplan.errors import UserError
@@ -285,4 +285,4 @@ def _served(spec: BudgetSpec, part: InferenceSpec) -> tuple[str, float, float | 
             where="inference.model",
             remedy="Give model: smollm3-3b or another preset, here or in main, or give shape.",
         )
-    return name, parameter_count(model), None, cache_shape(model)
+    return name, parameter_count(model), active_parameter_count(model), cache_shape(model)

@@ -35,7 +35,12 @@ class Sized(Speed):
     params: Count | None = Field(
         default=None, description="Parameters; the main run's unless given."
     )
-    model: str | None = Field(default=None, description="A bundled preset, for exact counts.")
+    active_params: Count | None = Field(
+        default=None, description="Beside params: of a mixture of experts, what a token uses."
+    )
+    model: str | None = Field(
+        default=None, description="A preset or published model, for exact counts."
+    )
     seq_len: Count = Field(default=4096, description="Tokens of a sequence, for exact FLOPs.")
     source: str = Field(default="", description="Where the figures come from.")
 
@@ -43,6 +48,8 @@ class Sized(Speed):
     def _one_size(self) -> Self:
         if self.params is not None and self.model is not None:
             raise ValueError("params and model both tell the size; give one")
+        if self.active_params is not None and self.active_params > (self.params or 0):
+            raise ValueError("active_params are a part of params; give the total there")
         return self
 
 

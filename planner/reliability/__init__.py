@@ -6,12 +6,14 @@ The model. The work is cut into equal segments of τ seconds. After each the job
 Failures are exponential with mean M while the job runs or restarts. One rolls it back to the newest
 safe checkpoint and costs D to detect, in which a further failure changes nothing, and R to
 provision, load and warm up, in which a further failure means detecting and starting again.
+Copies on the nodes between the checkpoints: planner/reliability/local.py.
 """
 
 from planner.reliability.deadline import (
     deadline_probability,
     finished_within_s,
     gpus_for_deadline,
+    spares_for_deadline,
 )
 from planner.reliability.failures import (
     DAY_S,
@@ -31,7 +33,15 @@ from planner.reliability.interval import (
     with_interval,
     young_interval_s,
 )
-from planner.reliability.run import ASSUMED, MEGASCALE, TYPICAL_S, Checkpoint, Restart, Run
+from planner.reliability.run import (
+    ASSUMED,
+    MEGASCALE,
+    TYPICAL_S,
+    Checkpoint,
+    LocalCopies,
+    Restart,
+    Run,
+)
 from planner.reliability.spares import (
     never_short_probability,
     short_share,
@@ -59,6 +69,7 @@ __all__ = [
     "Component",
     "Expectation",
     "Fleet",
+    "LocalCopies",
     "Restart",
     "Run",
     "daly_first_order_interval_s",
@@ -76,6 +87,7 @@ __all__ = [
     "optimal_interval_s",
     "short_share",
     "spare_wait",
+    "spares_for_deadline",
     "spares_for_share",
     "spares_needed",
     "with_interval",

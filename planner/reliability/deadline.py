@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from planner.reliability.distributions import (
     Moments,
@@ -14,6 +15,8 @@ from planner.reliability.run import Run
 from planner.reliability.spares import never_short_probability
 from planner.reliability.wall_time import Expectation, expect, node_failures_per_s, without_waits
 from smolplan.errors import UserError
+
+MOST_GPUS = 1e9
 
 MANY_EVENTS = 10_000
 """From so many on their sum is normal to any digit that matters."""
@@ -76,6 +79,26 @@ def finished_within_s(run: Run, confidence: float) -> float:
     return high
 
 
+def spares_for_deadline(run: Run, deadline_s: float, confidence: float) -> int | None:
+    """The fewest spare nodes with which the run is in time with that confidence, by bisection; None
+    where it is not even with one always at hand."""
+
+    def met(spares: int | None) -> bool:
+        return deadline_probability(replace(run, spares=spares), deadline_s) >= confidence
+
+    if not met(None):
+        return None
+    if met(0):
+        return 0
+    low, high = 0, 1
+    while not met(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(middle) else (middle, high)
+    return high
+
+
 def gpus_for_deadline(
     gpu_s: float,
     deadline_s: float,
@@ -97,6 +120,12 @@ def gpus_for_deadline(
         except UserError:  # it never ends
             return 0.0
 
+    if gpu_s / deadline_s > MOST_GPUS:
+        raise UserError(
+            f"that takes {gpu_s / deadline_s:.3g} GPUs before any failure, more than there are",
+            where="--deadline",
+            remedy="Give a later one, or check --gpu-hours.",
+        )
     low = max(0, math.ceil(gpu_s / deadline_s / node_size - 1e-9) - 1)
     step, high = 1, low + 1
     while not (speed(high) > 0 and enough(high)):

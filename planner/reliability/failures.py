@@ -33,6 +33,8 @@ class Fleet:
     components: tuple[Component, ...]
     source: str
     date: str
+    caution: str = ""
+    """What to mind where its rates are used for a job."""
 
     @property
     def node_share(self) -> float:
@@ -71,6 +73,7 @@ def _fleet(row: dict[str, Any]) -> Fleet:
         ),
         source=row["source"],
         date=row["date"],
+        caution=row.get("caution", ""),
     )
 
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from planner.reliability.run import Checkpoint, Run
+from planner.reliability.run import MOST_PIECES, Checkpoint, Run
 
 DALY = "Daly 2006, A higher order estimate of the optimum checkpoint interval for restart dumps"
 
@@ -59,6 +59,11 @@ def interval_for(
 
 
 def with_interval(run: Run, interval_s: float) -> Run:
-    """The same run with another interval, kept within what is possible."""
+    """The same run with another interval, of its local copies where it has any, kept within what is
+    possible."""
+    if run.local is not None:
+        least = max(1e-6, run.interval_s / MOST_PIECES)
+        copies = replace(run.local, every_s=max(least, min(interval_s, run.work_s)))
+        return replace(run, local=copies, interval_s=max(run.interval_s, copies.every_s))
     least = max(run.checkpoint.write_s, 1e-6)
     return replace(run, interval_s=max(least, min(interval_s, run.work_s)))

@@ -1,6 +1,7 @@
 """Spare nodes: how many keep a run from waiting for repairs, and what too few of them cost."""
 
 import math
+from functools import lru_cache
 
 from planner.reliability.distributions import Moments, poisson
 from smolplan.errors import UserError
@@ -55,6 +56,7 @@ def short_share(spares: int, node_failures_per_s: float, repair_s: float) -> flo
     return max(0.0, 1 - math.fsum(poisson(k, load) for k in range(spares + 1)))
 
 
+@lru_cache(maxsize=1024)
 def never_short_probability(
     spares: int, node_failures_per_s: float, repair_s: float, duration_s: float
 ) -> float:

@@ -2,11 +2,21 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from planner.reliability.distributions import Moments
-from planner.reliability.run import Restart, Run
+from planner.reliability.local import Passage, TwoLevels, two_levels
+from planner.reliability.renewal import (
+    MOST_MTTFS,
+    attempt,
+    begun_s,
+    cut_short,
+    episode,
+    never_ends,
+    running_s,
+)
+from planner.reliability.run import Run
 from planner.reliability.spares import spare_wait
-from smolplan.errors import UserError
 
 CAUSES = (
     "checkpoint stall",
@@ -29,6 +39,8 @@ class Expectation:
     planned_stops: float
     events: float
     """Failures that found the job running, and planned stops."""
+    from_local: float
+    """Of them, after which training went on from a local copy."""
     least_s: float
     """Wall time without any failure or planned stop."""
     causes_s: dict[str, float]
@@ -40,10 +52,6 @@ class Expectation:
     def lost_s(self) -> float:
         """What failures and planned stops add, on average."""
         return self.wall_s - self.least_s
-
-
-MOST_MTTFS = 30.0
-"""Times the MTTF that a segment and a restart may last: e^30 attempts are as good as never."""
 
 
 def expect(run: Run) -> Expectation:
@@ -66,38 +74,49 @@ def expect(run: Run) -> Expectation:
     )
 
 
+@lru_cache(maxsize=256)
 def without_waits(run: Run) -> Expectation:
     """The same where a spare node is always at hand. Without planned stops, a segment takes
     (M + D) e^((R+ω)/M) (e^((τ+δ)/M) − 1): with D = ω = 0 Daly's exact cost function (2006)."""
-    m, write, stall = run.mttf_s, run.checkpoint.write_s, run.checkpoint.stall_s
-    restart, n, s, p = run.restart, run.segments, run.segment_s, run.stop_probability
-    wall, variance = _wall_time(run)
-
-    stops = (n - 1) * p
-    running = (1 + stops) * _running_s(s + write, m)
-    running += (n - 1) * (1 - p) * math.exp(write / m) * _running_s(s, m)
+    m, restart, n = run.mttf_s, run.restart, run.segments
+    passes = _one_level(run) if run.local is None else two_levels(run)
+    p, stops = run.stop_probability, (n - 1) * run.stop_probability
+    going = (n - 1) * (1 - p)
+    running = (1 + stops) * passes.fresh.running_s + going * passes.going.running_s
     interrupted = running / m
     events = interrupted + stops
-    failures = interrupted + events * _failed_restarts(restart, m)
-    in_restart = events * _running_s(restart.busy_s, m)
+    from_local = interrupted * passes.kept
+    # Restarts begun: of those that last R a failure cuts short 1 − e^(−R/M).
+    local_begun = interrupted * passes.local_restarts
+    remote_begun = interrupted * passes.remote_restarts + stops * math.exp(restart.busy_s / m)
+    failed_local, _ = cut_short(run.local_busy_s, m)
+    failed_remote, _ = cut_short(restart.busy_s, m)
+    failures = interrupted + local_begun * failed_local + remote_begun * failed_remote
+    in_restart = local_begun * begun_s(run.local_busy_s, m)
+    in_restart += remote_begun * begun_s(restart.busy_s, m)
+    whole = from_local * run.local_busy_s + (events - from_local) * restart.busy_s
+
+    mean, variance = _wall_time(run, passes)
     causes = dict.fromkeys(CAUSES, 0.0)
-    causes["checkpoint stall"] = n * stall + write
-    causes["lost work"] = max(0.0, running - n * s - write)
+    causes["checkpoint stall"] = run.stalls_s
+    causes["lost work"] = max(0.0, running - run.least_s)
     causes["detection"] = failures * restart.detect_s
     causes["provisioning"] = interrupted * restart.provision_s
-    causes["load"] = interrupted * restart.load_s
+    local_load_s = 0.0 if run.local is None else run.local.load_s
+    causes["load"] = from_local * local_load_s + (interrupted - from_local) * restart.load_s
     causes["warm-up"] = interrupted * restart.warm_up_s
-    causes["failed restarts"] = max(0.0, in_restart - events * restart.busy_s)
+    causes["failed restarts"] = max(0.0, in_restart - whole)
     causes["planned stops"] = stops * restart.busy_s
     return Expectation(
-        wall_s=wall,
+        wall_s=mean,
         variance_s2=variance,
         failures=failures,
         planned_stops=stops,
         events=events,
-        least_s=n * s + write,
+        from_local=from_local,
+        least_s=run.least_s,
         causes_s=causes,
-        goodput=run.work_s / wall,
+        goodput=run.work_s / mean,
     )
 
 
@@ -106,70 +125,28 @@ def node_failures_per_s(run: Run, unhindered: Expectation) -> float:
     return unhindered.failures * run.node_share / unhindered.wall_s
 
 
-def _wall_time(run: Run) -> tuple[float, float]:
+def _one_level(run: Run) -> TwoLevels:
+    """The same where no failure leaves a copy."""
+    m, write, s = run.mttf_s, run.checkpoint.write_s, run.segment_s
+    if (s + write + run.restart.busy_s) / m > MOST_MTTFS:
+        raise never_ends(run)
+    broken = episode(run.restart, m)
+    fresh = attempt(s + write, m, broken, None)
+    return TwoLevels(
+        fresh=Passage(fresh, running_s(s + write, m)),
+        going=Passage(attempt(s, m, broken, fresh), math.exp(write / m) * running_s(s, m)),
+        kept=0.0,
+        local_restarts=0.0,
+        remote_restarts=math.exp(run.restart.busy_s / m),
+    )
+
+
+def _wall_time(run: Run, passes: TwoLevels) -> tuple[float, float]:
     """Mean and variance, without waits for spares."""
-    m, write, restart = run.mttf_s, run.checkpoint.write_s, run.restart
-    n, s, p = run.segments, run.segment_s, run.stop_probability
-    if (s + write + restart.busy_s) / m > MOST_MTTFS:
-        raise UserError(
-            f"with a failure every {m:.3g} s, segments of {s:.3g} s never end",
-            remedy="Checkpoint more often, or use fewer GPUs.",
-        )
-    episode = _episode(restart, m)
-    fresh = _attempt(s + write, m, episode, None)
-    going = _attempt(s, m, episode, fresh)
-    back = _attempt(restart.busy_s, m, episode, Moments(0.0, 0.0))
-    stopped = back.then(fresh)
+    m, n, p = run.mttf_s, run.segments, run.stop_probability
+    back = attempt(run.restart.busy_s, m, episode(run.restart, m), Moments(0.0, 0.0))
+    stopped, going, fresh = back.then(passes.fresh.time), passes.going.time, passes.fresh.time
     mean = (1 - p) * going.mean + p * stopped.mean
     square = (1 - p) * going.square + p * stopped.square
     variance = fresh.variance + (n - 1) * max(0.0, square - mean**2)
     return fresh.mean + (n - 1) * mean, variance
-
-
-def _episode(restart: Restart, mttf_s: float) -> Moments:
-    """From a failure to a job that trains: mean (M + D) e^(R/M) − M."""
-    failed, cut = _cut_short(restart.busy_s, mttf_s)
-    passed, d, r = 1 - failed, restart.detect_s, restart.busy_s
-    mean = d + _running_s(r, mttf_s) + d * _failed_restarts(restart, mttf_s)
-    square = (d**2 + 2 * d * (mean - d) + cut.square + 2 * cut.mean * mean) / passed + r**2
-    return Moments(mean, square)
-
-
-def _attempt(length_s: float, mttf_s: float, episode: Moments, again: Moments | None) -> Moments:
-    """Time to get through `length_s`, where a failure costs an `episode` and then `again`
-    (None: the same once more)."""
-    failed, cut = _cut_short(length_s, mttf_s)
-    passed = 1 - failed
-    lost_mean = cut.mean + failed * episode.mean
-    lost_square = cut.square + 2 * cut.mean * episode.mean + failed * episode.square
-    if again is not None:
-        mean = passed * length_s + lost_mean + failed * again.mean
-        square = passed * length_s**2 + lost_square + 2 * lost_mean * again.mean
-        return Moments(mean, square + failed * again.square)
-    mean = length_s + lost_mean / passed
-    square = length_s**2 + (lost_square + 2 * lost_mean * mean) / passed
-    return Moments(mean, square)
-
-
-def _cut_short(length_s: float, mttf_s: float) -> tuple[float, Moments]:
-    """Probability that a failure comes within `length_s`, and ∫ x f and ∫ x² f over it."""
-    if math.isinf(mttf_s):
-        return 0.0, Moments(0.0, 0.0)
-    x = length_s / mttf_s
-    if x < 1e-2:  # the closed form below loses its digits: its series
-        mean = mttf_s * x**2 * (1 / 2 - x / 3 + x**2 / 8 - x**3 / 30)
-        return -math.expm1(-x), Moments(
-            mean, mttf_s**2 * x**3 * (1 / 3 - x / 4 + x**2 / 10 - x**3 / 36)
-        )
-    p = math.exp(-x)
-    return 1 - p, Moments(mttf_s * (1 - p * (1 + x)), mttf_s**2 * (2 - p * (x**2 + 2 * x + 2)))
-
-
-def _running_s(length_s: float, mttf_s: float) -> float:
-    """Running time until `length_s` passed without a failure: M (e^(l/M) − 1)."""
-    return length_s if math.isinf(mttf_s) else mttf_s * math.expm1(length_s / mttf_s)
-
-
-def _failed_restarts(restart: Restart, mttf_s: float) -> float:
-    """How many fail before one succeeds: e^(R/M) − 1."""
-    return math.exp(restart.busy_s / mttf_s) - 1

@@ -49,7 +49,9 @@ def budget(
         except ValueError as error:
             raise UserError(str(error), where="--price") from None
         if not 0 < dollars < 1e6:
-            raise UserError(f"{price} is no price of a GPU-hour", where="--price", remedy="2.50")
+            raise UserError(
+                f"{price} is no price of a GPU-hour", where="--price", remedy="Write it like 2.50."
+            )
         spec = spec.model_copy(update={"price_per_gpu_hour": dollars})
     try:
         answer = make_budget(spec)

@@ -1,26 +1,17 @@
 """smolplan estimate: from a question to a number of GPUs, days, tokens, parameters or an MFU."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from smolplan.cli.options import deadline_s, is_bare_number, number, parse_share, positive
+from smolplan.cli.options import deadline_s, positive, whole
 
 if TYPE_CHECKING:
     from planner.answer import Answer
-    from planner.architecture import Architecture
-    from planner.catalog import Gpu
-    from smolplan.spec import ModelSpec
-
-LEAST_GPU_FLOPS = 1e9
 
 LARGEST = 10**9
 """GPUs of a node, tokens of a sequence: far beyond any, and within what a float counts exactly."""
-
-ROUNDING = 0.1
-"""How far --params may be from the architecture named beside it: SmolLM3's 3.08B is called 3B."""
 
 
 def estimate(
@@ -73,12 +64,14 @@ def estimate(
 
     from planner.catalog import find_gpu
     from planner.estimate import DEFAULT_MFU, Question, solve
+    from smolplan.cli.estimate_model import agreed, architecture, experts
+    from smolplan.cli.estimate_options import dollars, lost_s, measured, mfu_share, one_of
     from smolplan.errors import UserError
     from smolplan.units import parse_count
 
-    row = _measured(find_gpu(gpu), achievable)
+    row = measured(find_gpu(gpu), achievable)
     notes = []
-    shape, spec_seq_len, spec_tokens = _architecture(preset, model)
+    shape, spec_seq_len, spec_tokens = architecture(preset, model)
     if seq_len is not None and shape is None:
         raise UserError(
             "without an architecture FLOPs do not depend on the sequence",
@@ -87,20 +80,20 @@ def estimate(
         )
     n = positive("--params", params, parse_count)
     if shape is not None:
-        n = _agreed(n, shape, params)
-        notes += _experts(shape)
+        n = agreed(n, shape, params)
+        notes += experts(shape)
     d = positive("--tokens", tokens, parse_count)
     time_s = deadline_s(deadline, datetime.now(UTC))
-    count = positive("--gpus", gpus, parse_count)
+    count = None if gpus is None else float(whole("--gpus", gpus))
     if d is None and spec_tokens is not None and (time_s is None or count is None):
         d = spec_tokens
         notes.append(f"tokens are the preset's, {d:,.0f}")
     rate = positive("--tokens-per-s-per-gpu", tokens_per_s_per_gpu, parse_count)
-    share = _mfu(mfu)
+    share = mfu_share(mfu)
     if mfu_base is None:
         mfu_base = "peak" if row.achievable_bf16_flops is None else "achievable"
-    base = _one_of("--mfu-base", mfu_base, ["achievable", "peak"])
-    formula = _one_of("--flops-formula", flops_formula, ["6nd", "exact"])
+    base = one_of("--mfu-base", mfu_base, ["achievable", "peak"])
+    formula = one_of("--flops-formula", flops_formula, ["6nd", "exact"])
     if share is None and rate is None and None in (n, d, time_s, count):
         share = DEFAULT_MFU
         as_planned = (formula, base) == ("6nd", "achievable")
@@ -119,8 +112,8 @@ def estimate(
             flops_formula="exact" if formula == "exact" else "6nd",
             tokens_per_s_per_gpu=rate,
             node_size=node_size,
-            lost_s=_lost_s(lost_hours),
-            price_per_gpu_hour=positive("--price", price, _price),
+            lost_s=lost_s(lost_hours),
+            price_per_gpu_hour=positive("--price", price, dollars),
             model=shape,
             seq_len=seq_len or spec_seq_len,
         )
@@ -144,153 +137,3 @@ def _print_json(answer: "Answer") -> None:
     model = answer.question.model
     content["question"]["model"] = None if model is None else asdict(architecture_of(model))
     print(json.dumps(content, indent=1, allow_nan=False))
-
-
-def _architecture(
-    preset: str | None, model: Path | None
-) -> tuple["ModelSpec | Architecture | None", int, float | None]:
-    """Shape, sequence length and, for a preset, tokens."""
-    from smolplan.errors import UserError
-
-    if preset is not None and model is not None:
-        raise UserError("--preset and --model both name an architecture", remedy="Give one.")
-    if preset is not None:
-        return _named(preset)
-    if model is not None:
-        from planner.hf_config import read_hf_config
-
-        shape, longest = read_hf_config(model)
-        return shape, min(longest, 4096), None
-    return None, 4096, None
-
-
-def _named(name: str) -> tuple["ModelSpec | Architecture", int, float | None]:
-    """The preset of that name, else the published model. Raises UserError with the near names of
-    both."""
-    from planner.catalog import models
-    from smolplan.errors import UserError
-    from smolplan.spec import load_preset, preset_names
-    from smolplan.spec.parse import suggestion
-
-    if name in preset_names():
-        spec = load_preset(name)
-        return spec.model, spec.data.seq_len, float(spec.tokens)
-    row = models().get(name)
-    if row is None:
-        raise UserError(
-            f"there is no preset and no published model {name!r}",
-            where="--preset",
-            remedy=suggestion(name, sorted({*preset_names(), *models()})),
-        )
-    shape, longest = row.architecture()
-    return shape, min(longest, 4096), None
-
-
-def _agreed(params: float | None, shape: "ModelSpec | Architecture", text: str | None) -> float:
-    """The number of parameters for 6ND, of experts the active ones: as given if it is a rounding
-    of the architecture's."""
-    from planner.params import active_parameter_count, parameter_count
-    from smolplan.errors import UserError
-
-    total, active = parameter_count(shape), active_parameter_count(shape)
-    if params is None:
-        return float(active)
-    if abs(params - active) <= ROUNDING * active:
-        return params
-    if abs(params - total) <= ROUNDING * total:
-        return float(active)
-    exact = f"{total:,}" if active == total else f"{total:,} ({active:,} active)"
-    raise UserError(
-        f"--params {text} and the architecture, {exact}, both tell the size, and differ",
-        remedy="Leave out --params.",
-    )
-
-
-def _experts(shape: "ModelSpec | Architecture") -> list[str]:
-    """What 6ND counts of a mixture of experts, and what it leaves out."""
-    from planner.architecture import architecture_of
-    from planner.params import active_parameter_count, mtp_parameter_count, parameter_count
-
-    total, active = parameter_count(shape), active_parameter_count(shape)
-    notes = []
-    if active < total:
-        notes.append(
-            f"{total:,} parameters in all, {active:,} active for a token: 6ND counts the active"
-        )
-    if architecture_of(shape).mtp_layers:
-        notes.append(
-            f"multi-token prediction adds {mtp_parameter_count(shape):,} parameters, which are "
-            f"not among them; exact FLOPs count it"
-        )
-    return notes
-
-
-def _measured(row: "Gpu", achievable: str | None) -> "Gpu":
-    from dataclasses import replace
-
-    from smolplan.errors import UserError
-    from smolplan.units import parse_flops
-
-    rate = positive("--achievable", achievable, parse_flops)
-    if rate is None:
-        return row
-    if rate < LEAST_GPU_FLOPS:
-        raise UserError(
-            f"{achievable} is {rate:.3g} FLOP/s, which no GPU is so slow as to reach",
-            where="--achievable",
-            remedy="Write it with its unit: 720TFLOPS.",
-        )
-    if rate > row.peak_bf16_flops:
-        raise UserError(
-            f"{rate / 1e12:,.4g} TFLOP/s is above the dense bf16 peak of {row.name}, "
-            f"{row.peak_bf16_flops / 1e12:,.4g}",
-            where="--achievable",
-            remedy="Write it like 720TFLOPS.",
-        )
-    return replace(row, achievable_bf16_flops=rate, achievable_source="given by --achievable")
-
-
-def _price(text: str) -> float:
-    from smolplan.units import parse_plain
-
-    return parse_plain(text.strip().removeprefix("$"), "a price in US dollars", "2.50")
-
-
-def _lost_s(text: str) -> float:
-    """Hours, or a span with its unit, in seconds."""
-    from smolplan.errors import UserError
-    from smolplan.units import parse_duration_s
-
-    bare = is_bare_number(text)
-    seconds = number("--lost-hours", text, parse_duration_s) * (3600 if bare else 1)
-    if not 0 <= seconds < math.inf:
-        what = "negative" if seconds < 0 else "more hours than there are"
-        raise UserError(f"{text} is {what}", where="--lost-hours", remedy="Give 0 or more.")
-    return seconds
-
-
-def _mfu(text: str | None) -> float | None:
-    from smolplan.errors import UserError
-
-    if text is None:
-        return None
-    try:
-        value = parse_share(text)
-    except ValueError:
-        raise UserError(
-            f"{text!r} is not a share", where="--mfu", remedy="Write 0.30 or 30%."
-        ) from None
-    # `not <` also refuses NaN.
-    if not 0 < value <= 1:
-        raise UserError(
-            f"{text} is not above 0 and at most 100%", where="--mfu", remedy="Write 0.30 or 30%."
-        )
-    return value
-
-
-def _one_of(where: str, text: str, known: list[str]) -> str:
-    from smolplan.errors import UserError
-
-    if text.lower() not in known:
-        raise UserError(f"{text!r} is unknown", where=where, remedy=f"Give {' or '.join(known)}.")
-    return text.lower()

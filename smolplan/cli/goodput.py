@@ -7,15 +7,15 @@ import typer
 
 from smolplan.cli.options import deadline_s, positive, share, span_s, whole
 from smolplan.errors import UserError
-from smolplan.units import format_bytes, parse_bytes, parse_bytes_per_s, parse_count
+from smolplan.units import parse_bytes
 
 if TYPE_CHECKING:
     from planner.goodput import Answer
 
-PLAYBOOK = "Smol Training Playbook: WekaFS, 4.2 GiB/s"
-PLAYBOOK_BYTES_PER_S = 4.2 * 2**30
-
 MOST_SIMULATED = 1_000_000
+
+USUAL_GPUS = 16_384
+"""Of the table of failures, where none are given: the Llama 3 report's."""
 
 
 def goodput(
@@ -26,7 +26,13 @@ def goodput(
     gpu_hours: Annotated[str | None, typer.Option(help="The same in GPU-hours: 276480.")] = None,
     deadline: Annotated[str | None, typer.Option(help="A span (4w) or a date.")] = None,
     confidence: Annotated[str, typer.Option(help="Share of runs that shall do it.")] = "95%",
-    fleet: Annotated[str, typer.Option(help="Whose failure rates: llama3, rsc-1 …")] = "llama3",
+    fleet: Annotated[
+        str,
+        typer.Option(
+            help="Whose failure rates: llama3, rsc-1, rsc-2, opt-175b, ft-hsdp, bloom, "
+            "skt-b200, delta-h100, bytedance."
+        ),
+    ] = "llama3",
     mttf: Annotated[
         str | None, typer.Option(help="Your job's mean time to failure, in place of a fleet's.")
     ] = None,
@@ -43,6 +49,22 @@ def goodput(
     stall: Annotated[str | None, typer.Option(help="Training stands still per checkpoint.")] = None,
     write: Annotated[
         str | None, typer.Option(help="Then until it is safe; 0 if the stall was all.")
+    ] = None,
+    local_every: Annotated[
+        str | None,
+        typer.Option(help="Between two copies in memory or on local disks: 1min, or best."),
+    ] = None,
+    local_stall: Annotated[
+        str | None, typer.Option(help="Training stands still per copy; as --stall unless given.")
+    ] = None,
+    local_lost: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of failures that lose the copies: 2%; unless given those that take a node."
+        ),
+    ] = None,
+    local_load: Annotated[
+        str | None, typer.Option(help="To load a copy; as long as --load unless given.")
     ] = None,
     detect: Annotated[str | None, typer.Option(help="From a failure to its diagnosis.")] = None,
     provision: Annotated[str | None, typer.Option(help="Then to a whole set of nodes.")] = None,
@@ -61,6 +83,10 @@ def goodput(
         int | None, typer.Option(min=2, max=MOST_SIMULATED, help="Play so many runs as well.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    failures: Annotated[
+        bool,
+        typer.Option("--failures", help="Only failure rates: by component, fleet and GPUs."),
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Each line of arithmetic.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
 ) -> None:
@@ -68,14 +94,23 @@ def goodput(
 
     Example: `smolplan goodput --gpus 16384 --work 54d`
 
+    How often do what parts of it fail: `smolplan goodput --failures --gpus 16384`
+
     How many GPUs so that 95 % of runs finish in four weeks:
     `smolplan goodput --gpu-hours 276480 --deadline 4w --confidence 95%`
+
+    Copies in the memory of other nodes between checkpoints that take 20 min to write:
+    `smolplan goodput --gpus 16384 --work 54d --write 20min --local-every best --local-lost 2%`
     """
     from datetime import UTC, datetime
 
     from planner.goodput import Settings, solve
     from planner.reliability import find_fleet
+    from smolplan.cli.goodput_options import from_preset, gpu_seconds, local_copies, spans
 
+    if failures:
+        _failures(fleet, gpus, as_json, alone=work is gpu_hours is deadline is mttf is None)
+        return
     wanted = share("--confidence", confidence)
     if wanted >= 1:
         raise UserError(
@@ -84,7 +119,7 @@ def goodput(
             remedy="Give less than 100%: 99.9%.",
         )
     count = None if gpus is None else whole("--gpus", gpus)
-    size, preset_gpus = _from_preset(preset)
+    size, preset_gpus = from_preset(preset)
     if checkpoint_bytes is not None:
         size = positive("--checkpoint-bytes", checkpoint_bytes, parse_bytes)
     given = {
@@ -95,6 +130,8 @@ def goodput(
         "load": load,
         "warm_up": warm_up,
         "repair": repair,
+        "local_stall": local_stall,
+        "local_load": local_load,
     }
     due_s = deadline_s(deadline, datetime.now(UTC))
     if count is None and (due_s is None or work is not None):
@@ -106,15 +143,18 @@ def goodput(
         )
     every = math.inf if planned_every is None else span_s("--planned-every", planned_every)
     efficiency = share("--scaling", scaling)
+    known_fleet = find_fleet(fleet)
+    copies = local_copies(local_every, local_lost, known_fleet)
     settings = Settings(
-        gpu_s=_gpu_seconds(work, gpu_hours, count, efficiency),
+        gpu_s=gpu_seconds(work, gpu_hours, count, efficiency),
         scaling=efficiency,
-        fleet=find_fleet(fleet),
+        fleet=known_fleet,
         mttf_s=None if mttf is None else span_s("--mttf", mttf),
         interval_s=None if interval is None else span_s("--interval", interval),
-        spans=_spans(given, size, storage_bandwidth),
+        spans=spans(given, size, storage_bandwidth, local=copies is not None),
         planned_every_s=every,
         spares=spares,
+        local=copies,
     )
     if count is None and mttf is not None:
         raise UserError(
@@ -139,65 +179,24 @@ def goodput(
         show(answer, explain=explain)
 
 
-def _from_preset(name: str | None) -> tuple[float | None, int | None]:
-    """Checkpoint bytes and GPUs."""
-    if name is None:
-        return None, None
-    from planner.plan import make_plan
-    from smolplan.spec import load_preset
+def _failures(fleet: str, gpus: str | None, as_json: bool, *, alone: bool) -> None:
+    import json
 
-    plan = make_plan(load_preset(name))
-    return float(plan.checkpoint_bytes), plan.gpus
+    from planner.reliability import find_fleet
+    from smolplan.cli.failures_view import content, show
 
-
-def _gpu_seconds(
-    work: str | None, gpu_hours: str | None, gpus: int | None, scaling: float
-) -> float:
-    """Training without any loss, from either of the two options that tell it."""
-    if (work is None) == (gpu_hours is None):
+    if not alone:
         raise UserError(
-            "how much training is it?",
-            where="--work",
-            remedy="Give either --work (54d) or --gpu-hours (276480).",
+            "it shows rates only, of no run",
+            where="--failures",
+            remedy="Leave out --work, --gpu-hours, --deadline and --mttf, or leave it out.",
         )
-    if gpu_hours is not None:
-        return positive("--gpu-hours", gpu_hours, parse_count) * 3600
-    assert work is not None
-    if gpus is None:
-        raise UserError(
-            "a span of work means nothing without the GPUs that do it",
-            where="--work",
-            remedy="Give --gpus, or --gpu-hours in its place.",
-        )
-    return span_s("--work", work) * gpus * scaling
-
-
-def _spans(
-    given: dict[str, str | None], checkpoint_bytes: float | None, bandwidth: str | None
-) -> dict[str, tuple[float, str]]:
-    """Every span in seconds, with where it is from."""
-    from planner.goodput import GIVEN
-    from planner.reliability import TYPICAL_S
-
-    spans = dict(TYPICAL_S)
-    if checkpoint_bytes is not None:
-        rate, source = PLAYBOOK_BYTES_PER_S, PLAYBOOK
-        if bandwidth is not None:
-            rate = positive("--storage-bandwidth", bandwidth, parse_bytes_per_s)
-            source = GIVEN
-        moved = f"{format_bytes(checkpoint_bytes)} at {format_bytes(rate)}/s ({source})"
-        spans["write"] = spans["load"] = (checkpoint_bytes / rate, moved)
-    elif bandwidth is not None:
-        raise UserError(
-            "a bandwidth says nothing without the bytes",
-            where="--storage-bandwidth",
-            remedy="Give --checkpoint-bytes or --preset.",
-        )
-    for name, text in given.items():
-        if text is not None:
-            where = f"--{name.replace('_', '-')}"
-            spans[name] = (span_s(where, text, zero=True), GIVEN)
-    return spans
+    row = find_fleet(fleet)
+    count = USUAL_GPUS if gpus is None else whole("--gpus", gpus)
+    if as_json:
+        print(json.dumps(content(row, count), indent=1, allow_nan=False))
+    else:
+        show(row, count)
 
 
 def _finite(value: Any) -> Any:

@@ -77,11 +77,8 @@ def _facts(answer: Answer) -> Table:
     facts.add_row(
         "failures", f"one in {format_duration(run.mttf_s)} ({whose}), {e.failures:,.4g} in the run"
     )
-    facts.add_row(
-        "checkpoint",
-        f"every {format_duration(run.interval_s)}: a stall of "
-        f"{format_duration(run.checkpoint.stall_s)}, safe {_write(run)}",
-    )
+    for row in _checkpoints(answer):
+        facts.add_row(*row)
     facts.add_row(
         "finished", f"{_percent(answer.confidence)} of runs within {_days(answer.within_s)}"
     )
@@ -100,6 +97,23 @@ def _facts(answer: Answer) -> Table:
     for row in rows:
         facts.add_row(*row)
     return facts
+
+
+def _checkpoints(answer: Answer) -> list[tuple[str, str]]:
+    run, e = answer.run, answer.expected
+    every = f"every {format_duration(run.interval_s)}"
+    if (local := run.local) is None:
+        stall = format_duration(run.checkpoint.stall_s)
+        return [("checkpoint", f"{every}: a stall of {stall}, safe {_write(run)}")]
+    return [
+        (
+            "local copy",
+            f"every {format_duration(local.every_s)}: a stall of "
+            f"{format_duration(local.stall_s)}; lost by {_percent(local.lost)} of failures, "
+            f"{e.from_local:,.4g} restarts are from one",
+        ),
+        ("checkpoint", f"remote, {every}: written from a copy, safe {_write(run)}"),
+    ]
 
 
 def _write(run: Run) -> str:
@@ -121,6 +135,9 @@ def _spares(answer: Answer) -> list[tuple[str, str]]:
             f"{100 * (1 - answer.confidence):.4g}% of the time or less",
         ),
     ]
+    if answer.spares_for_deadline is not None:
+        nodes = _count(answer.spares_for_deadline, "node")
+        rows.append(("", f"{nodes}: deadline met by {_percent(answer.confidence)} of runs or more"))
     if answer.never_short is not None:
         never = _percent(answer.never_short)
         rows.append(("", f"{answer.run.spares:,}, {GIVEN}: never short in {never} of runs"))
@@ -170,7 +187,8 @@ def _causes(answer: Answer) -> Table:
 
 
 def _interval_table(answer: Answer) -> Table:
-    table = _table("Checkpoint interval", "every", "goodput", "loss")
+    saved = "Checkpoint interval" if answer.run.local is None else "Local copies"
+    table = _table(saved, "every", "goodput", "loss")
     for name, interval, goodput in answer.intervals:
         ends = goodput > 0
         table.add_row(

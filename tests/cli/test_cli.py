@@ -51,6 +51,7 @@ def test_estimate_answers_machines_in_json() -> None:
         ([*QUESTION[1:], "--mfu-base", ""], "--mfu-base"),
         ([*QUESTION[1:], "--price", "cheap"], "2.50"),
         ([*QUESTION[1:], "--price", "1e308"], "too large"),
+        (["--params", "3B", "--tokens", "11T", "--gpus", "1e30"], "not a number of GPUs"),
         ([*QUESTION[1:], "--node-size", "1" + "0" * 400], "--node-size"),
         ([*QUESTION[1:], "--gpu", "NVIDIA H100 80GB HBM3"], "Did you mean h100"),
         (["--model", "/no/such/config.json", "--tokens", "1T", "--deadline", "4w"], "No such file"),

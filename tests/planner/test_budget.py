@@ -132,6 +132,37 @@ def test_rl_is_split_in_balance_unless_told() -> None:
     assert slow.lines[1].gpu_hours == slow.rl[0].answer.synchronous.gpu_hours > mode.gpu_hours
 
 
+def test_a_mixture_of_experts_is_trained_by_its_active_parameters_and_stored_whole() -> None:
+    main = {"model": "deepseek-v3", "tokens": "1T", "gpus": 2048}
+    answer = make_budget(budget(main=main, storage={"vocab_size": 129_280}))
+    active = 37_552_282_624
+    assert math.isclose(answer.main_gpu_hours, 6 * active * 1e12 / 216e12 / 3600)
+    assert answer.storage is not None
+    assert answer.storage.bytes.checkpoint_bytes == 12 * 671_026_404_352
+    told = {"params": 671_026_404_352, "active_params": active, "tokens": "1T"}
+    assert math.isclose(hours(main=told)[0], answer.main_gpu_hours)
+
+
+def test_a_mixture_of_experts_decodes_with_all_its_weights_and_its_latent_cache() -> None:
+    main = {"model": "deepseek-v3", "tokens": "1T", "gpus": 2048}
+    answer = make_budget(budget(main=main, inference={"gpus": 16}))
+    assert answer.inference is not None
+    assert answer.inference.kv_bytes_per_token == 61 * (512 + 64) * 2
+    fp8 = answer.inference.formats["fp8"]
+    assert fp8.weights_bytes == 671_026_404_352
+    assert fp8.tokens_per_s_alone > 10 * fp8.gpu.hbm_bytes_per_s * 16 / 671e9
+
+
+def test_an_rl_run_of_long_responses_counts_their_attention_if_told_to() -> None:
+    by_6nd, exact = (
+        make_budget(budget(rl=[{**RL, "seq_len": 8192, "flops_formula": formula}])).rl[0]
+        for formula in ("6nd", "exact")
+    )
+    ratio = exact.answer.synchronous.train_s / by_6nd.answer.synchronous.train_s
+    per_param = 6 * 3_075_098_624
+    assert math.isclose(ratio, flops_per_token(load_preset("smollm3-3b").model, 8192) / per_param)
+
+
 def test_a_plan_that_sets_aside_12_percent_is_told_of_58_3_and_nothing_is_added() -> None:
     answer = make_budget(budget(debugging=[{"share_of_main": "12%"}]))
     check = answer.checks[0]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.catalog import find_gpu
+from planner.catalog import find_gpu, models
 from planner.inference import (
     CacheShape,
     cache_shape,
@@ -38,6 +38,38 @@ LLAMA_3_1_405B = gqa_cache(126, 8, 128)
 )
 def test_the_cache_of_one_token_is_as_published(cache: CacheShape, published_bytes: float) -> None:
     assert kv_bytes_per_token(cache) == published_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "per_token", "state_elements"),
+    [
+        # 12 of 48 layers attend (2 heads of 256); 36 carry 32 × 128 × 128 and 3 convolution inputs.
+        ("qwen3-next-80b-a3b", 12 * 2 * 2 * 256 * 2, 36 * (32 * 128 * 128 + 3 * 8192)),
+        # 6 of 52 layers attend (2 heads of 128); 23 carry 64 × 64 × 128 and 3 convolution inputs.
+        ("nemotron3-nano-30b-a3b", 6 * 2 * 2 * 128 * 2, 23 * (64 * 64 * 128 + 3 * 6144)),
+        ("deepseek-v3", 70_272, 0),
+    ],
+)
+def test_only_attention_grows_a_cache_and_recurrent_layers_carry_a_state(
+    name: str, per_token: float, state_elements: int
+) -> None:
+    cache = cache_shape(models()[name].architecture()[0])
+    assert kv_bytes_per_token(cache) == per_token
+    assert cache.state_elements == state_elements
+    assert kv_bytes_per_sequence(cache, 0) == 2 * state_elements
+
+
+def test_more_gpus_than_key_value_heads_hold_copies_of_the_cache() -> None:
+    """8 heads on 16 GPUs: beside the same weights half as many sequences as room for them."""
+
+    def fitting(cache: CacheShape, gpus: int) -> int:
+        return serving(
+            find_gpu("h100"), 1e9, cache, weights="bf16", sequence_tokens=8192, gpus=gpus
+        ).concurrent_sequences
+
+    eight, sixteen = fitting(LLAMA_3_1_405B, 8), fitting(LLAMA_3_1_405B, 16)
+    assert abs(sixteen - eight) <= 1
+    assert fitting(DEEPSEEK_V3, 16) > 1.9 * fitting(DEEPSEEK_V3, 8)
 
 
 def test_sharing_heads_shrinks_the_cache_by_as_much() -> None:

@@ -25,6 +25,7 @@ from planner.reliability import (
     optimal_interval_s,
     short_share,
     spare_wait,
+    spares_for_deadline,
     spares_for_share,
     spares_needed,
     young_interval_s,
@@ -261,6 +262,7 @@ def test_a_deadline_that_no_number_of_gpus_meets_is_refused() -> None:
         ({"work_s": math.nan}, "work"),
         ({"work_s": math.inf}, "work"),
         ({"mttf_s": -1.0}, "MTTF"),
+        ({"mttf_s": 1e200}, "a million years"),
         ({"interval_s": 50.0}, "overtake each other"),
         ({"checkpoint": Checkpoint(-1.0)}, "stall"),
         ({"restart": Restart(0, 0, math.inf, 0)}, "load"),
@@ -302,6 +304,20 @@ def test_the_fewest_spares_for_a_share_of_time_are_enough_and_one_less_is_not(
     spares = spares_for_share(share, a_day / DAY_S, DAY_S)
     assert short_share(spares, a_day / DAY_S, DAY_S) <= share
     assert spares == 0 or short_share(spares - 1, a_day / DAY_S, DAY_S) > share
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.95])
+def test_the_fewest_spares_for_a_deadline_are_enough_and_one_less_is_not(share: float) -> None:
+    deadline_s = 1.02 * expect(LLAMA).wall_s
+    spares = spares_for_deadline(LLAMA, deadline_s, share)
+    assert spares is not None and spares > 0
+    assert deadline_probability(replace(LLAMA, spares=spares), deadline_s) >= share
+    assert deadline_probability(replace(LLAMA, spares=spares - 1), deadline_s) < share
+
+
+def test_a_deadline_that_no_spares_meet_and_one_that_needs_none() -> None:
+    assert spares_for_deadline(LLAMA, LLAMA.work_s, 0.5) is None
+    assert spares_for_deadline(LLAMA, 1000 * LLAMA.work_s, 0.5) == 0
 
 
 def test_counted_spares_lower_the_chance_of_a_deadline_as_played() -> None:

@@ -1,7 +1,7 @@
-import heapq
 import math
 import random
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -17,6 +17,7 @@ from smolplan.spec import load_preset
 MODEL = load_preset("smollm3-3b").model
 PLAN = RlPlan(
     params=float(parameter_count(MODEL)),
+    forward_flops=2.0 * parameter_count(MODEL),
     cache=cache_shape(MODEL),
     gpu=find_gpu("h100"),
     gpus=16,
@@ -33,42 +34,110 @@ PLAN = RlPlan(
 )
 
 
-def simulated_sample_s(plan: RlPlan, places: int, seed: int) -> tuple[float, float]:
-    """One synchronous step's sampling, event by event: each engine starts its next response as a
-    place falls free. Returns seconds until the last engine ends and the share of places taken."""
-    source = random.Random(seed)
+STRIDE = 32
+"""Tokens that the brute-force simulations below take at a time: a hundredth of a response."""
+
+
+class Engine:
+    """One inference engine, token by token: each step reads the weights and all caches, or takes
+    as long as its multiplications."""
+
+    def __init__(self, plan: RlPlan) -> None:
+        bandwidth = plan.gpu.hbm_bytes_per_s * plan.gpus_per_engine * plan.decode_efficiency
+        self.weights_s = weight_bytes(plan.params, "bf16") / bandwidth
+        self.cache_s = kv_bytes_per_token(plan.cache) / bandwidth
+        rate = plan.gpu.achievable_bf16_flops
+        assert rate is not None
+        self.compute_s = plan.forward_flops / (rate * plan.gpus_per_engine)
+        self.left: list[float] = []
+        self.held: list[float] = []
+        self.clock_s = 0.0
+
+    def add(self, length: float, prompt: float) -> None:
+        self.left.append(length)
+        self.held.append(prompt)
+
+    def advance(self) -> float:
+        """A few tokens of every sequence; those at their end leave. Returns the tokens made."""
+        count, tokens = len(self.left), min(STRIDE, max(1.0, min(self.left)))
+        caches = self.cache_s * (sum(self.held) + count * tokens / 2)
+        self.clock_s += tokens * max(self.weights_s + caches, count * self.compute_s)
+        pairs = [
+            (left - tokens, held + tokens)
+            for left, held in zip(self.left, self.held, strict=True)
+            if left > tokens
+        ]
+        self.left, self.held = [left for left, _ in pairs], [held for _, held in pairs]
+        return count * tokens
+
+
+def drawn(plan: RlPlan, source: random.Random) -> float:
     lengths = plan.lengths
     mu = math.log(lengths.mean) - lengths.sigma**2 / 2
-    bandwidth = plan.gpu.hbm_bytes_per_s * plan.decode_efficiency
-    per_token = kv_bytes_per_token(plan.cache)
-    last_step, cache_s, tokens = 0.0, 0.0, 0.0
-    each = plan.sequences // plan.gpus
-    together = min(each, places)
-    for _ in range(plan.gpus):
-        free = [0.0] * together
-        mine = 0.0
-        for _ in range(each):
-            length = min(source.lognormvariate(mu, lengths.sigma), lengths.longest)
-            heapq.heappush(free, heapq.heappop(free) + length)
-            mine += per_token * (plan.prompt_tokens * length + length**2 / 2) / bandwidth
-            tokens += length
-        last_step, cache_s = max(last_step, *free), cache_s + mine / plan.gpus
-    weights_s = weight_bytes(plan.params, "bf16") / bandwidth
-    return last_step * weights_s + cache_s, tokens / (last_step * together * plan.gpus)
+    return min(source.lognormvariate(mu, lengths.sigma), lengths.longest)
 
 
-@pytest.mark.parametrize("prompts", [64, 512])
-def test_the_closed_form_of_a_synchronous_step_agrees_with_a_seeded_simulation(
-    prompts: int,
+def simulated_synchronous_s(plan: RlPlan, seed: int) -> float:
+    """One step's sampling, until the slowest engine ends."""
+    source, places = random.Random(seed), concurrent_sequences(plan)
+    slowest = 0.0
+    for _ in range(plan.gpus // plan.gpus_per_engine):
+        engine = Engine(plan)
+        waiting = plan.sequences * plan.gpus_per_engine // plan.gpus
+        while waiting or engine.left:
+            while waiting and len(engine.left) < places:
+                engine.add(drawn(plan, source), plan.prompt_tokens)
+                waiting -= 1
+            engine.advance()
+        slowest = max(slowest, engine.clock_s)
+    return slowest
+
+
+def simulated_asynchronous_rate(plan: RlPlan, seed: int) -> float:
+    """Tokens per second of an engine whose places are always taken, once its beginning is over."""
+    source, engine, made = random.Random(seed), Engine(plan), 0.0
+    engines = plan.gpus * plan.rollout_share / plan.gpus_per_engine
+    together = round(min(concurrent_sequences(plan), plan.sequences / engines))
+    for half in range(2):
+        began_s, made = engine.clock_s, 0.0
+        for _ in range(5000):
+            while len(engine.left) < together:
+                engine.add(drawn(plan, source), plan.prompt_tokens)
+            made += engine.advance()
+        if half:
+            return made / (engine.clock_s - began_s)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("prompts", "gpus", "mean", "sigma"),
+    [
+        (64, 16, 4000, 0.0),  # all alike
+        (64, 16, 4000, 0.8),  # places for all
+        (512, 16, 4000, 0.8),  # several responses a place
+        (64, 16, 8000, 1.2),  # a long tail, cut at 32,000
+        (128, 64, 8000, 1.0),  # many engines, the slowest of which is waited for
+    ],
+)
+def test_a_synchronous_step_takes_what_a_token_by_token_simulation_takes(
+    prompts: int, gpus: int, mean: int, sigma: float
 ) -> None:
-    """Within 5 %: with places for all (64), and with several responses a place (512)."""
-    plan = replace(PLAN, prompts=prompts)
-    places = concurrent_sequences(plan)
-    assert (plan.sequences / plan.gpus > places) == (prompts == 512)
-    runs = [simulated_sample_s(plan, places, seed) for seed in range(20)]
-    answer = rl(plan).synchronous
-    assert math.isclose(answer.sample_s, sum(s for s, _ in runs) / 20, rel_tol=0.05)
-    assert math.isclose(answer.rollout_utilisation, sum(u for _, u in runs) / 20, rel_tol=0.05)
+    """Within 10 %."""
+    lengths = LogNormalLengths(mean, sigma, 32_000)
+    plan = replace(PLAN, prompts=prompts, gpus=gpus, lengths=lengths, decode_efficiency=0.5)
+    played = fmean(simulated_synchronous_s(plan, seed) for seed in range(3))
+    assert math.isclose(rl(plan).synchronous.sample_s, played, rel_tol=0.10)
+
+
+@pytest.mark.parametrize(("prompts", "sigma"), [(60, 0.8), (600, 0.8), (60, 1.2)])
+def test_asynchronous_sampling_is_as_fast_as_a_token_by_token_simulation(
+    prompts: int, sigma: float
+) -> None:
+    """Within 3 %."""
+    lengths = LogNormalLengths(4000, sigma, 32_000)
+    plan = replace(PLAN, prompts=prompts, lengths=lengths, decode_efficiency=0.5)
+    played = fmean(simulated_asynchronous_rate(plan, seed) for seed in range(3))
+    assert math.isclose(rl(plan).asynchronous.tokens_per_s_per_gpu, played, rel_tol=0.03)
 
 
 def test_asynchronous_generation_pays_more_the_longer_the_tail() -> None:
