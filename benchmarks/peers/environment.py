@@ -1,0 +1,90 @@
+"""The peers that are asked the same questions, and environments that hold them: made once from the
+package index with venv and pip, and kept in the cache folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+INSTALL_S = 600.0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A tool of the package index, pinned, and the module that asks it."""
+
+    name: str
+    version: str
+    program: str
+    default_efficiency: str
+    """What it takes for a share of the peak where it is told none, in words."""
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+PEERS = (
+    Peer(
+        "llm-analysis",
+        "0.2.2",
+        "benchmarks.peers.llm_analysis_program",
+        "1 (its FLOPS_EFFICIENCY)",
+    ),
+    Peer(
+        "mlsysim",
+        "0.3.0",
+        "benchmarks.peers.mlsysim_program",
+        "0.5 (DistributedModel.solve's default)",
+    ),
+)
+
+
+class PeerUnavailable(Exception):
+    """Says why a peer cannot be asked."""
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smolplan" / "peers"
+
+
+def python_of(peer: Peer, folder: Path, say: Callable[[str], None]) -> Path:
+    """A Python that has the peer, from an environment in `folder`, which is made if it is not
+    there: whole or not at all. Raises PeerUnavailable."""
+    version = f"py{sys.version_info.major}{sys.version_info.minor}"
+    kept = folder / f"{peer.name}-{peer.version}-{version}"
+    if not (kept / "bin" / "python").exists():
+        say(f"making an environment with {peer.requirement} from the package index: {kept}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+        except OSError as error:
+            raise PeerUnavailable(f"{folder}: {error.strerror}") from None
+        try:
+            _run([sys.executable, "-m", "venv", str(made)])
+            pip = [str(made / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+            _run([*pip, "install", "--quiet", peer.requirement])
+            # Another process may have been faster: its environment is as good.
+            if not kept.exists():
+                made.rename(kept)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    return kept / "bin" / "python"
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=INSTALL_S
+        )
+    except subprocess.TimeoutExpired:
+        raise PeerUnavailable(f"{' '.join(command)}: not done in {INSTALL_S:g} s") from None
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        why = errors[0] if errors else f"exit code {done.returncode}"
+        raise PeerUnavailable(f"{' '.join(command[1:])}: {why}")
