@@ -30,8 +30,8 @@ from planner.step_inputs import BF16
 from smolplan.errors import SmolplanError
 
 COMMAND = "python -m benchmarks.peers.accuracy"
-ASKED_SHARES = tuple(tenth / 10 for tenth in range(1, 11))
-SHARES = tuple(hundredth / 100 for hundredth in range(10, 101))
+ASKED_SHARES = (0.02, 0.05, *(tenth / 10 for tenth in range(1, 11)))
+SHARES = tuple(hundredth / 100 for hundredth in range(2, 101))
 """Between those asked for, times are interpolated in 1/share: exact for a step that is a part
 that computes, and a part that does not."""
 
@@ -162,11 +162,12 @@ def fitted_shares(
     }
 
 
-def share_for(shares: dict[tuple[str, str], float], group: tuple[str, str]) -> float:
-    """The group's own, else its stack's, else its GPU's, else that of all: as constants are."""
+def share_for(shares: dict[tuple[str, str], float], group: tuple[str, str]) -> float | None:
+    """The group's own, else its stack's, else its GPU's, else that of all, as constants are; None
+    where no row was fitted."""
     stack, gpu = group
     ways = ((stack, gpu), (stack, ""), ("", gpu), ("", ""))
-    return next(shares[way] for way in ways if way in shares)
+    return next((shares[way] for way in ways if way in shares), None)
 
 
 def line(name: str, errors: Sequence[float]) -> list[str]:
@@ -197,23 +198,24 @@ def table(peer: Peer, asked: Sequence[Question], answer: Answer) -> str:
     shares = fitted_shares(chosen, [times for _, _, times in kept])
     for is_sweep, part in ((False, "all but the sweep"), (True, "the nanotron sweep")):
         of_part = [one for one in kept if one[0].ours.is_sweep == is_sweep]
-        held_out = [one for one in of_part if not is_fitted(one[0].ours.row)]
+        held_out = [
+            (q, interpolated_s(times, share))
+            for q, _, times in of_part
+            if not is_fitted(q.ours.row) and (share := share_for(shares, q.group)) is not None
+        ]
         if of_part:
             rows.append(line(f"{part}: as it comes", [q.error(s) for q, s, _ in of_part]))
             ours = [q.ours.error for q, _, _ in of_part if q.ours.error is not None]
             rows.append(line(f"{part}: smolplan", ours))
         if held_out:
-            fitted = [
-                q.error(interpolated_s(times, share_for(shares, q.group)))
-                for q, _, times in held_out
-            ]
+            fitted = [q.error(seconds) for q, seconds in held_out]
             rows.append(line(f"{part}, held out: shares fitted", fitted))
-            ours = [q.ours.error for q, _, _ in held_out if q.ours.error is not None]
+            ours = [q.ours.error for q, _ in held_out if q.ours.error is not None]
             rows.append(line(f"{part}, held out: smolplan", ours))
     notes = [
         f"{len(asked):,} rows asked; {unfit:,} called too large for memory, though they ran, and "
         f"left out of both; {sum(refusals.values()):,} refused"
-        + "".join(f" ({count:,} by {why})" for why, count in refusals.most_common(3))
+        + "".join(f", {count:,} for {why}" for why, count in refusals.most_common())
         + f". As it comes it takes a share of the peak of {peer.default_efficiency}."
     ]
     return "\n\n".join([markdown_table(head, rows), *notes])

@@ -12,8 +12,10 @@ RECOMPUTES = {"none": 0, "selective": 1, "full": 2}
 
 
 def price(run: dict[str, Any], efficiency: float | None) -> tuple[float, bool]:
-    """Seconds of a step, and whether it fits. Raises AssertionError, KeyError or ValueError where
-    it is refused."""
+    """Seconds of a step, and whether it fits. Raises AssertionError or ValueError where it
+    is refused."""
+    if run["gpu"] not in GPUS:
+        raise ValueError(f"no GPU {run['gpu']}")
     analysis = importlib.import_module("llm_analysis.analysis")
     config = importlib.import_module("llm_analysis.config")
     model = config.ModelConfig(

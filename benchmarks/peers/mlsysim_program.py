@@ -55,7 +55,9 @@ def model(parameters: int, layers: int, hidden: int, heads: int, kv_heads: int, 
 
 
 def price(run: dict[str, Any], efficiency: float | None) -> tuple[float, bool]:
-    """Seconds of a step, and whether it fits. Raises KeyError or ValueError where it is refused."""
+    """Seconds of a step, and whether it fits. Raises ValueError where it is refused."""
+    if run["gpu"] not in NODES:
+        raise ValueError(f"no GPU {run['gpu']}")
     solvers = importlib.import_module("mlsysim.engine.solvers.distributed")
     pipelined = run["pp"] > 1
     told = {} if efficiency is None else {"efficiency": efficiency}

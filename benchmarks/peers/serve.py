@@ -11,7 +11,7 @@ from typing import Any
 
 Price = Callable[[dict[str, Any], float | None], tuple[float, bool]]
 """Run and share of the peak to a step's seconds, and whether the run fits into memory. Raises
-AssertionError, KeyError or ValueError where the peer refuses it."""
+AssertionError or ValueError where the peer refuses it."""
 
 
 def answer(package: str, price: Price, question: dict[str, Any]) -> dict[str, Any]:
@@ -27,8 +27,8 @@ def answer(package: str, price: Price, question: dict[str, Any]) -> dict[str, An
             seconds, fit, why = None, None, None
             try:
                 seconds, fit = price(run, efficiency)
-            except (AssertionError, KeyError, ValueError) as error:
-                why = f"{type(error).__name__}: {error}"
+            except (AssertionError, ValueError) as error:
+                why = str(error) or type(error).__name__
             found.append(seconds)
             refused.append(why)
             fits.append(fit)

@@ -58,7 +58,7 @@ def test_a_peer_answers_each_run_at_each_share_and_its_refusals_have_reasons(
     asked, _ = questions(compare(read_rows(path)))
     answer = ask(FAKE, PYTHON, [q.run for q in asked], [None, 0.25])
     at_half, at_quarter = answer.times_s
-    assert answer.refused == [None, "ValueError: no such GPU", None]
+    assert answer.refused == [None, "no such GPU", None]
     assert answer.fits == [True, None, False]
     assert at_half[1] is None and at_quarter[1] is None
     assert at_half[0] is not None and at_quarter[0] == pytest.approx(2 * at_half[0])
@@ -136,9 +136,21 @@ def test_the_accuracy_report_sets_both_beside_each_other_on_the_same_rows(
     assert lines["| all but the sweep: smolplan"][1] == "32"
     fitted = lines["| all but the sweep, held out: shares fitted"]
     assert fitted[1] == lines["| all but the sweep, held out: smolplan"][1] != "32"
+    assert "32 rows asked; 0 called too large" in printed and "0 refused. As it" in printed
     written = page.read_text()
     assert written.startswith("before\n") and written.endswith("\nafter\n")
     assert printed.strip() in written and "old" not in written
+
+
+def test_refusals_are_counted_by_reason(
+    fake_peer: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {**LLAMA, "gpu": "A100-80GB-SXM", "tokens_per_s_per_gpu": "3000"}
+    path = write(tmp_path / "r.csv", LLAMA, other, {**LLAMA, "tp": "1"})
+    assert accuracy.main([str(path), "--peer", sys.executable]) == 0
+    printed = capsys.readouterr().out
+    assert "3 rows asked; 1 called too large for memory" in printed
+    assert "1 refused, 1 for no such GPU." in printed
 
 
 def test_a_peer_that_cannot_be_asked_is_named_and_the_exit_code_is_1(
