@@ -17,6 +17,8 @@ FORMAT = 1
 """Of the stored file; another one is refused."""
 FILE = "calibration.json"
 REMEDY = "Run smolplan calibrate."
+LEAST_S, MOST_S, LARGEST = 1e-9, 1e6, 2**50
+"""What no sample is as short, as long or as large as: beyond them fits leave a float's range."""
 
 
 @dataclass(frozen=True)
@@ -316,9 +318,9 @@ def parse(content: dict[str, Any]) -> Calibration:
                 if field in ("kind", "precision"):
                     good = isinstance(value, str)
                 elif field == "seconds":
-                    good = isinstance(value, float) and 0 < value < math.inf
+                    good = isinstance(value, float) and LEAST_S < value < MOST_S
                 else:
-                    good = type(value) is int and value > 0
+                    good = type(value) is int and 0 < value < LARGEST
                 if not good:
                     raise ValueError(f"{name}: {field} is {value!r}")
         return made
