@@ -135,7 +135,7 @@ def show_peers(job: Job, site: Site, asked: argparse.Namespace) -> bool:
     )
     print(f"the same question to peers:\n\n{text}\n")
     for reason in missing:
-        print(f"{reason}; the others stand alone")
+        print(reason)
     if asked.write and not missing:
         write_section(asked.write, COMMAND, text)
     return not (missing and (asked.peer or asked.need_peers))

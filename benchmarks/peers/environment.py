@@ -87,4 +87,4 @@ def _run(command: list[str]) -> None:
         lines = (done.stderr or done.stdout).strip().splitlines()
         errors = [line for line in lines if line.startswith("ERROR")] or lines
         why = errors[0] if errors else f"exit code {done.returncode}"
-        raise PeerUnavailable(f"{' '.join(command[1:])}: {why}")
+        raise PeerUnavailable(f"python {' '.join(command[1:])}: {why}")

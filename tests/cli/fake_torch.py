@@ -49,6 +49,8 @@ nn = SimpleNamespace(functional=SimpleNamespace(scaled_dot_product_attention=_co
 cuda = SimpleNamespace(
     is_available=lambda: TOLD.get("device", "cuda") == "cuda",
     synchronize=lambda: None,
+    empty_cache=lambda: None,
+    is_bf16_supported=lambda including_emulation=True: True,
     device_count=lambda: 1,
     get_device_name=lambda index: TOLD.get("name", "NVIDIA H100 80GB HBM3"),
 )
