@@ -20,7 +20,14 @@ from time import perf_counter
 import numpy as np
 
 from benchmarks.peers.document import markdown_table, write_section
-from benchmarks.peers.environment import PEERS, Peer, PeerUnavailable, cache_folder, python_of
+from benchmarks.peers.environment import (
+    PEERS,
+    Peer,
+    PeerUnavailable,
+    cache_folder,
+    calculon,
+    python_of,
+)
 from benchmarks.peers.questions import Answer, Run, ask
 from benchmarks.split import is_fitted
 from planner.predict.report import Comparison, compare, quantile
@@ -34,6 +41,9 @@ ASKED_SHARES = (0.02, 0.05, *(tenth / 10 for tenth in range(1, 11)))
 SHARES = tuple(hundredth / 100 for hundredth in range(2, 101))
 """Between those asked for, times are interpolated in 1/share: exact for a step that is a part
 that computes, and a part that does not."""
+
+MOST_REASONS = 7
+"""For refusals that are told of one peer, the commonest first."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ def run_of(w: Workload) -> Run | str:
         gpus_per_node=per_node,
         tp=int(layout["tp"]),
         pp=int(layout["pp"]),
-        vp=max(1, int(layout["vp"])),
+        vp=max(1, int(layout["vp"])) if layout["pp"] > 1 else 1,
         dp=int(dp),
         micro_batch=micro_batch,
         accumulation=accumulation,
@@ -215,13 +225,13 @@ def table(peer: Peer, asked: Sequence[Question], answer: Answer) -> str:
     notes = [
         f"{len(asked):,} rows asked; {unfit:,} called too large for memory, though they ran, and "
         f"left out of both; {sum(refusals.values()):,} refused"
-        + "".join(f", {count:,} for {why}" for why, count in refusals.most_common())
-        + f". As it comes it takes a share of the peak of {peer.default_efficiency}."
+        + "".join(f", {count:,} for {why}" for why, count in refusals.most_common(MOST_REASONS))
+        + f". The share of the peak that it takes as it comes: {peer.default_efficiency}."
     ]
     return "\n\n".join([markdown_table(head, rows), *notes])
 
 
-def report(path: Path, python: Path | None) -> tuple[str, list[str]]:
+def report(path: Path, peers: Sequence[Peer], python: Path | None) -> tuple[str, list[str]]:
     """The report as Markdown, and what was missing of it. Raises SmolplanError."""
     comparisons = compare(read_rows(path))
     asked, left_out = questions(comparisons)
@@ -231,7 +241,7 @@ def report(path: Path, python: Path | None) -> tuple[str, list[str]]:
         f"smolplan's own figures can be put to a peer; not: {reasons or 'none'}."
     ]
     missing = []
-    for peer in PEERS:
+    for peer in peers:
         began = perf_counter()
         try:
             where = python or python_of(peer, cache_folder(), tell)
@@ -260,10 +270,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PYTHON",
         help="a Python that has the peers, in place of environments made here",
     )
+    parser.add_argument(
+        "--calculon", type=Path, metavar="FOLDER", help="a checkout of calculon-ai/calculon"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="put it into its section")
     options = parser.parse_args(arguments)
     try:
-        text, missing = report(options.file, options.peer)
+        more = () if options.calculon is None else (calculon(options.calculon),)
+        text, missing = report(options.file, (*PEERS, *more), options.peer)
     except SmolplanError as error:
         print(f"peers.accuracy: {error}", file=sys.stderr)
         return int(error.exit_code)

@@ -15,17 +15,21 @@ INSTALL_S = 600.0
 
 @dataclass(frozen=True)
 class Peer:
-    """A tool of the package index, pinned, and the module that asks it."""
+    """A tool, pinned, and the module that asks it."""
 
     name: str
     version: str
     program: str
     default_efficiency: str
-    """What it takes for a share of the peak where it is told none, in words."""
+    """The share of the peak that it takes where it is told none, in words."""
+    requirements: tuple[str, ...] = ()
+    """What its environment holds where it is not of the package index itself."""
+    arguments: tuple[str, ...] = ()
+    """Of the program."""
 
     @property
-    def requirement(self) -> str:
-        return f"{self.name}=={self.version}"
+    def installed(self) -> tuple[str, ...]:
+        return self.requirements or (f"{self.name}=={self.version}",)
 
 
 PEERS = (
@@ -44,6 +48,18 @@ PEERS = (
 )
 
 
+def calculon(checkout: Path) -> Peer:
+    """Of no package index: asked from a checkout of calculon-ai/calculon."""
+    return Peer(
+        "calculon",
+        "checkout",
+        "benchmarks.peers.calculon_program",
+        "its own, by the size of a product (systems/*.json)",
+        requirements=("pandas==2.3.3", "psutil==7.2.2"),
+        arguments=(str(checkout),),
+    )
+
+
 class PeerUnavailable(Exception):
     """Says why a peer cannot be asked."""
 
@@ -58,7 +74,8 @@ def python_of(peer: Peer, folder: Path, say: Callable[[str], None]) -> Path:
     version = f"py{sys.version_info.major}{sys.version_info.minor}"
     kept = folder / f"{peer.name}-{peer.version}-{version}"
     if not (kept / "bin" / "python").exists():
-        say(f"making an environment with {peer.requirement} from the package index: {kept}")
+        what = " and ".join(peer.installed)
+        say(f"making an environment with {what} from the package index: {kept}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
@@ -67,7 +84,7 @@ def python_of(peer: Peer, folder: Path, say: Callable[[str], None]) -> Path:
         try:
             _run([sys.executable, "-m", "venv", str(made)])
             pip = [str(made / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-            _run([*pip, "install", "--quiet", peer.requirement])
+            _run([*pip, "install", "--quiet", *peer.installed])
             # Another process may have been faster: its environment is as good.
             if not kept.exists():
                 made.rename(kept)

@@ -3,6 +3,7 @@ says what comes in and goes out."""
 
 import importlib
 import logging
+from importlib.metadata import version
 from typing import Any
 
 from benchmarks.peers.serve import serve
@@ -53,4 +54,4 @@ def price(run: dict[str, Any], efficiency: float | None) -> tuple[float, bool]:
 if __name__ == "__main__":
     importlib.import_module("llm_analysis.analysis")
     logging.disable(logging.CRITICAL)  # it would spend most of its time on log lines
-    serve("llm-analysis", price)
+    serve(version("llm-analysis"), price)

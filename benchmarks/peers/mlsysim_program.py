@@ -8,6 +8,7 @@ accumulation. Gradients are reduced during the backward, as its own search assum
 import importlib
 import warnings
 from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from benchmarks.peers.serve import serve
@@ -82,4 +83,4 @@ def price(run: dict[str, Any], efficiency: float | None) -> tuple[float, bool]:
 if __name__ == "__main__":
     importlib.import_module("mlsysim")
     warnings.simplefilter("ignore")
-    serve("mlsysim", price)
+    serve(version("mlsysim"), price)

@@ -63,7 +63,7 @@ def ask(
     question = {"runs": [asdict(run) for run in runs], "efficiencies": list(efficiencies)}
     try:
         done = subprocess.run(
-            [str(python), "-P", "-m", peer.program],
+            [str(python), "-P", "-m", peer.program, *peer.arguments],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             input=json.dumps(question),
             capture_output=True,

@@ -5,7 +5,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +13,7 @@ Price = Callable[[dict[str, Any], float | None], tuple[float, bool]]
 AssertionError or ValueError where the peer refuses it."""
 
 
-def answer(package: str, price: Price, question: dict[str, Any]) -> dict[str, Any]:
+def answer(version: str, price: Price, question: dict[str, Any]) -> dict[str, Any]:
     times: list[list[float | None]] = []
     took: list[float] = []
     refused: list[str | None] = []
@@ -35,7 +34,7 @@ def answer(package: str, price: Price, question: dict[str, Any]) -> dict[str, An
         took.append(perf_counter() - began)
         times.append(found)
     return {
-        "version": version(package),
+        "version": version,
         "times_s": times,
         "refused": refused,
         "fits": fits,
@@ -43,8 +42,8 @@ def answer(package: str, price: Price, question: dict[str, Any]) -> dict[str, An
     }
 
 
-def serve(package: str, price: Price) -> None:
+def serve(version: str, price: Price) -> None:
     question = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):  # peers print
-        said = answer(package, price, question)
+        said = answer(version, price, question)
     json.dump(said, sys.stdout)

@@ -16,4 +16,4 @@ def price(run: dict[str, Any], efficiency: float | None) -> tuple[float, bool]:
 
 
 if __name__ == "__main__":
-    serve("pytest", price)
+    serve("1.2.3", price)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import layout_search
 from benchmarks.layout_search import LLAMA_70B, PUBLISHED_BATCH, llama_job
-from benchmarks.peers import accuracy, layouts
+from benchmarks.peers import accuracy, calculon_program, layouts
 from benchmarks.peers.accuracy import (
     ASKED_SHARES,
     fitted_shares,
@@ -17,7 +17,7 @@ from benchmarks.peers.accuracy import (
     share_for,
 )
 from benchmarks.peers.document import markdown_table, replaced
-from benchmarks.peers.environment import Peer, PeerUnavailable
+from benchmarks.peers.environment import Peer, PeerUnavailable, calculon
 from benchmarks.peers.questions import ask
 from benchmarks.split import is_fitted
 from planner.params import parameter_count
@@ -28,7 +28,7 @@ from planner.site import site_of
 from smolplan.spec import load_preset
 from tests.planner.test_predict import LLAMA, write
 
-FAKE = Peer("pytest", "0", "tests.benchmarks.fake_program", "0.5")
+FAKE = Peer("made-up", "1.2.3", "tests.benchmarks.fake_program", "0.5")
 PYTHON = Path(sys.executable)
 SITE = site_of(load_preset("smollm3-3b"))
 
@@ -136,7 +136,7 @@ def test_the_accuracy_report_sets_both_beside_each_other_on_the_same_rows(
     assert lines["| all but the sweep: smolplan"][1] == "32"
     fitted = lines["| all but the sweep, held out: shares fitted"]
     assert fitted[1] == lines["| all but the sweep, held out: smolplan"][1] != "32"
-    assert "32 rows asked; 0 called too large" in printed and "0 refused. As it" in printed
+    assert "32 rows asked; 0 called too large" in printed and "0 refused. The share" in printed
     written = page.read_text()
     assert written.startswith("before\n") and written.endswith("\nafter\n")
     assert printed.strip() in written and "old" not in written
@@ -151,6 +151,26 @@ def test_refusals_are_counted_by_reason(
     printed = capsys.readouterr().out
     assert "3 rows asked; 1 called too large for memory" in printed
     assert "1 refused, 1 for no such GPU." in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"gpu": "b200"}, "no GPU b200"),
+        ({"gated": True}, "a gated feed-forward"),
+        ({"kv_heads": 8}, "grouped queries"),
+        ({"zero": 3}, "sharded weights"),
+    ],
+)
+def test_calculon_is_not_asked_what_it_cannot_express(change: dict[str, object], why: str) -> None:
+    run = {"gpu": "a100", "gated": False, "heads": 32, "kv_heads": 32, "zero": 1}
+    with pytest.raises(ValueError, match=why):
+        calculon_program.price({**run, **change}, None)
+
+
+def test_a_folder_that_holds_no_calculon_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PeerUnavailable, match="No module named 'calculon'"):
+        ask(calculon(tmp_path), PYTHON, [], [None])
 
 
 def test_a_peer_that_cannot_be_asked_is_named_and_the_exit_code_is_1(
@@ -173,9 +193,7 @@ def test_the_layouts_that_peers_price_are_all_legal_ones_that_they_can_express(
     assert not missing
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     counts = {cells[0]: cells[1] for cells in rows}
-    assert (
-        counts[f"smolplan, generic, {layouts.PEERS_KNOW}"] == counts[f"pytest {pytest.__version__}"]
-    )
+    assert counts[f"smolplan, generic, {layouts.PEERS_KNOW}"] == counts["made-up 1.2.3"]
     # It calls TP 1 too large, and all others equally fast.
     assert "it calls as good as its best" in text
 
