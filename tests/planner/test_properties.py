@@ -4,6 +4,7 @@ layout at once where it can be."""
 import math
 from dataclasses import fields, replace
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,28 @@ def test_recomputing_more_never_computes_less_nor_keeps_more_in_any_legal_layout
         memory.append(np.asarray(memory_bytes(asked.architecture, layout, 4096)))
     assert np.all(compute[0] < compute[1]) and np.all(compute[1] < compute[2])
     assert np.all(memory[0] >= memory[1]) and np.all(memory[0] >= memory[2])
+
+
+@pytest.mark.parametrize("model", [DENSE, SPARSE])
+def test_sharding_more_or_a_smaller_micro_batch_never_needs_more_in_any_legal_layout(
+    model: str,
+) -> None:
+    asked, found = legal(model)
+
+    def needed(chosen: Any, **changed: Any) -> Any:
+        columns = {name: column[chosen] for name, column in found.columns.items()}
+        return np.asarray(memory_bytes(asked.architecture, Layout(**{**columns, **changed}), 4096))
+
+    plain = found.columns["zero_stage"] == 0
+    by_stage = [needed(plain, zero_stage=np.full(plain.sum(), stage)) for stage in range(4)]
+    assert all(np.all(more <= less) for less, more in pairwise(by_stage))
+    even = found.columns["micro_batch_size"] % 2 == 0
+    halved = needed(
+        even,
+        micro_batch_size=found.columns["micro_batch_size"][even] // 2,
+        gradient_accumulation=found.columns["gradient_accumulation"][even] * 2,
+    )
+    assert even.sum() > 1000 and np.all(halved <= needed(even) * SLACK)
 
 
 @pytest.mark.parametrize("model", MODELS)
