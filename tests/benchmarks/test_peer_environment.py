@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers.environment import PEERS, Peer, PeerUnavailable, python_of
+from benchmarks.peers.questions import ROOT
 
 PEER = Peer("smolplan-made-up-peer", "0.1", "none", "none")
 
@@ -63,8 +64,8 @@ def test_a_cache_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def test_every_peer_is_pinned_and_its_program_starts_and_misses_only_the_peer() -> None:
     for peer in PEERS:
         assert peer.version.count(".") == 2
-        done = subprocess.run(
-            [sys.executable, "-m", peer.program], input="{}", capture_output=True, text=True
-        )
+        # -S: without what happens to be installed here.
+        command = [sys.executable, "-S", "-m", peer.program]
+        done = subprocess.run(command, input="{}", capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 1
         assert f"No module named '{peer.name.replace('-', '_')}'" in done.stderr
