@@ -5,6 +5,8 @@ counts as much as a long one.
 """
 
 import math
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ FORMAT = 1
 """Of the stored file; another one is refused."""
 FILE = "calibration.json"
 REMEDY = "Run smolplan calibrate."
+LEAST_S, MOST_S, LARGEST = 1e-9, 1e6, 2**50
+"""What no sample is as short, as long or as large as: beyond them fits leave a float's range."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,18 @@ class Calibration:
     attention: tuple[Attention, ...]
     memory: tuple[Memory, ...]
     collective: tuple[Collective, ...]
+    driver: str = ""
+    """NVIDIA's version; empty on a CPU, where NVML does not tell, and in files older than it."""
+
+    @property
+    def gpus(self) -> int:
+        """That collectives were measured among; 1 where none were."""
+        return max((one.ranks for one in self.collective), default=1)
+
+    @property
+    def slice_of_gpu(self) -> bool:
+        """Whether it is a part of a GPU, which CUDA calls "NVIDIA A100-SXM4-40GB MIG 3g.20gb"."""
+        return bool(re.search(r"\bMIG \d+g\.", self.machine))
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,7 @@ class Fits:
 
 def fit_line(points: Sequence[tuple[float, float]]) -> Line | None:
     """Least squares of relative errors, neither coefficient below zero. None without two
-    different x, or where no line rises. Points need y > 0."""
+    x that differ, or where no line rises. Points need y > 0."""
     if len({x for x, _ in points}) < 2:
         return None
     # Weights 1/y: of the rows (1/y, x/y) against 1.
@@ -145,6 +161,8 @@ def fit_line(points: Sequence[tuple[float, float]]) -> Line | None:
     a = sum(1 / y for _, y in points)
     b = sum(x / y for x, y in points)
     determinant = aa * bb - ab * ab
+    if determinant <= 0:  # x so close together that nothing is left of their difference
+        return None
     fixed = (bb * a - ab * b) / determinant
     slope = (aa * b - ab * a) / determinant
     if fixed < 0:
@@ -258,6 +276,21 @@ def fit(measured: Calibration) -> Fits:
     )
 
 
+def check_place(path: Path) -> None:
+    """Raises UserError if `write` could not put a file there; makes nothing."""
+    remedy = "Set SMOLPLAN_STATE to a folder that can be written."
+    try:
+        folder = path.parent
+        while not folder.exists():
+            folder = folder.parent
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError("no file can be written there", where=str(path), remedy=remedy)
+    except OSError as error:
+        raise UserError(
+            f"no file can be written there: {error.strerror}", where=str(path), remedy=remedy
+        ) from None
+
+
 def write(measured: Calibration, path: Path) -> None:
     """Replaces the file as a whole or not at all. Raises UserError."""
     from smolplan.rundir import write_json
@@ -306,8 +339,9 @@ def _damaged(path: Path, why: str) -> UserError:
 def parse(content: dict[str, Any]) -> Calibration:
     """Raises KeyError, TypeError or ValueError for what `write` would not have written."""
     texts = {name: content[name] for name in ("date", "device", "machine", "torch")}
+    texts["driver"] = content.get("driver", "")
     if not all(isinstance(text, str) for text in texts.values()):
-        raise TypeError("date, device, machine and torch are texts")
+        raise TypeError(f"{', '.join(texts)} are texts")
 
     def rows(name: str, make: Callable[..., Any]) -> tuple[Any, ...]:
         made = tuple(make(**row) for row in content[name])
@@ -316,9 +350,9 @@ def parse(content: dict[str, Any]) -> Calibration:
                 if field in ("kind", "precision"):
                     good = isinstance(value, str)
                 elif field == "seconds":
-                    good = isinstance(value, float) and 0 < value < math.inf
+                    good = isinstance(value, float) and LEAST_S < value < MOST_S
                 else:
-                    good = type(value) is int and value > 0
+                    good = type(value) is int and 0 < value < LARGEST
                 if not good:
                     raise ValueError(f"{name}: {field} is {value!r}")
         return made

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from planner.calibration import Calibration
@@ -24,6 +26,9 @@ def calibrate(
     show: Annotated[
         bool, typer.Option("--show", help="What is stored; nothing is measured.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Let a CPU's replace what is stored of a GPU.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Samples and fits as JSON.")] = False,
 ) -> None:
     """Measure this machine's matrix products, attention, memory and collectives, and store the
@@ -38,23 +43,60 @@ def calibrate(
     from launcher.store import state_folder
     from planner import calibration
     from smolplan.cli import style
+    from smolplan.cli.calibrate_machine import Machine, look, notes_on_age, torch_version
 
     path = state_folder() / calibration.FILE
     if show:
-        measured = calibration.read(path)
+        measured, stored = calibration.read(path), True
+        machine = look() if measured.driver else Machine()
+        notes = notes_on_age(measured, torch_version(), machine.driver)
     else:
+        calibration.check_place(path)
         with style.progress_line("Measuring") as say:
-            measured = _measure(quick, say)
-        calibration.write(measured, path)
-        # As read back: what is shown is what a plan will find.
-        measured = calibration.read(path)
+            measured, stored, notes = _measure_and_store(path, quick, force, say)
     if as_json:
         import json
 
         content = {**asdict(measured), "fits": asdict(calibration.fit(measured))}
-        print(json.dumps(content | {"path": str(path)}, allow_nan=False, ensure_ascii=False))
+        content |= {"path": str(path), "stored": stored, "notes": notes}
+        print(json.dumps(content, allow_nan=False, ensure_ascii=False))
         return
-    style.show(lambda out: _show(measured, str(path), out), narrow=False)
+    style.show(lambda out: _show(measured, str(path), stored, notes, out), narrow=False)
+
+
+def _measure_and_store(
+    path: "Path", quick: bool, force: bool, say: Callable[[str], None]
+) -> "tuple[Calibration, bool, list[str]]":
+    """What was measured, whether it is stored, and notes. What is stored of a GPU is kept when only
+    a CPU was measured, unless `force`. Raises UserError for a slice of a GPU."""
+    from dataclasses import replace
+
+    from planner import calibration
+    from smolplan.cli.calibrate_machine import look, notes_on_measuring
+    from smolplan.errors import UserError
+
+    try:
+        before = calibration.read(path)
+    except UserError:  # none, or one that is of no use
+        before = None
+    machine = look()
+    measured = _measure(quick, say)
+    if measured.device == "cuda":
+        measured = replace(measured, driver=machine.driver)
+    if measured.slice_of_gpu:
+        raise UserError(
+            f"{measured.machine} is a part of a GPU, whose rates price no whole one",
+            remedy="Run smolplan calibrate on a whole GPU.",
+        )
+    notes = notes_on_measuring(measured, machine)
+    if before is not None and before.machine != measured.machine:
+        that = f"the calibration of {before.machine}, {before.date[:10]}"
+        if measured.device == "cpu" and before.device == "cuda" and not force:
+            return measured, False, [*notes, f"not stored: {that}, is kept; --force replaces it"]
+        notes.append(f"replaces {that}")
+    calibration.write(measured, path)
+    # As read back: what is shown is what a plan will find.
+    return calibration.read(path), True, notes
 
 
 def _measure(quick: bool, say: Callable[[str], None]) -> "Calibration":
@@ -129,11 +171,15 @@ def _measure(quick: bool, say: Callable[[str], None]) -> "Calibration":
     if out_of_time.is_set():
         raise SmolplanError(f"the measurement did not end within {DEADLINE_S:g} s")
     if code or answer is None:
-        raise SmolplanError(f"the measurement failed: {last or f'exit code {code}'}")
+        full = "out of memory" in last.lower()
+        remedy = " Free it: nvidia-smi shows what holds it." if full else ""
+        raise SmolplanError(f"the measurement failed: {last or f'exit code {code}'}{remedy}")
     return parse({"date": datetime.now(UTC).isoformat(timespec="seconds"), **answer})
 
 
-def _show(measured: "Calibration", path: str, out: "Console") -> None:
+def _show(
+    measured: "Calibration", path: str, stored: bool, told: list[str], out: "Console"
+) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -149,8 +195,11 @@ def _show(measured: "Calibration", path: str, out: "Console") -> None:
     rows = _rows(measured)
     for row in rows:
         table.add_row(*row)
-    out.print(f"[bold green]{escape(measured.machine)}[/]")
-    out.print(f"[dim]{measured.date}, torch {escape(measured.torch)}, {measured.device}[/]\n")
+    count = f"{measured.gpus} × " if measured.device == "cuda" else ""
+    driver = f", driver {measured.driver}" if measured.driver else ""
+    out.print(f"[bold green]{escape(count + measured.machine)}[/]")
+    when = f"{measured.date}, torch {measured.torch}{driver}, {measured.device}"
+    out.print(f"[dim]{escape(when)}[/]\n")
     out.print(table)
     notes = ["error: root mean square of fitted over measured times, less one"]
     if any(row[1] == NO_FIT for row in rows):
@@ -161,9 +210,10 @@ def _show(measured: "Calibration", path: str, out: "Console") -> None:
         notes.append("one GPU alone has no collectives to measure")
     elif measured.device == "cpu":
         notes.append("collectives: gloo between two processes of one thread each")
-    for note in notes:
+    for note in (*notes, *told):
         out.print(f"[dim]Note: {escape(note)}.[/]")
-    out.print(f"[dim]Stored in {escape(path)}[/]", soft_wrap=True)
+    if stored:
+        out.print(f"[dim]Stored in {escape(path)}[/]", soft_wrap=True)
 
 
 def _rows(measured: "Calibration") -> list[tuple[str, str, str, str, str]]:

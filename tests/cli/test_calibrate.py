@@ -1,9 +1,12 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -12,6 +15,7 @@ import pytest
 from planner import calibration
 from planner.calibration import Calibration, Collective, Memory
 from tests.planner.test_calibration import MEASURED
+from tests.preflight.support import put_first
 from tests.support import smolplan
 
 
@@ -122,3 +126,119 @@ def test_a_calibration_that_is_killed_leaves_no_file_and_no_process(
     assert not state.exists()
     if number != signal.SIGKILL:
         assert not list(tmp_path.glob("smolplan-calibrate-*"))
+
+
+@pytest.fixture
+def nvml(state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine of GPUs as NVML would tell of it, faked at its edge."""
+    (tmp_path / "fake").mkdir()
+    fake = Path(__file__).parent.parent / "preflight" / "fake_pynvml.py"
+    shutil.copy(fake, tmp_path / "fake" / "pynvml.py")
+    put_first(tmp_path / "fake", monkeypatch)
+    monkeypatch.setenv("FAKE_NVML", "{}")
+    return monkeypatch
+
+
+@pytest.fixture
+def gpus(nvml: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """The same, and as torch would."""
+    (tmp_path / "fake" / "torch").mkdir()
+    fake = Path(__file__).with_name("fake_torch.py")
+    shutil.copy(fake, tmp_path / "fake" / "torch" / "__init__.py")
+    nvml.setenv("FAKE_TORCH", "{}")
+    return nvml
+
+
+def said(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_gpus_calibration_names_gpu_driver_and_torch_and_a_plan_takes_it(
+    gpus: pytest.MonkeyPatch, state: Path
+) -> None:
+    done = smolplan("calibrate", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 × NVIDIA H100 80GB HBM3\n")
+    assert "torch 9.9.0+cu999, driver 570.86.15, cuda" in done.stdout
+    assert "one GPU alone has no collectives" in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
+    assert calibration.read(state / calibration.FILE).driver == "570.86.15"
+    plan = smolplan("plan", "smollm3-3b", "--stack", "measured")
+    assert plan.returncode == 0 and "measured on NVIDIA H100" in said(plan.stdout)
+
+
+def test_a_full_gpu_is_told_with_a_remedy_and_nothing_is_stored(
+    gpus: pytest.MonkeyPatch, state: Path
+) -> None:
+    gpus.setenv("FAKE_TORCH", '{"full": true}')
+    done = smolplan("calibrate", "--quick")
+    assert done.returncode == 1
+    assert "CUDA out of memory" in done.stderr and "nvidia-smi" in done.stderr
+    assert "Traceback" not in done.stderr and not state.exists()
+
+
+def test_a_slice_of_a_gpu_is_refused(gpus: pytest.MonkeyPatch, state: Path) -> None:
+    gpus.setenv("FAKE_TORCH", '{"name": "NVIDIA A100-SXM4-40GB MIG 3g.20gb"}')
+    done = smolplan("calibrate", "--quick")
+    assert done.returncode == 2
+    assert "MIG 3g.20gb is a part of a GPU" in done.stderr and not state.exists()
+
+
+def test_what_may_spoil_the_figures_is_told(gpus: pytest.MonkeyPatch) -> None:
+    gpus.setenv("FAKE_NVML", '{"pid": 4242}')
+    busy = said(smolplan("calibrate", "--quick").stdout)
+    assert "processes computed on GPU 3 before it began" in busy
+    gpus.setenv("FAKE_NVML", '{"lost": 1, "count": 4}')
+    mixed = said(smolplan("calibrate", "--quick").stdout)
+    assert "3 × NVIDIA H100 80GB HBM3, 1 × a GPU that does not answer" in mixed
+    assert "CUDA_VISIBLE_DEVICES" in mixed
+
+
+def test_a_driver_that_nvml_does_not_know_is_left_out(
+    gpus: pytest.MonkeyPatch, state: Path
+) -> None:
+    gpus.setenv("FAKE_NVML", '{"no_driver": 1}')
+    gpus.setenv("FAKE_TORCH", '{"name": "AMD Instinct MI300X", "version": "2.9.0+rocm6.4"}')
+    done = smolplan("calibrate", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert "torch 2.9.0+rocm6.4, cuda" in done.stdout
+    assert calibration.read(state / calibration.FILE).driver == ""
+
+
+@pytest.mark.slow
+def test_a_cpus_calibration_does_not_replace_a_gpus_unless_told_to(
+    nvml: pytest.MonkeyPatch, state: Path
+) -> None:
+    path = state / calibration.FILE
+    calibration.write(MEASURED, path)
+    kept = json.loads(smolplan("calibrate", "--quick", "--json").stdout)
+    assert kept["device"] == "cpu" and not kept["stored"]
+    assert "cannot use the GPUs that are here (8 × NVIDIA H100 80GB HBM3)" in kept["notes"][0]
+    assert "the calibration of NVIDIA H100 80GB HBM3, 2026-11-24, is kept" in kept["notes"][1]
+    assert calibration.read(path) == MEASURED
+    forced = json.loads(smolplan("calibrate", "--quick", "--force", "--json").stdout)
+    assert forced["stored"] and "replaces the calibration of NVIDIA H100" in forced["notes"][1]
+    assert calibration.read(path).device == "cpu"
+
+
+def test_a_calibration_of_other_versions_than_are_installed_is_told(
+    nvml: pytest.MonkeyPatch, state: Path
+) -> None:
+    path = state / calibration.FILE
+    now = version("torch")
+    calibration.write(replace(MEASURED, torch="2.0.0", driver="535.54.03"), path)
+    text = said(smolplan("calibrate", "--show").stdout)
+    assert f"torch 2.0.0 then, {now} now; driver 535.54.03 then, 570.86.15 now" in text
+    calibration.write(replace(MEASURED, torch=now, driver="570.86.15"), path)
+    assert "measure anew" not in smolplan("calibrate", "--show").stdout
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_is_measured(
+    gpus: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    gpus.setenv("FAKE_TORCH", '{"full": true}')  # measuring would fail
+    gpus.setenv("SMOLPLAN_STATE", str(tmp_path / "file" / "state"))
+    done = smolplan("calibrate", "--quick")
+    assert done.returncode == 2
+    assert "no file can be written there. Set SMOLPLAN_STATE" in done.stderr

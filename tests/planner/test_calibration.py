@@ -165,6 +165,58 @@ def test_times_that_do_not_grow_give_no_bandwidth() -> None:
     assert calibration.fit_link(flat) is None
 
 
+def test_sizes_too_close_together_to_tell_give_no_line() -> None:
+    assert calibration.fit_line([(2.0**49, 1.0), (2.0**49 + 1, 1.0)]) is None
+
+
+def test_files_of_before_the_driver_was_stored_are_read(tmp_path: Path) -> None:
+    path = tmp_path / calibration.FILE
+    calibration.write(replace(MEASURED, driver="570.86.15"), path)
+    assert calibration.read(path).driver == "570.86.15"
+    content = json.loads(path.read_text())
+    del content["driver"]
+    path.write_text(json.dumps(content))
+    assert calibration.read(path) == MEASURED
+
+
+@pytest.mark.parametrize(
+    ("machine", "sliced"),
+    [
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", True),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", True),
+        ("NVIDIA H100 80GB HBM3", False),
+        ("AMD Instinct MI300X", False),
+    ],
+)
+def test_a_slice_of_a_gpu_is_told_by_its_name(machine: str, sliced: bool) -> None:
+    assert replace(MEASURED, machine=machine).slice_of_gpu == sliced
+
+
+def test_samples_beyond_all_reason_are_damage(tmp_path: Path) -> None:
+    path = tmp_path / calibration.FILE
+    for change in ({"seconds": 1e77}, {"seconds": 1e-30}, {"m": 2**60}):
+        calibration.write(MEASURED, path)
+        content = json.loads(path.read_text())
+        content["matmul"][0] |= change
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="damaged"):
+            calibration.read(path)
+
+
+def test_a_place_is_checked_without_making_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "state" / calibration.FILE
+    calibration.check_place(path)
+    assert list(tmp_path.iterdir()) == []
+    path.mkdir(parents=True)
+    with pytest.raises(UserError, match="no file can be written there"):
+        calibration.check_place(path)
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    with pytest.raises(UserError, match="no file can be written there"):
+        calibration.check_place(tmp_path / calibration.FILE)
+
+
 def test_what_is_written_is_read_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "state" / calibration.FILE
     calibration.write(MEASURED, path)

@@ -1,0 +1,476 @@
+"""What must hold whatever the figures: monotonicity, conservation, units, seeds. Over every legal
+layout at once where it can be."""
+
+import math
+from dataclasses import fields, replace
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from planner.budget import load_budget_preset, make_budget
+from planner.catalog import find_gpu, gpus, models, prices
+from planner.catalog.energy import find_grid, find_pue
+from planner.energy import energy_of, node_power
+from planner.estimate import Question, solve
+from planner.flops import flops_per_token, hardware_flops_per_token
+from planner.goodput import Settings
+from planner.layouts import Legal, legal_layouts
+from planner.legality import Job, layout_at
+from planner.memory import Layout, memory_bytes, memory_lines, rank_parameters
+from planner.params import active_parameter_count, parameter_count, parameter_counts
+from planner.predict.catalog import stacks
+from planner.predict.predict import predicted_tokens_per_s_per_gpu
+from planner.predict.rows import NUMBER_COLUMNS, Row
+from planner.predict.workload import workload_of
+from planner.reliability import (
+    TYPICAL_S,
+    Run,
+    deadline_probability,
+    expect,
+    find_fleet,
+    finished_within_s,
+)
+from planner.search import (
+    candidate_of,
+    machine_of,
+    priced,
+    search,
+    shape_of,
+    stack_of,
+    timed_layout,
+)
+from planner.simulate import simulate
+from planner.site import Site, job_of, site_of
+from planner.step_time import StepTime, step_time
+from smolplan.spec import load_preset
+from smolplan.units import (
+    format_bytes,
+    format_duration,
+    parse_bytes,
+    parse_bytes_per_s,
+    parse_count,
+    parse_duration_s,
+    parse_flops,
+)
+from tests.planner.test_predict import LLAMA
+
+SPEC = load_preset("smollm3-3b")
+STACKS = [stack.name for stack in stacks()]
+MODELS = sorted(models())
+LATER_MODELS = [
+    name
+    for name in MODELS
+    if (shape := models()[name].architecture()[0]).norm != "weight_and_bias"
+    and not shape.learned_positions
+]
+"""Without the biases of norms and the position tables of GPT-2's time."""
+DENSE, SPARSE = "llama3.1-70b", "deepseek-v3"
+SLACK = 1 + 1e-9
+"""What rounding may take from an inequality."""
+
+
+def job(model: str, number: int, batch: int) -> tuple[Job, Site]:
+    site = site_of(SPEC)
+    shape, _ = models()[model].architecture()
+    asked = replace(job_of(SPEC, site), architecture=shape, gpus=number, global_batch_size=batch)
+    return replace(asked, seq_len=4096), site
+
+
+@cache
+def legal(model: str) -> tuple[Job, Legal]:
+    """Every legal layout of a model on GPUs of endless memory, so that none is left out for it."""
+    asked, _ = job(model, 256, 512)
+    asked = replace(asked, hbm_bytes=1e15)
+    return asked, legal_layouts(asked)
+
+
+def times(model: str, stack: str, **machine: float) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Step times of all legal layouts, with some of the machine's figures multiplied."""
+    asked, found = legal(model)
+    site = site_of(SPEC, stack=stack)
+    hardware = machine_of(asked, site)
+    changed = {name: getattr(hardware, name) * factor for name, factor in machine.items()}
+    shape = shape_of(asked.architecture, asked.seq_len, asked.global_batch_size * asked.seq_len)
+    layout = timed_layout(asked, Layout(**found.columns))
+    return np.asarray(
+        step_time(shape, layout, replace(hardware, **changed), stack_of(site)).total_s
+    )
+
+
+# --- monotonicity ------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from([DENSE, SPARSE]),
+    st.sampled_from(STACKS),
+    st.sampled_from(["hbm_bytes_per_s", "link_bytes_per_s", "network_bytes_per_s"]),
+    st.floats(1, 10),
+)
+def test_more_bandwidth_is_never_slower_in_any_legal_layout(
+    model: str, stack: str, field: str, factor: float
+) -> None:
+    before, after = times(model, stack), times(model, stack, **{field: factor})
+    assert len(before) > 1000
+    assert np.all(after <= before * SLACK)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([DENSE, SPARSE]), st.sampled_from(STACKS), st.floats(1, 10))
+def test_a_faster_gpu_is_never_slower_in_any_legal_layout(
+    model: str, stack: str, factor: float
+) -> None:
+    faster = times(model, stack, matmul_flops_per_s=factor, bf16_flops_per_s=factor)
+    assert np.all(faster <= times(model, stack) * SLACK)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([DENSE, SPARSE]), st.sampled_from(STACKS))
+def test_parts_of_a_step_are_no_less_than_zero_and_add_up_in_every_legal_layout(
+    model: str, stack: str
+) -> None:
+    asked, found = legal(model)
+    step = priced(asked, site_of(SPEC, stack=stack), Layout(**found.columns))
+    parts = [np.asarray(getattr(step, field.name)) for field in fields(StepTime)]
+    total = np.asarray(step.total_s)
+    assert all(np.all(part >= -1e-9 * total) for part in parts)
+    assert np.allclose(sum(parts), total, rtol=1e-12)
+
+
+@pytest.mark.parametrize("model", [DENSE, SPARSE])
+def test_recomputing_more_never_computes_less_nor_keeps_more_in_any_legal_layout(
+    model: str,
+) -> None:
+    asked, found = legal(model)
+    none = found.columns["recompute"] == "none"
+    columns = {name: column[none] for name, column in found.columns.items()}
+    compute, memory = [], []
+    for recompute in ("none", "selective", "full"):
+        layout = Layout(**{**columns, "recompute": np.full(none.sum(), recompute)})
+        compute.append(np.asarray(priced(asked, site_of(SPEC), layout).compute_s))
+        memory.append(np.asarray(memory_bytes(asked.architecture, layout, 4096)))
+    assert np.all(compute[0] < compute[1]) and np.all(compute[1] < compute[2])
+    assert np.all(memory[0] >= memory[1]) and np.all(memory[0] >= memory[2])
+
+
+@pytest.mark.parametrize("model", [DENSE, SPARSE])
+def test_sharding_more_or_a_smaller_micro_batch_never_needs_more_in_any_legal_layout(
+    model: str,
+) -> None:
+    asked, found = legal(model)
+
+    def needed(chosen: Any, **changed: Any) -> Any:
+        columns = {name: column[chosen] for name, column in found.columns.items()}
+        return np.asarray(memory_bytes(asked.architecture, Layout(**{**columns, **changed}), 4096))
+
+    plain = found.columns["zero_stage"] == 0
+    by_stage = [needed(plain, zero_stage=np.full(plain.sum(), stage)) for stage in range(4)]
+    assert all(np.all(more <= less) for less, more in pairwise(by_stage))
+    even = found.columns["micro_batch_size"] % 2 == 0
+    halved = needed(
+        even,
+        micro_batch_size=found.columns["micro_batch_size"][even] // 2,
+        gradient_accumulation=found.columns["gradient_accumulation"][even] * 2,
+    )
+    assert even.sum() > 1000 and np.all(halved <= needed(even) * SLACK)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_hardware_flops_grow_with_recomputation_and_are_never_fewer_than_the_models(
+    model: str,
+) -> None:
+    shape, longest = models()[model].architecture()
+    length = min(longest, 4096)
+    least = flops_per_token(shape, length)
+    done = [
+        hardware_flops_per_token(shape, length, recompute=how)
+        for how in ("none", "selective", "full")
+    ]
+    assert least <= done[0] * SLACK and done == sorted(done) and done[0] < done[2]
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.sampled_from(["generic", "nemo", "nanotron"]), st.integers(0, 5), st.integers(1, 3))
+def test_a_larger_batch_on_as_many_gpus_never_has_a_faster_best_step(
+    stack: str, batch: int, factor: int
+) -> None:
+    site = site_of(SPEC, stack=stack)
+
+    def best_s(sequences: int) -> float:
+        asked = replace(job_of(SPEC, site), gpus=64, global_batch_size=sequences)
+        return search(asked, site, steps=1, top=1).best[0].step_s
+
+    few = 64 * 2**batch
+    assert best_s(few) <= best_s(few * 2**factor) * SLACK
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([gpu for gpu in gpus() if gpu in prices()]),
+    st.floats(1e8, 1e12),
+    st.floats(1e9, 1e14),
+    st.integers(1, 20_000),
+    st.floats(0.01, 0.6),
+    st.floats(0.1, 50),
+    st.floats(1, 100),
+)
+def test_more_tokens_and_a_higher_price_never_cost_less_and_twice_costs_twice(
+    gpu: str, params: float, tokens: float, number: int, mfu: float, price: float, factor: float
+) -> None:
+    asked = Question(
+        gpu=find_gpu(gpu),
+        params=params,
+        tokens=tokens,
+        deadline_s=None,
+        gpus=float(number),
+        mfu=mfu,
+        mfu_base="peak",
+        price_per_gpu_hour=price,
+    )
+
+    def dollars(question: Question) -> float:
+        answer = solve(question)
+        assert answer.cost is not None
+        assert answer.gpu_hours == pytest.approx(number * answer.stepping_s / 3600)
+        assert answer.cost.low == pytest.approx(answer.gpu_hours * answer.cost.price_low)
+        return answer.cost.low
+
+    once = dollars(asked)
+    assert dollars(replace(asked, tokens=2 * tokens)) == pytest.approx(2 * once)
+    assert dollars(replace(asked, tokens=factor * tokens)) >= once / SLACK
+    assert dollars(replace(asked, price_per_gpu_hour=factor * price)) >= once / SLACK
+    assert dollars(replace(asked, mfu=mfu / factor)) >= once / SLACK
+
+
+# --- failures ----------------------------------------------------------------------------------
+
+MONTH_S = 30 * 86_400.0
+GOODPUT = Settings(
+    gpu_s=1024 * 20 * 86_400.0,
+    scaling=1.0,
+    fleet=find_fleet("llama3"),
+    mttf_s=None,
+    interval_s=None,
+    spans=dict(TYPICAL_S),
+    planned_every_s=math.inf,
+    spares=None,
+)
+
+
+def spans(**seconds: float) -> dict[str, tuple[float, str]]:
+    return {**TYPICAL_S, **{name: (value, "a test") for name, value in seconds.items()}}
+
+
+def run_of(**changed: Any) -> Run:
+    """On 1,024 GPUs, with the best checkpoint interval unless one is given."""
+    return replace(GOODPUT, **changed).run(1024)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.floats(1800, 1e6),
+    st.floats(1.01, 20),
+    st.sampled_from(["stall", "detect", "provision", "load", "warm_up"]),
+)
+def test_with_the_best_interval_anew_more_failures_or_slower_steps_never_help(
+    mttf: float, factor: float, step: str
+) -> None:
+    """The interval is chosen anew each time, as for a user who gives none."""
+    before = run_of(mttf_s=mttf * factor)
+    slower = spans(**{step: TYPICAL_S[step][0] * factor})
+    met = deadline_probability(before, MONTH_S)
+    for worse in (run_of(mttf_s=mttf), run_of(mttf_s=mttf * factor, spans=slower)):
+        assert expect(worse).goodput <= expect(before).goodput * SLACK
+        assert deadline_probability(worse, MONTH_S) <= met + 1e-9
+        assert finished_within_s(worse, 0.9) >= finished_within_s(before, 0.9) / SLACK
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(1800, 1e6), st.integers(0, 12), st.floats(1, 300))
+def test_wall_time_is_work_and_its_losses_by_cause(mttf: float, spares: int, stall: float) -> None:
+    run = run_of(mttf_s=mttf, spares=spares, spans=spans(stall=stall))
+    expected = expect(run)
+    assert sum(expected.causes_s.values()) == pytest.approx(expected.wall_s - run.work_s)
+    assert min(expected.causes_s.values()) >= 0
+    assert expected.goodput == pytest.approx(run.work_s / expected.wall_s)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.floats(3600, 1e5), st.integers(0, 2**31), st.integers(2, 40))
+def test_one_seed_gives_one_answer_and_its_causes_add_up(mttf: float, seed: int, runs: int) -> None:
+    run = run_of(mttf_s=mttf, spares=2)
+    once, again = simulate(run, runs, seed), simulate(run, runs, seed)
+    assert once == again
+    mean_wall = sum(once.walls_s) / runs
+    assert sum(once.causes_s.values()) == pytest.approx(mean_wall - run.work_s)
+
+
+@given(st.floats(1e-3, 1e3))
+def test_time_has_no_unit_of_its_own(scale: float) -> None:
+    """All spans of a run times a factor: the same goodput, and that much more wall time."""
+    run = run_of(mttf_s=40_000.0)
+
+    def scaled(part: Any) -> Any:
+        lengths = {f.name: getattr(part, f.name) * scale for f in fields(part)}
+        return replace(part, **lengths)
+
+    longer = replace(
+        run,
+        work_s=run.work_s * scale,
+        mttf_s=run.mttf_s * scale,
+        interval_s=run.interval_s * scale,
+        checkpoint=scaled(run.checkpoint),
+        restart=scaled(run.restart),
+        repair_s=run.repair_s * scale,
+    )
+    before, after = expect(run), expect(longer)
+    assert after.goodput == pytest.approx(before.goodput)
+    assert after.wall_s == pytest.approx(before.wall_s * scale)
+    assert after.failures == pytest.approx(before.failures)
+
+
+# --- conservation ------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from([DENSE, SPARSE, "qwen3-8b"]), st.integers(0, 10**9), st.floats(0.1, 20))
+def test_a_candidates_tokens_hours_dollars_and_energy_are_one_account(
+    model: str, pick: int, price: float
+) -> None:
+    asked, found = legal(model)
+    site = replace(site_of(SPEC), price_per_gpu_hour=price)
+    layout = layout_at(found.columns, pick % found.layouts)
+    steps = 1000
+    c = candidate_of(asked, site, steps, layout)
+    per_step = layout.data_parallel * layout.micro_batch_size * layout.gradient_accumulation
+    assert per_step == asked.global_batch_size
+    tokens = steps * asked.global_batch_size * asked.seq_len
+    assert c.tokens_per_s_per_gpu * c.gpus * c.days * 86_400 == pytest.approx(tokens)
+    hours = c.gpus * c.days * 24
+    assert c.dollars == pytest.approx(hours * price)
+    assert c.kwh == pytest.approx(hours * site.tdp_w / 1000)
+    flops = flops_per_token(asked.architecture, asked.seq_len) * c.tokens_per_s_per_gpu
+    assert c.mfu == pytest.approx(flops / site.peak_flops)
+    lines = memory_lines(asked.architecture, layout, asked.seq_len, state=asked.state)
+    assert sum(line.value for line in lines) == pytest.approx(c.memory_bytes)
+
+
+@pytest.mark.parametrize("model", LATER_MODELS)
+def test_shards_hold_the_whole_and_little_more(model: str) -> None:
+    """All ranks of a replica together hold every parameter; what they repeat are norms, biases,
+    and a table at either end."""
+    shape, _ = models()[model].architecture()
+    whole, counts = parameter_count(shape), parameter_counts(shape)
+    assert min(counts.values()) > 0 and active_parameter_count(shape) <= whole
+    table = shape.vocab_size * shape.hidden
+    for tensor, pipeline in ((1, 1), (2, 1), (1, 2), (4, 2)):
+        layout = Layout(tensor_parallel=tensor, pipeline_parallel=pipeline)
+        held = float(rank_parameters(shape, layout)) * tensor * pipeline
+        assert held >= whole
+        # Layers that no pipeline divides evenly make its fullest stage the measure of all.
+        uneven = math.ceil(shape.layers / pipeline) * pipeline / shape.layers
+        assert held <= (whole + (pipeline > 1) * table) * uneven * 1.01
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.01, 100), st.floats(1e-3, 1e7), st.sampled_from(sorted(gpus())))
+def test_energy_is_power_times_time(utilised: float, hours: float, gpu: str) -> None:
+    power = node_power(find_gpu(gpu), utilisation=min(1.0, utilised))
+    pue, grid = find_pue("industry", where="a test"), find_grid("usa", where="a test")
+    energy = energy_of(hours, power, pue, grid)
+    assert energy.it_kwh == pytest.approx(hours * power.total_w / 1000)
+    assert energy.kwh == pytest.approx(energy.it_kwh * pue.value)
+    assert energy.tonnes_co2e == pytest.approx(energy.kwh * grid.g_per_kwh / 1e6)
+    twice = energy_of(2 * hours, power, pue, grid)
+    assert twice.kwh == pytest.approx(2 * energy.kwh)
+    assert 0 < energy.gpu_kwh < energy.it_kwh <= energy.kwh
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.01, 1000), st.floats(1, 10))
+def test_a_budgets_lines_add_up_and_dollars_follow_the_price(price: float, factor: float) -> None:
+    spec = load_budget_preset("smollm3-3b")
+
+    def at(dollars: float) -> Any:
+        return make_budget(spec.model_copy(update={"price_per_gpu_hour": dollars}))
+
+    one, dearer = at(price), at(price * factor)
+    counted = [line.gpu_hours for line in one.lines if not line.beside_total]
+    assert sum(counted) == pytest.approx(one.total_gpu_hours)
+    assert one.energy.gpu_hours == one.total_gpu_hours == dearer.total_gpu_hours
+    total = one.dollars(one.total_gpu_hours)
+    assert total == pytest.approx((one.total_gpu_hours * price,) * 2)
+    assert sum(one.dollars(hours)[0] for hours in counted) == pytest.approx(total[0])
+    assert dearer.dollars(dearer.total_gpu_hours)[0] == pytest.approx(total[0] * factor)
+
+
+# --- units, and the same answer twice ----------------------------------------------------------
+
+
+@given(st.floats(1e-3, 1e10))
+def test_a_duration_written_out_reads_back_to_its_three_digits(seconds: float) -> None:
+    assert parse_duration_s(format_duration(seconds)) == pytest.approx(seconds, rel=0.006)
+
+
+@given(st.floats(1, 1e14))
+def test_a_size_written_out_reads_back_to_its_three_digits(size: float) -> None:
+    assert parse_bytes(format_bytes(size)) == pytest.approx(size, rel=0.006)
+
+
+@given(st.floats(0.001, 9999, allow_nan=False).map(lambda x: float(f"{x:.6g}")))
+def test_a_unit_multiplies_what_stands_before_it(value: float) -> None:
+    text = f"{value:.10f}".rstrip("0").rstrip(".")
+    assume(float(text) > 0)
+    plain = float(text)
+    for parse, unit, scale in (
+        (parse_count, "k", 1e3),
+        (parse_count, "T", 1e12),
+        (parse_duration_s, "h", 3600.0),
+        (parse_duration_s, " weeks", 604_800.0),
+        (parse_bytes, "GB", 1e9),
+        (parse_bytes, "MiB", 2.0**20),
+        (parse_flops, "TFLOPS", 1e12),
+        (parse_flops, "PFLOP/s", 1e15),
+        (parse_bytes_per_s, "GB/s", 1e9),
+        (parse_bytes_per_s, "Gb/s", 1e9 / 8),
+    ):
+        assert parse(text + unit) == pytest.approx(plain * scale, rel=1e-12), unit
+        assert parse(text) == pytest.approx(plain, rel=1e-12)
+
+
+@given(
+    st.floats(10, 9000),
+    st.floats(1, 60),
+    st.floats(0.5, 100),
+    st.integers(1, 5),
+)
+def test_a_prediction_depends_on_no_measurement_and_on_no_other_row(
+    rate: float, mfu: float, step_s: float, company: int
+) -> None:
+    def predicted(*rows: dict[str, str]) -> list[float]:
+        made = [
+            Row(
+                line,
+                row,
+                {name: float(value) for name in NUMBER_COLUMNS if (value := row.get(name))},
+            )
+            for line, row in enumerate(rows)
+        ]
+        return predicted_tokens_per_s_per_gpu([workload_of(row) for row in made])
+
+    alone = predicted(LLAMA)
+    measured = {"tokens_per_s_per_gpu": str(rate), "mfu_pct": str(mfu), "step_time_s": str(step_s)}
+    others = [{**LLAMA, "tp": str(2**tp), "seq_len": "4096"} for tp in range(company)]
+    assert predicted(*others, {**LLAMA, **measured})[-1:] == alone
+
+
+@pytest.mark.parametrize("model", [DENSE, SPARSE])
+def test_a_search_gives_the_same_answer_twice(model: str) -> None:
+    asked, site = job(model, 1024, 1024)
+    once, again = search(asked, site, steps=10), search(asked, site, steps=10)
+    assert once == again and once.best
