@@ -17,7 +17,6 @@ from planner.predict.catalog import (
     Constants,
     Fitted,
     SoftwareStack,
-    made_over,
     stacks,
 )
 from planner.predict.predict import Batch, batch_of, batch_step_time
@@ -126,37 +125,18 @@ def _loss(errors: Floats) -> Floats:
 class Group:
     """Rows of one stack and GPU type, ready to be priced under one set of constants."""
 
-    def __init__(
-        self,
-        rows: Sequence[FitRow],
-        weights: Floats | None = None,
-        generic: dict[str, Constants] | None = None,
-    ) -> None:
+    def __init__(self, rows: Sequence[FitRow], weights: Floats | None = None) -> None:
         self.batch: Batch = batch_of([row.workload for row in rows])
         rates = np.array([row.tokens_per_s_per_gpu for row in rows])
         self.step_s: Floats = self.batch.tokens_per_gpu / rates
         self.weights: Floats = np.ones(len(rows)) if weights is None else weights
-        self.generic = generic
-        """Where rows of several GPU types share constants: how these differ by type."""
-        names = [row.workload.accelerator.name for row in rows]
-        self.accelerators = sorted(set(names))
-        self.which = np.array([self.accelerators.index(name) for name in names])
 
     def loss(self, logs: dict[str, float], prior: dict[str, float], prior_rows: float) -> float:
-        predicted = batch_step_time(self.batch, self._by_row(logs)).total_s
+        constants = {name: np.asarray(math.exp(value)) for name, value in logs.items()}
+        predicted = batch_step_time(self.batch, constants).total_s
         errors = np.log(predicted / self.step_s)
         strain = sum(((logs[n] - prior[n]) / WIDTHS[n]) ** 2 for n in CONSTANT_NAMES)
         return float(np.sum(self.weights * _loss(errors))) + prior_rows * strain
-
-    def _by_row(self, logs: dict[str, float]) -> dict[str, Floats]:
-        constants = Constants(**{name: math.exp(value) for name, value in logs.items()})
-        if self.generic is None:
-            return {name: np.asarray(getattr(constants, name)) for name in CONSTANT_NAMES}
-        moved = [made_over(constants, self.generic, name) for name in self.accelerators]
-        return {
-            name: np.array([getattr(one, name) for one in moved])[self.which]
-            for name in CONSTANT_NAMES
-        }
 
 
 def search(
@@ -167,9 +147,7 @@ def search(
     rng = random.Random(seed)
     centre = {name: math.log(getattr(prior, name)) for name in CONSTANT_NAMES}
     bounds = {name: tuple(math.log(bound) for bound in BOUNDS[name]) for name in CONSTANT_NAMES}
-    logs = {
-        name: min(max(value, bounds[name][0]), bounds[name][1]) for name, value in centre.items()
-    }
+    logs = dict(centre)
     best = group.loss(logs, centre, prior_rows)
 
     def attempt(moves: dict[str, float]) -> bool:
@@ -200,9 +178,9 @@ def group_of(row: FitRow) -> tuple[str, str]:
 
 
 def fit(rows: Sequence[FitRow], *, seed: int) -> Fitted:
-    """Constants by stack and GPU: first the prior on all rows, each group weighing the same, and for
-    each GPU type; then each stack on all its rows, GPU types differing as they do for all stacks;
-    then each of its GPU types, held to that."""
+    """Constants by stack and GPU: first the prior on all rows, each group weighing the same; then
+    each stack on all its rows; then each of its GPU types, held to the stack's. What no stack is
+    known for is fitted by GPU on all stacks."""
     groups: dict[tuple[str, str], list[FitRow]] = defaultdict(list)
     for row in rows:
         groups[group_of(row)].append(row)
@@ -223,13 +201,12 @@ def fit(rows: Sequence[FitRow], *, seed: int) -> Fitted:
         members = [row for gpu in gpus for row in groups[stack.name, gpu]]
         prior = fitted[stack.like][OTHER] if stack.like in fitted else generic
         weight = PRIOR_ROWS_UNLIKE if stack.name in UNLIKE_OTHERS else PRIOR_ROWS
-        everywhere = Group(members, generic=fitted[GENERIC])
-        shared = search(everywhere, prior, seed=seed, prior_rows=weight)
+        shared = search(Group(members), prior, seed=seed, prior_rows=weight)
         fitted[stack.name] = {OTHER: shared}
         if len(gpus) > 1:
             for gpu in gpus:
-                own, usual = Group(groups[stack.name, gpu]), made_over(shared, fitted[GENERIC], gpu)
-                fitted[stack.name][gpu] = search(own, usual, seed=seed, prior_rows=PRIOR_ROWS_GPU)
+                own = Group(groups[stack.name, gpu])
+                fitted[stack.name][gpu] = search(own, shared, seed=seed, prior_rows=PRIOR_ROWS_GPU)
     return fitted
 
 

@@ -117,37 +117,10 @@ def fitted_constants() -> Fitted:
 
 
 def constants_for(fitted: Fitted, stack: str, accelerator: str) -> Constants:
-    """A stack's on that GPU; else the stack's on all its GPUs, made over to that one; else those of
-    the stack that it is like, likewise; else those of all stacks."""
-    generic = fitted[GENERIC]
-    for name in lineage(stack):
-        if name in fitted and accelerator in fitted[name]:
-            return fitted[name][accelerator]
-        if name in fitted and name != GENERIC:
-            return made_over(fitted[name][OTHER], generic, accelerator)
-    return generic.get(accelerator, generic[OTHER])
-
-
-def lineage(stack: str) -> list[str]:
-    """A stack, the one that it is like, and so on, the generic one last."""
-    by_name = {row.name: row for row in stacks()}
-    names = [stack]
-    while names[-1] in by_name and (like := by_name[names[-1]].like):
-        names.append(like)
-    return [*names, GENERIC]
-
-
-def made_over(constants: Constants, generic: dict[str, Constants], accelerator: str) -> Constants:
-    """A stack's constants on a GPU that it was not seen on: they differ from its usual ones as
-    those of all stacks differ on that GPU. Shares stay below one."""
-    if accelerator not in generic:
-        return constants
-    ratios = {
-        name: getattr(generic[accelerator], name) / getattr(generic[OTHER], name)
-        for name in CONSTANT_NAMES
-    }
-    moved = {name: getattr(constants, name) * ratio for name, ratio in ratios.items()}
-    return Constants(**{n: min(v, 1.0) if n.endswith(SHARES) else v for n, v in moved.items()})
-
-
-SHARES = ("_share", "_exposed")
+    """A stack's on that GPU; else the stack's on all its GPUs; else those of all stacks on that
+    GPU; else of all stacks on all GPUs."""
+    own, generic = fitted.get(stack, {}), fitted[GENERIC]
+    for by_gpu, name in ((own, accelerator), (own, OTHER), (generic, accelerator)):
+        if name in by_gpu:
+            return by_gpu[name]
+    return generic[OTHER]
