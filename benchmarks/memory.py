@@ -29,9 +29,10 @@ from planner.memory import (
     stage_parts,
 )
 from planner.memory.conventions import conventions
+from planner.predict.architecture import UNGATED
 from planner.predict.report import SWEEP
 from planner.predict.rows import Row, read_rows
-from planner.predict.workload import INTERLEAVED, SHARDED, SHARDED_OPTIMIZER, UNGATED
+from planner.predict.workload import INTERLEAVED, SHARDED, SHARDED_OPTIMIZER
 from smolplan.errors import SmolplanError, UserError
 
 CATALOGUE = Path(__file__).resolve().parent.parent / "planner" / "catalog" / "memory.yaml"

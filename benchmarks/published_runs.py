@@ -1,6 +1,6 @@
-"""`python -m benchmarks.published_runs FILE.csv`: predictions beside published measured runs, by the
-catalogue's constants, and held out: each fifth of the pairs of source and model by constants fitted
-on the rest.
+"""`python -m benchmarks.published_runs FILE.csv`: predictions beside published measured runs, by
+the catalogue's constants, and held out: each fifth of the pairs of source and model by constants
+fitted on the rest.
 
 With --fit it first fits the catalogue's constants on all rows and writes
 planner/catalog/stacks.yaml; with --svg it draws the scatter plot of docs/accuracy.md."""

@@ -78,9 +78,7 @@ def _keys(arch: Architecture, seq_len: int) -> float:
         return float(seq_len)
     layers = arch.attention_layers + arch.mtp_layers
     windowed = 2.0 * mean_keys(seq_len, arch.window, causal=True) - 1.0
-    return (
-        arch.windowed_layers * windowed + (layers - arch.windowed_layers) * seq_len
-    ) / layers
+    return (arch.windowed_layers * windowed + (layers - arch.windowed_layers) * seq_len) / layers
 
 
 def _mixers(arch: Architecture, seq_len: int) -> tuple[int, float, float, float]:

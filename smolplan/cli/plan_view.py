@@ -240,9 +240,7 @@ def _notes(found: Found, by: By) -> list[str]:
     ]
     arch = found.job.architecture
     if arch.mamba is not None or arch.delta_net is not None:
-        notes.append(
-            "kinds of layers are taken to be evenly mixed among pipeline stages"
-        )
+        notes.append("kinds of layers are taken to be evenly mixed among pipeline stages")
     if site.price_per_gpu_hour is not None:
         notes.append(f"${site.price_per_gpu_hour:g} per GPU-hour: {site.price_source}")
     notes.append(_fabric(found))
