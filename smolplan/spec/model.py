@@ -1,6 +1,6 @@
 """The model's shape."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -43,6 +43,7 @@ class ModelSpec(SpecPart):
     runs: GQA attention, SwiGLU, RMSNorm, no biases."""
 
     model_config = ConfigDict(json_schema_extra=_schema)
+    also_read: ClassVar[tuple[str, ...]] = ("published",)
 
     layers: Count = Field(description="Number of decoder blocks.")
     hidden: Count = Field(description="Width of the residual stream.")
@@ -245,7 +246,7 @@ class ModelSpec(SpecPart):
         parts, with_experts = sum(map(str.isupper, self.layer_kinds)), self.expert_layers()
         if self.experts is not None and not with_experts:
             raise ValueError(
-                f"experts are in none of {parts} feed-forward parts: first_dense_layers is "
+                f"experts apply to none of {parts} feed-forward parts: first_dense_layers is "
                 f"{self.experts.first_dense_layers}, every is {self.experts.every}"
             )
         if self.ffn_hidden == 0 and with_experts < parts:

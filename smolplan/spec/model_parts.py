@@ -52,8 +52,7 @@ class ExpertsSpec(SpecPart):
             )
         if not self.shared and (self.shared_ffn_hidden is not None or self.shared_gate):
             raise ValueError(
-                "shared_ffn_hidden and shared_gate tell of shared experts, of which there are "
-                "none; give shared: 1"
+                "there are no shared experts for shared_ffn_hidden or shared_gate; give shared: 1"
             )
         return self
 

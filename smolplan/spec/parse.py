@@ -85,21 +85,33 @@ def _sentence(model: type[BaseModel], problem: Any, root: yaml.Node | None, wher
     loc: tuple[int | str, ...] = tuple(part for part in problem["loc"] if part != "[key]")
     message = _SAID.get(problem["type"], problem["msg"])
     message = message.removeprefix("Value error, ").replace("Input should be", "it must be")
-    # A rule over several parts begins with the field that is to be changed.
+    # A rule over several fields or parts begins with the field that is to be changed.
     if not loc and (named := re.match(r"(?:\w+\.)+\w+", message)):
         loc = tuple(named[0].split("."))
         message = message.removeprefix(named[0]).lstrip()
+    elif (
+        problem["type"] == "value_error"
+        and (named := re.match(r"(\w+):? (?!and\b)", message))
+        and named[1] in known_fields(_part(model, loc))
+    ):
+        loc = (*loc, named[1])
+        message = message.removeprefix(named[0])
     line, whole = _found(root, loc)
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     place = f"{where}:{line}" + (f": {field.removeprefix('.')}" if loc else "")
     if problem["type"] == "extra_forbidden":
-        known = sorted(_part(model, loc[:-1]).model_fields)
+        known = known_fields(_part(model, loc[:-1]))
         return f"{place}: there is no field {loc[-1]!r} here. {suggestion(str(loc[-1]), known)}"
     given = problem["input"]
     told = problem["type"] == "value_error" and repr(given) in message
     if whole and not told and not isinstance(given, dict | list | tuple | BaseModel):
         message += f", got {given!r}"
     return f"{place}: {message}"
+
+
+def known_fields(part: type[BaseModel]) -> list[str]:
+    """Names that may stand in a part: its fields, and what it reads into them (also_read)."""
+    return sorted({*part.model_fields, *getattr(part, "also_read", ())})
 
 
 def _found(node: yaml.Node | None, loc: tuple[int | str, ...]) -> tuple[int, bool]:

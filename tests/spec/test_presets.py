@@ -122,12 +122,33 @@ def test_fields_beside_a_published_model_win() -> None:
         ("5", "no published model '5'"),
         ("[1]", "no published model"),
         ("qwen3-8b\n  layerz: 4", "Did you mean layers"),
+        ("qwen3-8b\n  publishd: x", "Did you mean published"),
     ],
 )
 def test_an_unknown_published_model_names_the_near_ones(model: str, said: str) -> None:
     with pytest.raises(UserError, match=r"run\.yaml:") as error:
         parse_spec(RUN.format(model=model), where="run.yaml")
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("window: 5", "model.window: tells of layers W, of which layer_pattern has none"),
+        ("layer_pattern: WX", "model.layer_pattern: 'WX' is not made of the letters"),
+        ("experts: 8", "model.experts: a mapping of fields belongs here"),
+        (
+            "experts: {routed: 8, per_token: 9, ffn_hidden: 5}",
+            "model.experts.per_token: 9 is more than the 8 routed experts",
+        ),
+        ("experts: {routed: 8, per_token: 2, ffn_hidden: 5, topk: 3}", "model.experts.topk: there"),
+    ],
+)
+def test_a_mistake_within_a_model_is_named_with_its_line(field: str, said: str) -> None:
+    text = RUN.format(model=f"qwen3-8b\n  {field}")
+    with pytest.raises(UserError) as error:
+        parse_spec(text, where="run.yaml")
+    assert f"run.yaml:4: {said}" in str(error.value)
 
 
 def test_the_example_of_the_documentation_is_a_spec() -> None:
