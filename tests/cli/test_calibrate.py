@@ -196,7 +196,7 @@ def test_what_may_spoil_the_figures_is_told(gpus: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("machine", "told"),
-    [("NVIDIA H100 PCIe", True), ("NVIDIA H200 NVL", True), ("NVIDIA H100 80GB HBM3", False)],
+    [("NVIDIA A100 80GB PCIe", True), ("NVIDIA H200 NVL", True), ("NVIDIA H100 80GB HBM3", False)],
 )
 def test_a_card_that_the_catalogue_takes_for_a_module_is_told(
     nvml: pytest.MonkeyPatch, state: Path, machine: str, told: bool
