@@ -193,7 +193,7 @@ def side_by_side(
 def _published(runs: Sequence[Comparison]) -> str:
     if not runs:
         return "No published run of that question is in the table."
-    lines = ["Published runs of that question, none of them within what peers can express:"]
+    lines = ["Published runs of that question:"]
     for c in runs:
         assert c.measured_tflops is not None and c.error is not None
         n = c.row.numbers
