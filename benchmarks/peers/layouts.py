@@ -85,8 +85,9 @@ def ours(name: str, job: Job, site: Site) -> Said:
 def theirs(
     tool: str, job: Job, layouts: Sequence[Layout], answer: Answer, which: int
 ) -> tuple[Said, Layout, int]:
-    """What a peer says at one of the shares asked for, its best layout, and how many layouts it
-    calls as good as that one. Of those it names the first, and of what fits, by its own count."""
+    """What a peer says at its default (0) or the share that it is told (1), asked in turns: its
+    best layout, and how many layouts it calls as good as that one. Of those it names the first,
+    and of what fits, by its own count."""
     priced = [
         (seconds, index)
         for index, (seconds, fits) in enumerate(
@@ -100,7 +101,8 @@ def theirs(
     tied = sum(one < TIED * seconds for one, _ in priced)
     speed = job.global_batch_size * job.seq_len / seconds / job.gpus
     best = layouts[index]
-    said = Said(tool, len(layouts), answer.took_s[which], name_of(best), speed)
+    took_s = sorted(answer.took_s[which::2])[REPEATS // 2]
+    said = Said(tool, len(layouts), took_s, name_of(best), speed)
     return said, best, tied
 
 
@@ -152,7 +154,7 @@ def side_by_side(
         try:
             where = python or python_of(peer, cache_folder(), tell)
             asked = [run_of(job, site.accelerator.name, layout) for layout in layouts]
-            answer = ask(peer, where, asked, [None, share])
+            answer = ask(peer, where, asked, [None, share] * REPEATS)
             tool = f"{peer.name} {answer.version}"
             one, best, tied = theirs(tool, job, layouts, answer, 0)
             told, _, _ = theirs(f"{tool}, told {share:.0%} of the peak", job, layouts, answer, 1)
@@ -185,7 +187,7 @@ def side_by_side(
         f"{datetime.now(UTC):%Y-%m-%d}, one core: a model of {size:,} parameters, "
         f"{job.global_batch_size:,} sequences of {job.seq_len:,} tokens a step on {job.gpus:,} "
         f"{site.accelerator.name}. smolplan's time includes finding out which layouts are legal; "
-        f"peers are handed those that are."
+        f"peers are handed those that are. All times are medians of {REPEATS}."
     )
     return "\n\n".join([intro, markdown_table(head, rows), *notes]), missing
 
@@ -193,7 +195,7 @@ def side_by_side(
 def _published(runs: Sequence[Comparison]) -> str:
     if not runs:
         return "No published run of that question is in the table."
-    lines = ["Published runs of that question, none of them within what peers can express:"]
+    lines = ["Published runs of that question:"]
     for c in runs:
         assert c.measured_tflops is not None and c.error is not None
         n = c.row.numbers

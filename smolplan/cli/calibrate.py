@@ -43,7 +43,13 @@ def calibrate(
     from launcher.store import state_folder
     from planner import calibration
     from smolplan.cli import style
-    from smolplan.cli.calibrate_machine import Machine, look, notes_on_age, torch_version
+    from smolplan.cli.calibrate_machine import (
+        Machine,
+        look,
+        notes_on_age,
+        notes_on_board,
+        torch_version,
+    )
 
     path = state_folder() / calibration.FILE
     if show:
@@ -54,6 +60,7 @@ def calibrate(
         calibration.check_place(path)
         with style.progress_line("Measuring") as say:
             measured, stored, notes = _measure_and_store(path, quick, force, say)
+    notes += notes_on_board(measured)
     if as_json:
         import json
 

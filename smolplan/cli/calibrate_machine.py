@@ -1,6 +1,7 @@
 """What NVML and the installed packages say of this machine, for what calibrate tells beside its
 figures."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,6 +75,23 @@ def notes_on_measuring(measured: "Calibration", machine: Machine) -> list[str]:
         which = ", ".join(map(str, machine.busy))
         notes.append(f"processes computed on GPU {which} before it began: measure idle GPUs")
     return notes
+
+
+BOARD = re.compile(r"\b(PCIe|NVL)\b")
+"""What NVIDIA calls cards that are slower than the modules of the same chip."""
+
+
+def notes_on_board(measured: "Calibration") -> list[str]:
+    """Whether the catalogue takes a card for the module of the same chip."""
+    from planner.predict.catalog import find_accelerator
+
+    board, row = BOARD.search(measured.machine), find_accelerator(measured.machine)
+    if board is None or row is None or board[1].lower() in row.name:
+        return []
+    return [
+        f"the catalogue has no row for {measured.machine}: what is not measured, and the last "
+        f"column, are those of {row.name}"
+    ]
 
 
 def notes_on_age(measured: "Calibration", torch: str, driver: str) -> list[str]:

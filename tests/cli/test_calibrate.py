@@ -194,6 +194,18 @@ def test_what_may_spoil_the_figures_is_told(gpus: pytest.MonkeyPatch) -> None:
     assert "CUDA_VISIBLE_DEVICES" in mixed
 
 
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [("NVIDIA A100 80GB PCIe", True), ("NVIDIA H200 NVL", True), ("NVIDIA H100 80GB HBM3", False)],
+)
+def test_a_card_that_the_catalogue_takes_for_a_module_is_told(
+    nvml: pytest.MonkeyPatch, state: Path, machine: str, told: bool
+) -> None:
+    calibration.write(replace(MEASURED, machine=machine), state / calibration.FILE)
+    text = said(smolplan("calibrate", "--show").stdout)
+    assert (f"the catalogue has no row for {machine}" in text) == told
+
+
 def test_a_driver_that_nvml_does_not_know_is_left_out(
     gpus: pytest.MonkeyPatch, state: Path
 ) -> None:
