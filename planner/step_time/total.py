@@ -51,6 +51,8 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
     layer_s = compute_s + traffic_passes * (tensor_s + expert_s) + 3.0 * context_s
     queued_s = queue_s(layout, machine, stack)
     waited_s = longer(layer_s, queued_s) - layer_s
+    # Forward, inputs' and weights' gradients are issued in a third of that time each (assumed).
+    late_s = longer(late_s, queued_s / 3.0)
 
     # Embedding, head and loss launch and reduce about as often as two layers do (assumed).
     # Both gather or reduce-scatter activations once forward and once backward: four in all, like
@@ -70,7 +72,7 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
         expert_parallel_s=count * stage_layers * traffic_passes * expert_s,
         host_s=count * stage_layers * waited_s,
         pipeline_s=pipeline_waits_s(
-            shape, layout, machine, stack, slot_s, mean_slot_s, late_s / whole_layer_s
+            shape, layout, machine, stack, slot_s, mean_slot_s, stage_layers * late_s
         ),
         data_parallel_s=data_parallel_s(shape, layout, machine, stack, weights, slot_s),
         optimizer_s=optimizer_s(layout, machine, weights),
