@@ -109,7 +109,7 @@ def _show(
             out,
         )
         _lines("The run", run_lines(won, best), out)
-    for note in _notes(won, by):
+    for note in notes(won, by):
         out.print(f"[dim]Note: {escape(note)}.[/]")
 
 
@@ -230,9 +230,10 @@ def _fabric(found: Found) -> str:
     return f"{links}, {network}{origin} (--links, --network)"
 
 
-def _notes(found: Found, by: By) -> list[str]:
+def notes(found: Found, by: By) -> list[str]:
+    """What the figures rest on, a clause each."""
     site = found.site
-    notes = [
+    told = [
         f"times by the constants of the stack {site.stack.name} (--stack), MFU: exact FLOPs, "
         f"causal attention, over the peak of {site.peak_flops / 1e12:,.4g} TFLOP/s",
         f"memory: {state_text(found)}; activations and logits; at most {FULLEST:.0%} of "
@@ -240,22 +241,22 @@ def _notes(found: Found, by: By) -> list[str]:
     ]
     arch = found.job.architecture
     if arch.mamba is not None or arch.delta_net is not None:
-        notes.append(
+        told.append(
             "recurrent layers run at the rate of attention, and kinds of layers are evenly mixed "
             "among pipeline stages: both are assumed"
         )
     if site.price_per_gpu_hour is not None:
-        notes.append(f"${site.price_per_gpu_hour:g} per GPU-hour: {site.price_source}")
-    notes.append(_fabric(found))
+        told.append(f"${site.price_per_gpu_hour:g} per GPU-hour: {site.price_source}")
+    told.append(_fabric(found))
     if by == "energy":
-        notes.append(
+        told.append(
             f"energy: {site.waiting_w:,.4g} W a GPU that waits (for stages, host, data or "
             f"checkpoints: assumed as while checkpointing), {site.busy_w:,.4g} W one that works, "
             "its share of the node in both; cooling left out"
         )
     if by == "cost":
-        notes.append(
+        told.append(
             "on one number of GPUs the fastest layout is the cheapest too: dollars are counted by "
             "GPU-hours; --gpus sets several against each other"
         )
-    return notes
+    return told

@@ -1,9 +1,7 @@
-import math
 import subprocess
 import sys
 from dataclasses import fields, replace
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +11,6 @@ from planner.layout_lines import differences, fullest_rank_lines, parts_of, run_
 from planner.layouts import legal_layouts
 from planner.legality import layout_at
 from planner.memory import FP32_STATE
-from planner.plot import Point, scatter_svg, ticks
 from planner.restrict import parse_restrictions
 from planner.search import (
     Candidate,
@@ -290,30 +287,6 @@ def test_parts_of_nodes_and_fp32_are_refused() -> None:
 def test_an_unknown_stack_is_refused_with_the_near_names() -> None:
     with pytest.raises(UserError, match="Did you mean nanotron"):
         find_software("nanotorn")
-
-
-@given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
-def test_ticks_enclose_the_values_with_few_round_numbers(low: float, span: float) -> None:
-    found = ticks(low, low + span)
-    assert len(found) >= 2 and len(found) <= 9
-    width = found[1] - found[0]
-    assert found[0] <= low + width * 1e-6 and found[-1] >= low + span - width * 1e-6
-
-
-def test_a_plot_is_well_formed_and_keeps_its_points_inside() -> None:
-    points = [Point(20.0, 9e5, "384 <&>"), Point(40.0, 8e5, "192", filled=False)]
-    text = scatter_svg(points, title='a "title" & more', x_label="days", y_label="$")
-    root = ElementTree.fromstring(text)
-    circles = root.findall("{http://www.w3.org/2000/svg}circle")
-    assert len(circles) == 2
-    assert all(0 < float(c.attrib["cx"]) < 720 and 0 < float(c.attrib["cy"]) < 440 for c in circles)
-    assert "prefers-color-scheme: dark" in text
-
-
-@pytest.mark.parametrize("points", [[], [Point(math.nan, 1.0, "")], [Point(1.0, math.inf, "")]])
-def test_a_plot_of_nothing_or_of_no_numbers_is_refused(points: list[Point]) -> None:
-    with pytest.raises(ValueError, match="finite"):
-        scatter_svg(points, title="", x_label="", y_label="")
 
 
 def test_the_planner_waits_with_numpy_until_a_search_begins() -> None:
