@@ -98,7 +98,7 @@ def data_parallel_s(
     slot_s: Values,
 ) -> Values:
     """What of a step's gradients and weights on their way no slot of work hides. Groups reduce
-    among each other once a step, as FSDP2 can be told to (set_requires_all_reduce)."""
+    among each other in the last slot, as FSDP2 can be told to (set_requires_all_reduce)."""
 
     def exposed_s(traffic_s: Values) -> Values:
         hidden_s = longer(slot_s, traffic_s) - slot_s
@@ -107,9 +107,8 @@ def data_parallel_s(
     traffic = gradient_traffic(layout, machine, stack, weights)
     often = either(layout.sharded_weights > 0, micro_batches(shape, layout), 1.0)
     within_s = traffic.reduce_s + (1.0 + layout.sharded_weights) * traffic.gather_s
-    across_s = either(traffic.across_s > 0, exposed_s(traffic.across_s), 0.0)
     latency_s = stack.replica_latency_s * (replicas(layout) - 1.0)
-    return often * exposed_s(within_s) + across_s + latency_s
+    return (often - 1.0) * exposed_s(within_s) + exposed_s(within_s + traffic.across_s) + latency_s
 
 
 def optimizer_s(layout: Layout, machine: Machine, weights: Values) -> Values:

@@ -48,7 +48,7 @@ class LayerTime:
 
     compute_s: Values
     late_s: Values
-    """Of compute: the weights' gradients."""
+    """Of it all, what weights' gradients take, which no other stage waits for."""
     tensor_s: Values
     """Tensor-parallel traffic of one forward; context and expert parallel likewise."""
     context_s: Values
@@ -69,8 +69,10 @@ def layer_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> 
     traffic = layer_traffic_s(shape, layout, machine, stack)
     passes = 2.0 + layout.full_recompute
     ready = LayerTime(compute_s, late_s, *traffic, waited_s=0.0, passes=passes)
-    waited_s = longer(ready.total_s, queue_s(layout, machine, stack)) - ready.total_s
-    return replace(ready, waited_s=waited_s)
+    queued_s = queue_s(layout, machine, stack)
+    waited_s = longer(ready.total_s, queued_s) - ready.total_s
+    # A third of what is launched is for weights' gradients (assumed).
+    return replace(ready, waited_s=waited_s, late_s=longer(late_s, queued_s / 3.0))
 
 
 def loss_time_s(
@@ -112,7 +114,7 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
         expert_parallel_s=often * layer.passes * layer.expert_s,
         host_s=often * layer.waited_s,
         pipeline_s=pipeline_waits_s(
-            shape, layout, machine, stack, slot_s, mean_slot_s, layer.late_s / layer.total_s
+            shape, layout, machine, stack, slot_s, mean_slot_s, layer.late_s
         ),
         data_parallel_s=data_parallel_s(shape, layout, machine, stack, weights, slot_s),
         optimizer_s=optimizer_s(layout, machine, weights),

@@ -3,6 +3,7 @@ import sys
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from planner.layout_lines import differences, fullest_rank_lines, parts_of, run_lines, step_lines
 from planner.layouts import legal_layouts
 from planner.legality import layout_at
-from planner.memory import FP32_STATE
+from planner.memory import FP32_STATE, Layout
 from planner.restrict import parse_restrictions
 from planner.search import (
     Candidate,
@@ -20,9 +21,12 @@ from planner.search import (
     price_of,
     priced,
     search,
+    stack_of,
+    timed_layout,
 )
 from planner.site import Fabric, find_software, job_of, site_of
-from planner.step_time import StepTime
+from planner.step_shape import shape_of
+from planner.step_time import StepTime, step_time
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec, load_preset
 
@@ -164,6 +168,22 @@ def test_a_fabric_that_is_told_takes_the_catalogues_place(
     site = site_of(SPEC, fabric=fabric)
     machine = machine_of(job_of(SPEC, site), site)
     assert (machine.link_bytes_per_s, machine.network_bytes_per_s) == (links, network)
+
+
+@pytest.mark.parametrize("name", ["smollm3-3b", "qwen3-30b-a3b", "nemotron-h-8b"])
+@pytest.mark.parametrize("factor", [1.3, 4.0])
+def test_a_faster_gpu_is_never_slower_in_any_legal_layout(name: str, factor: float) -> None:
+    spec = load_preset(name)
+    job = replace(job_of(spec, SITE, gpus=64), hbm_bytes=1e15)
+    layout = timed_layout(job, Layout(**legal_layouts(job).columns))
+    shape = shape_of(job.architecture, job.seq_len, job.step_tokens)
+    machine, stack = machine_of(job, SITE), stack_of(SITE)
+    peak = factor * machine.bf16_flops_per_s
+    faster = replace(machine, matmul_flops_per_s=peak, bf16_flops_per_s=peak)
+    before = step_time(shape, layout, machine, stack).total_s
+    after = step_time(shape, layout, faster, stack).total_s
+    assert np.size(before) > 1000
+    assert np.all(after <= before * (1 + 1e-9))
 
 
 @settings(max_examples=12, deadline=None)

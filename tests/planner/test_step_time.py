@@ -124,14 +124,22 @@ def test_many_layouts_at_once_are_priced_as_each_alone() -> None:
     st.floats(1.01, 10.0),
     st.sampled_from([1.0, 2.0, 4.0, 8.0, 16.0]),
     st.sampled_from([1.0, 2.0, 4.0]),
+    st.sampled_from([{}, {"zero_bubble": 1.0}, {"sharded_weights": 1.0, "shard_group": 2.0}]),
+    st.sampled_from([1e-4, 1e-3, 1e-2]),
 )
 def test_a_faster_machine_is_never_slower(
-    field: str, factor: float, tensor: float, stages: float
+    field: str,
+    factor: float,
+    tensor: float,
+    stages: float,
+    changed: dict[str, float],
+    host_s: float,
 ) -> None:
-    layout = replace(LAYOUT, tp=tensor, pp=stages)
+    layout = replace(LAYOUT, tp=tensor, pp=stages, **changed)
+    stack = replace(STACK, host_s=host_s)
     faster = replace(H100, **{field: getattr(H100, field) * factor})
-    before = predict(layout=layout).total_s
-    assert predict(layout=layout, machine=faster).total_s <= before * (1 + 1e-9)
+    before = predict(layout=layout, stack=stack).total_s
+    assert predict(layout=layout, machine=faster, stack=stack).total_s <= before * (1 + 1e-9)
 
 
 @given(st.integers(1, 200), st.integers(1, 16), st.floats(0.0, 6.0))
