@@ -104,8 +104,9 @@ def _reduced(stack: Stack, layout: Layout) -> str:
     if layout.zero_stage == 0:
         return f"all-reduce of {gradients}"
     verb = "reduce-scatter" if stack.reduces_shares else "all-reduce"
-    twice = "twice " if layout.zero_stage >= 3 else ""
-    return f"{verb} of {gradients} and {twice}all-gather of 2 B weights"
+    count = f"{layout.gradient_accumulation:,} × " if layout.zero_stage >= 2 else ""
+    twice = f"{count}twice " if layout.zero_stage >= 3 else ""
+    return f"{count}{verb} of {gradients} and {twice}all-gather of 2 B weights"
 
 
 def _sources(found: Found) -> dict[str, str]:

@@ -14,7 +14,7 @@ def plan(
         str | None, typer.Option(help="64,128,256, or 64-1024: all of these, in whole nodes.")
     ] = None,
     restrict: Annotated[
-        str | None, typer.Option(help="Only such layouts: tp<=8,zero=0,schedule=1f1b.")
+        str | None, typer.Option(help="Only such layouts, by terms: tp<=8,zero=0.")
     ] = None,
     trainer: Annotated[
         bool, typer.Option("--trainer", help="Only what the bundled trainer runs.")
@@ -72,7 +72,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
 ) -> None:
     """Examine every layout of a run (data, tensor, pipeline, context and expert parallel, virtual
-    stages, schedule, micro-batch, recomputation, ZeRO stage), and show the best.
+    stages, schedule, micro-batch, recomputation, ZeRO stage and shard group), and show the best.
 
     Example: `smolplan plan smollm3-3b --restrict zero=0,schedule=1f1b --explain`
     """
