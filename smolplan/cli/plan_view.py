@@ -236,8 +236,8 @@ def notes(found: Found, by: By) -> list[str]:
     told = [
         f"times by the constants of the stack {site.stack.name} (--stack), MFU: exact FLOPs, "
         f"causal attention, over the peak of {site.peak_flops / 1e12:,.4g} TFLOP/s",
-        f"memory: {state_text(found)}; activations and logits; at most {FULLEST:.0%} of "
-        f"{format_bytes(site.hbm_bytes)}, the rest is the framework's",
+        f"memory: {state_text(found)}; at most {FULLEST:.0%} of {format_bytes(site.hbm_bytes)}, "
+        "the rest is the driver's and NCCL's",
     ]
     arch = found.job.architecture
     if arch.mamba is not None or arch.delta_net is not None:

@@ -273,6 +273,10 @@ def test_the_trainer_keeps_its_state_in_fp32() -> None:
     assert job.state == FP32_STATE and job.trainer
     best = search(job, SITE, steps=1).best
     assert best and all(one.layout.zero_stage >= 2 for one in best)
+    # It reduces gradients once a step, however many micro-batches there are.
+    several = Layout(data_parallel=64, zero_stage=2, gradient_accumulation=9)
+    own, other = (priced(replace(job, trainer=t), SITE, several) for t in (True, False))
+    assert own.data_parallel_s < other.data_parallel_s
 
 
 @pytest.mark.parametrize(
