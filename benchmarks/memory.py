@@ -26,6 +26,7 @@ from planner.memory import (
     find_conventions,
     memory_bytes,
     memory_lines,
+    stage_parts,
 )
 from planner.memory.conventions import conventions
 from planner.predict.report import SWEEP
@@ -150,6 +151,7 @@ FITTED = {
     "nanotron": ("hidden_tensors", "context_bytes"),
     "megatron-deepspeed-fp16": ("context_bytes",),
     "megatron-deepspeed-bf16": ("copies_bytes", "context_bytes"),
+    "sailor": ("context_bytes",),
 }
 """What of a stack no source tells, and is fitted: hidden-wide tensors that a layer keeps, copies of
 the weights, and what stands beside them (libraries' buffers, the driver's context)."""
@@ -177,16 +179,24 @@ class Batch:
         """Predicted over published."""
         found = np.empty(len(self.published))
         for arch, seq_len, indices, layout in self.groups:
-            found[indices] = memory_bytes(
-                arch,
-                layout,
-                seq_len,
-                state=conventions.state,
-                element_bytes=conventions.element_bytes,
-                conventions=conventions,
-            )
+            known = _known(conventions)
+            if conventions.figure_stage == "first":
+                found[indices] = sum(stage_parts(arch, layout, seq_len, **known).values())
+            else:
+                found[indices] = memory_bytes(arch, layout, seq_len, **known)
         ratios: Floats = found / GIB / self.published
         return ratios
+
+
+def _known(conventions: Conventions) -> dict[str, Any]:
+    """A stack's, with no more fragmentation than its published figures hold."""
+    if conventions.figure == "allocated":
+        conventions = replace(conventions, reserved_over_allocated=1.0)
+    return {
+        "state": conventions.state,
+        "element_bytes": conventions.element_bytes,
+        "conventions": conventions,
+    }
 
 
 def _together(layouts: Sequence[Layout]) -> Layout:
@@ -287,12 +297,11 @@ def show_lines(case: Case) -> None:
         case.architecture,
         case.layout,
         int(case.row.numbers["seq_len"]),
-        state=known.state,
-        element_bytes=known.element_bytes,
-        conventions=known,
+        **_known(known),
     ):
         print(f"  {line.name:22} {line.value / GIB:8.2f} GiB  {line.formula}")
-    print(f"  {'published':22} {case.published_gib:8.2f} GiB")
+    told = f"{known.figure}, of the {known.figure_stage} stage"
+    print(f"  {'published':22} {case.published_gib:8.2f} GiB  {told}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

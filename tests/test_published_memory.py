@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import memory
 from planner.memory.conventions import conventions, find_conventions
+from planner.predict.catalog import stacks
 from planner.predict.rows import read_rows
 
 COLUMNS = [
@@ -61,6 +62,7 @@ def test_one_rows_bytes_are_shown_line_by_line(
     assert "Ultra-Scale Playbook" in out
     lines = [line for line in out.splitlines() if " GiB " in line]
     shown = [float(line.split(" GiB ")[0].split()[-1]) for line in lines]
+    assert shown.pop() == 40.0
     case = case_of(tmp_path, source="nanotron")
     ratio = memory.Batch([case]).ratios(case.conventions)[0]
     assert sum(shown) == pytest.approx(40.0 * ratio, abs=0.05)
@@ -115,3 +117,27 @@ def test_every_stack_says_where_its_conventions_come_from() -> None:
     assert all(row.source for row in rows)
     assert find_conventions("a stack that nobody knows").name == "generic" == rows[-1].name
     assert {row.name for row in rows} >= set(memory.FITTED)
+
+
+def test_the_stacks_that_a_plan_knows_by_name_are_found_by_it() -> None:
+    found = {stack.name: find_conventions(stack.name).name for stack in stacks()}
+    assert found["nanotron"] == "nanotron"
+    assert found["megatron-bridge"] == found["nemo"] == found["simumax"] == "megatron-core"
+    assert found["megatron-deepspeed"] == "megatron-deepspeed-fp16"
+    assert found["torchtitan-async-tp"] == "torchtitan"
+    assert found["maxtext"] == found["generic"] == "generic"
+
+
+def test_an_allocated_figure_is_predicted_without_fragmentation(tmp_path: Path) -> None:
+    case = case_of(tmp_path, source="SimuMax")
+    allocated = memory.Batch([case]).ratios(case.conventions)[0]
+    reserved = memory.Batch([case]).ratios(replace(case.conventions, figure="reserved"))[0]
+    assert reserved == pytest.approx(1.04 * allocated)
+
+
+def test_a_first_stages_figure_holds_no_logits_of_a_pipelines_last(tmp_path: Path) -> None:
+    case = case_of(tmp_path, source="nanotron", pp="2", micro_batch="8", gpus="16")
+    case = replace(case, layout=replace(case.layout, gradient_accumulation=1.0))
+    first = memory.Batch([case]).ratios(case.conventions)[0]
+    fullest = memory.Batch([case]).ratios(replace(case.conventions, figure_stage="fullest"))[0]
+    assert first < fullest

@@ -12,7 +12,7 @@ from planner.memory.layout import (
     StateBytes,
     layout_of,
 )
-from planner.memory.sharded import memory_bytes, memory_lines, memory_parts
+from planner.memory.sharded import memory_bytes, memory_lines, memory_parts, stage_parts
 from planner.memory.state import rank_parameters, rank_routed_parameters, state_lines
 from planner.memory.trainer import trainer_memory_bytes, trainer_memory_lines
 
@@ -34,6 +34,7 @@ __all__ = [
     "micro_batches_in_flight",
     "rank_parameters",
     "rank_routed_parameters",
+    "stage_parts",
     "state_lines",
     "trainer_memory_bytes",
     "trainer_memory_lines",

@@ -21,6 +21,8 @@ class TokenBytes:
 
     hidden: float
     """Tensors of the hidden width, latents and dropout masks."""
+    gathered: float
+    """Of these what each tensor-parallel rank keeps whole all the same."""
     mixer: float
     """Queries, keys, values and their mix; projections of a state-space or linear-attention
     layer."""
@@ -83,6 +85,7 @@ def token_bytes(arch: Architecture, conventions: Conventions, element_bytes: int
         hidden=conventions.hidden_tensors * arch.hidden * b
         + masks
         + attention * latents * b / layers,
+        gathered=conventions.gathered_tensors * arch.hidden * b,
         mixer=mixer / layers,
         states=states / layers,
         scores=attention * conventions.score_bytes * arch.heads / layers,
@@ -132,14 +135,14 @@ def activation_parts(
     and output gradients of the weights of micro-batches that await them."""
     tp, tokens = layout.tensor_parallel, rank_tokens(layout, seq_len)
     wide = tp if conventions.sequence_parallel else 1
+    hidden = kept.hidden / wide + kept.gathered * (1.0 - 1.0 / wide)
     held = layers * micro_batches_in_flight(layout, last_stage=last_stage)
     waiting = layers * micro_batches_awaiting_weights(layout, last_stage=last_stage)
     full = layout.full_recompute
     times = either(full, 1.0, held + waiting)
     inputs = full * (held - 1.0) * kept.layer_input / wide
     surplus = (1.0 - full) * waiting * kept.gate / tp
-    scores_kept = (layout.recompute == "none") * (not conventions.scores_again)
-    scores = seq_len * kept.scores * either(scores_kept, held, 1.0)
+    scores = seq_len * kept.scores * either(layout.recompute == "none", held, 1.0)
     scores = scores / layout.context_parallel
 
     def split(value: float) -> Values:
@@ -147,7 +150,7 @@ def activation_parts(
 
     return {
         "activations": tokens
-        * (inputs - surplus + times * kept.hidden / wide + times * (kept.mixer + kept.dense) / tp),
+        * (inputs - surplus + times * hidden + times * (kept.mixer + kept.dense) / tp),
         "attention scores": tokens * scores / tp,
         "recurrent states": split(kept.states),
         "routed activations": split(kept.routed),

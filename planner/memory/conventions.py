@@ -27,10 +27,11 @@ class Conventions:
     where SiLU and product are separate kernels. Without a gate 2."""
     score_bytes: float = 0.0
     """Kept per attention score; a fused kernel keeps none."""
-    scores_again: bool = False
-    """Whether scores are computed again, whatever the layout says, so that one layer's are held."""
     dropout: bool = False
     """A mask of one byte an element behind attention and feed-forward."""
+    gathered_tensors: float = 0.0
+    """Tensors of the hidden width that a layer keeps whole on each tensor-parallel rank, though
+    sequence parallelism splits them: inputs of products that are not gathered again backward."""
     sequence_parallel: bool = True
     """Whether tensor parallel splits tensors of the hidden width by sequence."""
     logit_bytes: float | None = None
@@ -43,14 +44,20 @@ class Conventions:
     among them; equally with the embedding and the head each counted as a layer."""
     gathers_stage: bool = True
     """Whether FSDP within a pipeline keeps a stage's weights gathered and gradients whole, rather
-    than gather and reduce anew for each micro-batch."""
+    than gather and reduce anew for each micro-batch (as torchtitan has it)."""
     reserved_over_allocated: float = 1.04
     """What the allocator holds over what is in use: median of 43 runs, 1.09 at most (Megatron-LM on
     B200: MooreThreads/SimuMax, docs/b200/b200_release_v1.2_summary.json)."""
     copies_bytes: float = 0.0
     """Per weight of a rank, whole: copies and buffers beside the state."""
     context_bytes: float = 0.0
-    """The driver's context, kernels and libraries, where the figure is the device's."""
+    """What stands beside the tensors: libraries' buffers and, where a figure is the device's, the
+    driver's context and kernels."""
+    figure: Literal["allocated", "reserved", "device"] = "reserved"
+    """What its published peaks are: the allocator's in use, the allocator's from the device, or all
+    that the device has given away."""
+    figure_stage: Literal["fullest", "first"] = "fullest"
+    """Which of a pipeline's stages they are of."""
     source: str = ""
 
 

@@ -15,7 +15,6 @@ from planner.kernels import Values, either
 from planner.memory.activations import (
     KORTHIKANTI,
     ZB_H1,
-    TokenBytes,
     activation_parts,
     micro_batches_awaiting_weights,
     micro_batches_in_flight,
@@ -79,19 +78,20 @@ def _buffer_bytes(
     return tokens * (gathered + passed + ring)
 
 
-def _stage_parts(
-    arch: Architecture,
+def stage_parts(
+    model: "ModelSpec | Architecture",
     layout: Layout,
     seq_len: int,
-    kept: TokenBytes,
-    state: StateBytes,
-    element_bytes: int,
-    conventions: Conventions,
     *,
-    last_stage: bool,
+    state: StateBytes = FP32_STATE,
+    element_bytes: int = 2,
+    conventions: Conventions = GENERIC,
+    last_stage: bool = False,
 ) -> dict[str, Values]:
     """Bytes of a pipeline's first or last stage by line. Without a pipeline both are one, and the
     logits are on either."""
+    arch = architecture_of(model)
+    kept = token_bytes(arch, conventions, element_bytes)
     p, tp = layout.pipeline_parallel, layout.tensor_parallel
     parts = state_parts(arch, layout, state, conventions, last_stage=last_stage)
     layers = stage_layers(arch, layout, conventions, last_stage=last_stage)
@@ -125,11 +125,15 @@ def memory_parts(
 ) -> tuple[Any, dict[str, Values]]:
     """Whether a pipeline's last stage is the fullest (True without a pipeline), and the bytes of
     the fullest stage by line: numbers for one layout, arrays for many."""
-    arch = architecture_of(model)
-    kept = token_bytes(arch, conventions, element_bytes)
     first, last = (
-        _stage_parts(
-            arch, layout, seq_len, kept, state, element_bytes, conventions, last_stage=is_last
+        stage_parts(
+            model,
+            layout,
+            seq_len,
+            state=state,
+            element_bytes=element_bytes,
+            conventions=conventions,
+            last_stage=is_last,
         )
         for is_last in (False, True)
     )
@@ -201,22 +205,26 @@ def _formulas(
     late = f", {waiting:.4g} more awaiting weight gradients" if waiting else ""
     tokens = f"{rank_tokens(layout, seq_len):,.0f} tokens"
     tp = f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
-    whole = kept.hidden + kept.mixer + kept.dense
-    per_token = f"{whole:,.0f} B"
+    shared = kept.mixer + kept.dense
+    if conventions.sequence_parallel or layout.tensor_parallel == 1:
+        whole = f"{kept.hidden + shared:,.0f} B{tp}"
+        inputs = f"{kept.layer_input:,.0f} B{tp}"
+    else:
+        whole = f"({kept.hidden:,.0f} B + {shared:,.0f} B{tp})"
+        inputs = f"{kept.layer_input:,.0f} B"
     if layout.recompute == "full":
-        per_token = f"{kept.layer_input:,.0f} B, and one layer's {whole:,.0f} B once"
+        whole = f"{inputs}, and one layer's {whole} once"
     again = "one layer" if layout.recompute == "full" else stage
 
     def each(value: float) -> str:
         return f"{again} × {tokens} × {value:,.0f} B{tp}"
 
-    scores_again = conventions.scores_again or layout.recompute != "none"
-    scored = "one layer" if scores_again else stage
+    scored = stage if layout.recompute == "none" else "one layer"
     ring = f" / {layout.context_parallel} CP" if layout.context_parallel > 1 else ""
 
     per_logit = _logit_bytes(conventions, element_bytes)
     return {
-        "activations": f"{stage}{late} × {tokens} × {per_token}{tp}",
+        "activations": f"{stage}{late} × {tokens} × {whole}",
         "attention scores": f"{scored} × {tokens} × {kept.scores * seq_len:,.0f} B{tp}{ring}",
         "recurrent states": each(kept.states),
         "routed activations": each(kept.routed),

@@ -100,15 +100,13 @@ def test_full_recomputation_keeps_layers_inputs_and_one_layer_whole() -> None:
     assert kept == (35 * 2048 + PER_LAYER) * 4096 * 2
 
 
-def test_scores_are_kept_without_a_fused_kernel_unless_they_are_computed_again() -> None:
+def test_without_a_fused_kernel_scores_are_kept_or_computed_again_layer_by_layer() -> None:
     unfused = Conventions(score_bytes=5)
     scores = 4096 * 4096 * 16 * 5
     for recompute, layers in (("none", 36), ("selective", 1), ("full", 1)):
         layout = Layout(recompute=recompute)  # type: ignore[arg-type]
         assert values(layout, conventions=unfused)["attention scores"] == layers * scores
         assert "attention scores" not in values(layout)
-    again = replace(unfused, scores_again=True)
-    assert values(Layout(), conventions=again)["attention scores"] == scores
 
 
 def test_without_sequence_parallelism_each_rank_keeps_the_hidden_width_whole() -> None:
@@ -116,6 +114,15 @@ def test_without_sequence_parallelism_each_rank_keeps_the_hidden_width_whole() -
     kept = values(Layout(tensor_parallel=2), conventions=whole)["activations"]
     shared = PER_LAYER - 8 * 2048
     assert kept == 36 * 4096 * (2 * (8 * 2048 + shared / 2) + 2 * 2048)
+
+
+def test_gathered_inputs_that_are_kept_are_whole_on_each_tensor_parallel_rank() -> None:
+    keeps = Conventions(gathered_tensors=2)
+    alone = values(Layout(), conventions=keeps)["activations"]
+    assert alone == values(Layout())["activations"]
+    # of each gathered tensor a rank has its own shard among what a layer keeps anyway
+    split = values(Layout(tensor_parallel=4), conventions=keeps)["activations"]
+    assert split == alone / 4 + 36 * 4096 * 2 * 2048 * 2 * 3 / 4
 
 
 def test_logits_are_split_over_the_tensor_parallel_ranks() -> None:
@@ -210,6 +217,10 @@ def test_a_line_says_how_its_bytes_come_about() -> None:
         "9 layers of the last stage × 3 in flight × 4,096 tokens × 4,096 B, "
         "and one layer's 109,056 B once"
     )
+    whole = Conventions(sequence_parallel=False)
+    split = memory_lines(SMOLLM3, Layout(tensor_parallel=2), 4096, conventions=whole)
+    (line,) = (line for line in split if line.name == "activations")
+    assert line.formula == "36 layers × 4,096 tokens × (32,768 B + 76,288 B / 2 TP)"
     assert told["optimiser state"].endswith("/ 8 ranks")
     assert all(line.formula and line.source for line in memory_lines(SMOLLM3, layout, 4096))
 
