@@ -39,7 +39,7 @@ FORMATS: dict[str, Format] = {
         huggingface.read, _parsed(huggingface.parse, huggingface.recognises), (".json",)
     ),
     "torchtitan": Format(
-        torchtitan.read, _parsed(torchtitan.parse, torchtitan.recognises), (".toml",)
+        torchtitan.read, _parsed(torchtitan.parse, torchtitan.recognises), (".toml", ".py")
     ),
     "megatron": Format(
         megatron.read, lambda content, where: megatron.recognises(content), (".sh", ".args", ".txt")

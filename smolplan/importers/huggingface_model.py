@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from planner.architecture import Architecture
 from planner.hf.dense import SILU
 from planner.hf.fields import BadField
@@ -18,14 +16,8 @@ from planner.hf.model import (
 )
 from smolplan.errors import UserError
 from smolplan.importers.draft import Draft
+from smolplan.importers.options import usual
 from smolplan.importers.source import Source, flatten, positive
-from smolplan.spec import ModelSpec
-from smolplan.spec.model_parts import (
-    ExpertsSpec,
-    GatedDeltaNetSpec,
-    LatentAttentionSpec,
-    Mamba2Spec,
-)
 
 
 def at_its_line(source: Source, what: str, remedy: str = "") -> UserError:
@@ -167,8 +159,7 @@ def _put(draft: Draft, name: str, value: Any) -> None:
     found = source.find(*SOURCES.get(spec_name, ()))
     if found and isinstance(value, bool) and source.get(found) is not value:
         found = None  # the model type decides, whatever the config says (Qwen2's biases)
-    usual = _usual(spec_name)
-    if value is None or (value == usual and (found is None or spec_name not in FIRST)):
+    if spec_name not in FIRST and value == usual(name):
         return
     if found:
         draft.put(name, value, found)
@@ -182,20 +173,3 @@ FIRST = frozenset(
     {"layers", "hidden", "heads", "kv_heads", "ffn_hidden", "vocab_size", "tied_embeddings"}
 )
 """Fields that every import tells, whatever their value."""
-
-
-def _usual(name: str) -> Any:
-    """The default of a field of a spec's model, or of one of its parts."""
-    part: type[BaseModel] = ModelSpec
-    *parts, last = name.split(".")
-    for step in parts:
-        part = PARTS[step]
-    return None if name in FIRST else part.model_fields[last].default
-
-
-PARTS: dict[str, type[BaseModel]] = {
-    "experts": ExpertsSpec,
-    "latent_attention": LatentAttentionSpec,
-    "mamba": Mamba2Spec,
-    "delta_net": GatedDeltaNetSpec,
-}

@@ -5,8 +5,10 @@ from typing import Any
 
 import yaml
 
+from planner.architecture import shortest_pattern
 from smolplan.errors import UserError
 from smolplan.importers.draft import Draft, take_vocabulary
+from smolplan.importers.nanotron_experts import take_experts
 from smolplan.importers.nanotron_optim import DEFAULT, take_optim
 from smolplan.importers.options import Options
 from smolplan.importers.result import Imported
@@ -152,16 +154,17 @@ def _model(draft: Draft) -> None:
     source = draft.source
     if source.find(_MODEL + "is_starcoder2_config"):
         raise draft.refuse(_MODEL + "is_starcoder2_config", "it has LayerNorm, biases and GELU")
-    for name in [key for key, _ in source.unused() if key.startswith(_MODEL + "moe_config")]:
-        raise draft.refuse(name, "a mixture of experts")
-    for name, allowed, what in [
-        ("hidden_act", ("silu", "swish"), "the feed-forward layer is not SwiGLU"),
-        ("attention_bias", (False,), "attention has biases"),
-    ]:
-        found = source.find(_MODEL + name)
-        if found and source.get(found) not in allowed:
-            raise draft.refuse(found, what)
-    draft.take("model.layers", count, _MODEL + "num_hidden_layers")
+    draft.leave_if_there(
+        _MODEL + "hidden_act",
+        "a run spec says that there is a gate, not which function",
+        unless=("silu", "swish"),
+    )
+    biases = _MODEL + "attention_bias"
+    if source.find(biases) and source.read(biases, flag):
+        if not source.get(_MODEL + "is_qwen2_config"):
+            raise draft.refuse(biases, "read for Qwen2 models alone, as nanotron's Llama has none")
+        draft.put("model.qkv_bias", True, biases)
+    layers = draft.take("model.layers", count, _MODEL + "num_hidden_layers")
     draft.take("model.hidden", count, _MODEL + "hidden_size")
     heads = draft.take("model.heads", count, _MODEL + "num_attention_heads")
     draft.take(
@@ -195,8 +198,9 @@ def _model(draft: Draft) -> None:
         default=0.02,
         why="the run spec's default",
     )
+    take_experts(draft, layers)
     _z_loss(draft)
-    _window(draft)
+    _window(draft, layers)
     draft.leave_if_there("model.init_method.use_mup", "muP: a run spec has one learning rate")
     for name in ("rope_scaling", "rope_seq_len_interpolation_factor"):
         draft.leave_if_there(_MODEL + name, "a run spec's rotary embeddings are not scaled")
@@ -230,14 +234,22 @@ def _z_loss(draft: Draft) -> None:
             draft.assume("model.z_loss", 0.0, DEFAULT)
 
 
-def _window(draft: Draft) -> None:
+def _window(draft: Draft, layers: int) -> None:
+    """Of all layers but those without a rotary embedding (src/nanotron/models/qwen.py)."""
     source, name = draft.source, _MODEL + "sliding_window_size"
     if source.find(name) is None:
         return
-    length = source.find("tokens.sequence_length")
-    if length is None or source.read(name, count) < source.read(length, count):
-        raise draft.refuse(name, "attention has a window shorter than the sequence")
-    draft.leave(name, source.get(name), "the window is no shorter than the sequence")
+    size, length = source.read(name, count), draft.value("data.seq_len", 0)
+    if size >= length:
+        draft.leave(name, size, "the window is no shorter than the sequence")
+        return
+    every = draft.value("model.no_rope_every", 0)
+    kinds = "".join("A" if every and (i + 1) % every == 0 else "W" for i in range(layers))
+    if "W" not in kinds:
+        draft.leave(name, size, "nanotron gives layers without a rotary embedding no window")
+        return
+    draft.put("model.window", size, name)
+    draft.put("model.layer_pattern", shortest_pattern(kinds), name)
 
 
 def _data_stages(draft: Draft) -> None:

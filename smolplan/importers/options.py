@@ -57,6 +57,12 @@ def spec_fields() -> list[str]:
     return list(_fields(RunSpec, ""))
 
 
+def usual(name: str) -> Any:
+    """What a field of the spec, by dotted name, is unless given; a value of its own where it must
+    be given."""
+    return _fields(RunSpec, "")[name].default
+
+
 def _fields(model: type[BaseModel], prefix: str) -> dict[str, FieldInfo]:
     found: dict[str, FieldInfo] = {}
     for name, info in model.model_fields.items():

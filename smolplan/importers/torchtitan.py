@@ -11,7 +11,7 @@ from typing import Any
 
 from smolplan.errors import UserError
 from smolplan.importers.draft import Draft
-from smolplan.importers.options import Options
+from smolplan.importers.options import Options, usual
 from smolplan.importers.result import Imported
 from smolplan.importers.source import (
     Source,
@@ -23,6 +23,7 @@ from smolplan.importers.source import (
     whole,
 )
 from smolplan.importers.torchtitan_flavors import FLAVORS, NOT_HELD, Flavor
+from smolplan.importers.torchtitan_models import MODELS, SAID_OF, Fields
 from smolplan.importers.torchtitan_optim import DEFAULT, take_optim
 
 _REASONS = [
@@ -44,6 +45,9 @@ _REASONS = [
     (r"optimizer\.(implementation|fused|early_step)", "which kernel runs the optimiser"),
 ]
 
+_PYTHON = re.compile(r"^\s*(from|import) torchtitan\b|\bTrainer\.Config\(", re.MULTILINE)
+"""In the config_registry.py of a model (torchtitan commit 9810191 and later)."""
+
 _PRESET_COMMENT = re.compile(r"preset for (\d{1,7}) (\w+) GPUs")
 """In the comment that opens torchtitan's own files: a preset for 64 A100 GPUs."""
 
@@ -57,10 +61,18 @@ def recognises(content: Any) -> bool:
 
 
 def parse(content: str, where: str) -> Any:
-    """TOML → Python. Raises UserError with the line."""
+    """TOML → Python. Raises UserError with the line, and for the Python that came after TOML."""
     try:
         return tomllib.loads(content)
     except (ValueError, RecursionError) as error:
+        if _PYTHON.search(content):
+            raise UserError(
+                "torchtitan is configured in Python since February 2026, which is a program and is "
+                "not run here",
+                where=where,
+                remedy="Name the model by model: {published: NAME} in a run spec of your own "
+                "(smolplan spec presets), or import a TOML of torchtitan v0.2.2 or before.",
+            ) from None
         raise UserError(f"not valid TOML: {brief(str(error))}", where=where) from None
 
 
@@ -92,20 +104,25 @@ def _model(draft: Draft) -> None:
     name = source.read(name_field, text) if name_field else "llama3"
     if name in NOT_HELD:
         raise draft.refuse("model.name", NOT_HELD[name])
-    if name not in FLAVORS:
-        raise source.error("model.name", "no known model of torchtitan", _known(FLAVORS))
+    known: dict[str, Mapping[str, object]] = {**FLAVORS, **MODELS}
+    if name not in known:
+        raise source.error("model.name", "no known model of torchtitan", _known(known))
+    flavors = known[name]
     if flavor_field is None:
         raise source.missing("model.flavor", "model")
-    flavor = FLAVORS[name].get(source.read(flavor_field, text))
-    if flavor is None:
-        raise source.error("model.flavor", f"no known flavor of {name}", _known(FLAVORS[name]))
+    named = source.read(flavor_field, text)
+    if named not in flavors:
+        raise source.error("model.flavor", f"no known flavor of {name}", _known(flavors))
     if source.find("model.norm_type") and source.get("model.norm_type") not in (
         "rmsnorm",
         "fused_rmsnorm",
         "compiled_rmsnorm",
     ):
         raise draft.refuse("model.norm_type", "the norms are not RMSNorm")
-    _shape(draft, flavor)
+    if name in MODELS:
+        _published(draft, MODELS[name][named]())
+    else:
+        _shape(draft, FLAVORS[name][named])
     length = draft.take("data.seq_len", count, "training.seq_len", default=2048, why=DEFAULT)
     if name == "llama3":
         draft.leave(
@@ -113,12 +130,21 @@ def _model(draft: Draft) -> None:
             source.get("model.flavor"),
             "RoPE scaling of Llama 3.1, which v0.2 applies: a run spec scales nothing",
         )
-    if length > 131_072:
+    if name in SAID_OF:
+        draft.leave("model.flavor", source.get("model.flavor"), SAID_OF[name])
+    if length > 131_072 and name in FLAVORS:
         raise source.error("training.seq_len", "longer than the model's 131,072")
 
 
 def _known(names: Mapping[str, object]) -> str:
     return "Known: " + ", ".join(names) + "."
+
+
+def _published(draft: Draft, fields: Fields) -> None:
+    """Fields of a spec's model that are not what they would be anyway."""
+    for name, value in flatten(fields, draft.source.where).items():
+        if value != usual(f"model.{name}"):
+            draft.put(f"model.{name}", value, "model.flavor")
 
 
 def _shape(draft: Draft, flavor: Flavor) -> None:
@@ -156,9 +182,11 @@ def _parallel(draft: Draft) -> None:
             ),
         ]
     )
-    draft.leave_if_there(
-        "parallelism.expert_parallel_degree", "the model has no experts", unless=(1,)
-    )
+    expert = "parallelism.expert_parallel_degree"
+    if draft.value("model.experts.routed", 0):
+        draft.take("parallel.expert_parallel", count, expert, default=1, why=DEFAULT)
+    else:
+        draft.leave_if_there(expert, "the model has no experts", unless=(1,))
     replicate_field = source.find(
         "parallelism.data_parallel_replicate_degree", "training.data_parallel_replicate_degree"
     )
@@ -181,13 +209,63 @@ def _parallel(draft: Draft) -> None:
     data = draft.put("parallel.data_parallel", replicate * shard, *names)
     draft.spread(data * tensor * pipeline * context, "the product of the degrees")
     _zero_stage(draft, shard, pipeline, context)
-    if replicate > 1 and shard > 1 and replicate_field:
-        draft.leave(
-            replicate_field,
-            replicate,
-            f"a run spec shards over all {data} replicas, not over groups of {shard}",
-        )
+    if replicate > 1 and shard * context > 1 and replicate_field:
+        draft.put("parallel.shard_group", shard * context, shard_field or "what is left")
+    _stages(draft, pipeline)
     _batch(draft, data, pipeline)
+
+
+def _stages(draft: Draft, pipeline: int) -> None:
+    """pipeline_llm of distributed/pipeline_parallel.py: virtual stages, and which schedule."""
+    source, layers = draft.source, draft.value("model.layers", 1)
+    name = source.find(
+        "parallelism.pipeline_parallel_schedule", "experimental.pipeline_parallel_schedule"
+    )
+    each = "parallelism.pipeline_parallel_layers_per_stage"
+    if pipeline == 1:
+        source.get(each)
+        return
+    kind = source.read(name, text) if name else "1F1B"
+    known = SCHEDULES.get(kind.lower())
+    if known is None:
+        raise source.error(name or each, "no known schedule", _known(SCHEDULES))
+    schedule, virtual = known
+    if virtual > 1 and source.find(each):
+        # Embedding and head count as a layer each, unless the file says otherwise.
+        less = sum(
+            source.read(field, count_or_zero) if source.find(field) else 1
+            for field in (
+                "parallelism.pipeline_parallel_first_stage_less_layers",
+                "parallelism.pipeline_parallel_last_stage_less_layers",
+            )
+        )
+        parts = -(-(layers + less) // source.read(each, count))
+        if parts % pipeline or parts < 2 * pipeline:
+            raise source.error(each, f"{parts} virtual stages on {pipeline} ranks")
+        virtual = parts // pipeline
+    else:
+        source.get(each)
+    if virtual > 1:
+        draft.put("parallel.virtual_pipeline", virtual, each if source.find(each) else name or "")
+    if schedule == "zero-bubble" and name:
+        draft.put("parallel.schedule", schedule, name)
+    elif kind.lower() == "gpipe" and name:
+        draft.leave(name, kind, "taken as 1F1B, whose bubble is as large")
+    if layers % (pipeline * virtual):
+        draft.put("parallel.uneven_stages", True, "stages differ by a layer")
+
+
+SCHEDULES = {
+    "1f1b": ("1f1b", 1),
+    "gpipe": ("1f1b", 1),
+    "interleaved1f1b": ("interleaved", 2),
+    "loopedbfs": ("interleaved", 2),
+    "interleavedzerobubble": ("zero-bubble", 2),
+    "zbvzerobubble": ("zero-bubble", 2),
+    "dualpipev": ("zero-bubble", 2),
+}
+"""Of torch.distributed.pipelining, in lower case → the spec's, and virtual stages of a rank unless
+the layers of a stage are given."""
 
 
 def _degree(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""The models that torchtitan publishes by name and flavor, of those that a run spec can hold.
+"""The flavors of llama3 and llama2 that torchtitan publishes.
 
 Source: pytorch/torchtitan. llama3: torchtitan/models/llama3/__init__.py at tags v0.1.0 and v0.2.2,
 with the class's defaults in model/args.py (norm_eps 1e-5, vocabulary 128,256). llama2:
@@ -66,11 +66,5 @@ FLAVORS: dict[str, dict[str, Flavor]] = {
     },
 }
 
-NOT_HELD = {
-    "llama4": "its models are mixtures of experts",
-    "deepseek_v3": "its models are mixtures of experts with multi-head latent attention",
-    "gpt_oss": "its models are mixtures of experts",
-    "qwen3": "its models have norms of queries and keys",
-    "flux": "it makes images",
-}
+NOT_HELD = {"flux": "it makes images"}
 """Models of torchtitan v0.2.2 that no run spec can hold, and why."""

@@ -23,6 +23,11 @@ def read(
     return nanotron.read(content, "run.yaml", Options(gpus, parse_overrides(overrides)))
 
 
+def experts(**fields: Any) -> dict[str, Any]:
+    """The change that gives the model experts."""
+    return {"model": {"model_config": {"moe_config": fields}}}
+
+
 def test_stage_one_of_smollm3_is_the_preset() -> None:
     spec, preset = read().spec, load_preset("smollm3-3b")
     assert spec.model_copy(update={"name": preset.name}) == preset
@@ -104,11 +109,17 @@ def test_a_schedule_that_a_spec_cannot_hold_is_taken_near_and_said(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"model": {"model_config": {"moe_config": {"num_experts": 8}}}}, "a mixture of experts"),
+        (experts(num_experts=8, top_k=9), "more than the 8 routed"),
+        (experts(num_experts=8, layers=[0, 2]), "other layers than all from one on"),
+        (experts(num_experts=8, layers=[-2]), "other layers than all from one on"),
+        (experts(num_experts=8, layers=3), "a list of layers belongs here"),
+        (experts(num_experts="many"), "whole number above zero"),
+        ({"parallelism": {"expert_parallel_size": 2}}, "needs model.experts"),
         ({"model": {"model_config": {"is_starcoder2_config": True}}}, "LayerNorm"),
-        ({"model": {"model_config": {"hidden_act": "gelu"}}}, "not SwiGLU"),
-        ({"model": {"model_config": {"attention_bias": True}}}, "biases"),
-        ({"model": {"model_config": {"sliding_window_size": 1024}}}, "window"),
+        (
+            {"model": {"model_config": {"attention_bias": True, "is_qwen2_config": None}}},
+            "for Qwen2 models alone",
+        ),
         ({"model": {"model_config": {"num_hidden_layers": "many"}}}, "whole number above zero"),
         ({"model": {"model_config": {"hidden_size": None}}}, "hidden_size is missing"),
         ({"model": {"model_config": {"hidden_size": 2050}}}, "does not divide by heads"),
@@ -129,6 +140,48 @@ def test_what_cannot_become_a_spec_is_refused_with_field_and_reason(
 ) -> None:
     with pytest.raises(UserError, match=said):
         read(change)
+
+
+def test_experts_are_read_with_their_defaults() -> None:
+    found = read(experts(num_experts=16)).spec.model.experts
+    assert found is not None
+    assert (found.routed, found.per_token, found.ffn_hidden) == (16, 2, 1408)
+    assert (found.shared, found.first_dense_layers, found.balance) == (0, 0, "auxiliary_loss")
+
+
+def test_a_shared_expert_dense_layers_and_expert_parallel_are_read() -> None:
+    change = experts(
+        num_experts=8,
+        top_k=4,
+        moe_intermediate_size=1024,
+        enable_shared_expert=True,
+        shared_expert_intermediate_size=4096,
+        router_aux_loss_coef=0,
+        layers=list(range(3, 36)),
+    )
+    imported = read({**change, "parallelism": {"expert_parallel_size": 8}})
+    found = imported.spec.model.experts
+    assert found is not None
+    assert (found.shared, found.shared_ffn_hidden, found.shared_gate) == (1, 4096, True)
+    assert (found.first_dense_layers, found.balance) == (3, "none")
+    assert imported.spec.parallel.expert_parallel == 8
+    # Three dense layers; 33 with experts, a shared one with its gate, and a router.
+    h, dense = 2048, 3_075_098_624
+    part = 8 * 3 * h * 1024 + 3 * h * 4096 + h + 8 * h
+    assert parameter_count(imported.spec.model) == dense + 33 * (part - 3 * h * 11008)
+
+
+def test_a_window_leaves_out_the_layers_without_rotary_embedding() -> None:
+    model = read({"model": {"model_config": {"sliding_window_size": 1024}}}).spec.model
+    assert (model.window, model.layer_pattern) == (1024, "WWWA")
+
+
+def test_biases_of_qwen2_and_another_gate_are_read() -> None:
+    change = {"attention_bias": True, "is_qwen2_config": True, "hidden_act": "gelu"}
+    imported = read({"model": {"model_config": change}})
+    assert imported.spec.model.qkv_bias
+    assert not imported.spec.model.output_bias
+    assert "not which function" in left(imported)["model.model_config.hidden_act"][1]
 
 
 def test_a_refusal_names_file_line_field_and_value() -> None:

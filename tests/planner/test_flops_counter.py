@@ -33,7 +33,7 @@ from tests.planner.test_hf_config import small
 from trainer.model.transformer import CausalLM
 
 BATCH, SEQ_LEN = 2, 64
-SCANS = ["bamba", "mamba2", "nemotron_h"]
+SCANS = ["bamba", "granitemoehybrid", "mamba2", "nemotron_h"]
 
 
 def executed(run: Callable[[], torch.Tensor]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import json
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import yaml
@@ -127,6 +128,14 @@ def test_an_unknown_published_model_names_the_near_ones(model: str, said: str) -
     with pytest.raises(UserError, match=r"run\.yaml:") as error:
         parse_spec(RUN.format(model=model), where="run.yaml")
     assert said in str(error.value)
+
+
+def test_the_example_of_the_documentation_is_a_spec() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "spec.md").read_text("utf-8")
+    block = page.partition("## A model by its name")[2].partition("## A model by its layers")[0]
+    lines = [line[4:] for line in block.splitlines() if line.startswith("    ")]
+    spec = parse_spec("\n".join(lines), where="docs/spec.md")
+    assert (spec.model.layers, spec.parallel.expert_parallel) == (24, 8)
 
 
 def test_the_list_has_a_line_for_each_within_eighty_columns() -> None:
