@@ -10,6 +10,7 @@ from smolplan.units import format_count
 WIDE, NARROW = (720, 440), (380, 400)
 """Width and height: of a page, and of a telephone's."""
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 48, 56
+UNTITLED_TOP = 20
 TICK_WIDTH = 100
 """Of the picture for each number below it."""
 TINY = 1e-100
@@ -75,10 +76,14 @@ def check_points(points: Sequence[Point]) -> None:
         raise ValueError("a plot needs points, each of finite numbers")
 
 
-def scatter_svg(points: Sequence[Point], axes: Axes, size: tuple[int, int] = WIDE) -> str:
-    """One SVG document. Raises ValueError without points, or for one that is not finite."""
+def scatter_svg(
+    points: Sequence[Point], axes: Axes, size: tuple[int, int] = WIDE, *, titled: bool = True
+) -> str:
+    """One SVG document; its title may stand above it instead. Raises ValueError without points, or
+    for one that is not finite."""
     check_points(points)
     width, height = size
+    top = TOP if titled else UNTITLED_TOP
     x_ticks = ticks(min(p.x for p in points), max(p.x for p in points), max(2, width // TICK_WIDTH))
     y_ticks = ticks(min(p.y for p in points), max(p.y for p in points))
 
@@ -88,7 +93,7 @@ def scatter_svg(points: Sequence[Point], axes: Axes, size: tuple[int, int] = WID
 
     def y_of(value: float) -> float:
         share = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return height - BOTTOM - share * (height - TOP - BOTTOM)
+        return height - BOTTOM - share * (height - top - BOTTOM)
 
     bottom, right = height - BOTTOM, width - RIGHT
     parts = [
@@ -97,19 +102,19 @@ def scatter_svg(points: Sequence[Point], axes: Axes, size: tuple[int, int] = WID
         f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{width}" height="{height}"/>',
     ]
-    if width == WIDE[0]:
+    if titled:
         parts.append(f'<text class="title" x="{LEFT}" y="26">{escape(axes.title)}</text>')
     for value in x_ticks:
         x = x_of(value)
-        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>')
+        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>')
         parts.append(_text(x, bottom + 20, number(value), "middle"))
     for value in y_ticks:
         y = y_of(value)
         parts.append(f'<line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
         parts.append(_text(LEFT - 8, y + 4, number(value), "end"))
-    parts.append(f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{bottom}H{right}"/>')
+    parts.append(f'<path class="axis" fill="none" d="M{LEFT} {top}V{bottom}H{right}"/>')
     parts.append(_text((LEFT + right) / 2, height - 14, escape(axes.x_label), "middle"))
-    middle = (TOP + bottom) / 2
+    middle = (top + bottom) / 2
     parts.append(
         f'<text text-anchor="middle" transform="translate(18 {middle}) rotate(-90)">'
         f"{escape(axes.y_label)}</text>"

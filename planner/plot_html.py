@@ -61,7 +61,7 @@ def scatter_html(
     ValueError without points, or for one that is not finite."""
     linked = [replace(p, link=f"{POINT}{index}") for index, p in enumerate(points)]
     plots = "\n".join(
-        f'<div class="{name}">{scatter_svg(linked, axes, size)}</div>'
+        f'<div class="{name}">{scatter_svg(linked, axes, size, titled=False)}</div>'
         for name, size in (("wide", WIDE), ("narrow", NARROW))
     )
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
