@@ -35,8 +35,9 @@ class Conventions:
     sequence_parallel: bool = True
     """Whether tensor parallel splits tensors of the hidden width by sequence."""
     logit_bytes: float | None = None
-    """Kept per logit; None: in the compute type and in fp32, its fp32 log-probability and gradient,
-    as PyTorch's cross_entropy has them."""
+    """Kept per logit; None: itself in the compute type, and in fp32 its log-probability, that one's
+    gradient and its own, as PyTorch's cross_entropy holds them (trainer_moments, which torch's
+    tracker confirms)."""
     weight_workspace_bytes: float = 0.0
     """Per weight of one layer and the head: where a gradient is put before it is added up."""
     stages: Literal["even", "by compute", "tables as layers"] = "even"

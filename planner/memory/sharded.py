@@ -49,7 +49,7 @@ SOURCES = {
     "recurrent states": "Dao & Gu 2024, arXiv 2405.21060, section 6; Yang et al. 2024, 2412.06464",
     "routed activations": "experts taken to be chosen evenly",
     "dispatched tokens": "experts taken to be chosen evenly",
-    "logits": "compute type, fp32, log-probability and gradient, as torch's cross_entropy",
+    "logits": "compute type; log-probability and two gradients in fp32, as torch's cross_entropy",
     "weight workspace": "one layer's and the head's gradients before they are added up",
     "copies of weights": "as the stack is known to keep them",
     "communication buffers": BUFFERS,
