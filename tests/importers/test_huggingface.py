@@ -6,6 +6,7 @@ import pytest
 
 from planner.catalog import PublishedModel, models
 from planner.flops import flops_per_token
+from planner.hf_config import FAMILIES, architecture_of_config
 from planner.params import parameter_count
 from smolplan.errors import UserError
 from smolplan.importers.detect import import_file
@@ -14,6 +15,7 @@ from smolplan.importers.options import Options, parse_overrides
 from smolplan.importers.result import Imported
 from smolplan.spec import load_preset
 from tests.importers.support import DATA, left
+from tests.planner.test_hf_config import small
 
 LLAMA = json.loads((DATA / "llama3_config.json").read_text())
 SMOLLM3 = {
@@ -124,6 +126,18 @@ def test_every_published_model_comes_over_whole(tmp_path: Path, row: PublishedMo
     unsaid = {"max_position_embeddings", "model_type", "sliding_window"}
     activations = {"hidden_act", "hidden_activation"}
     assert {entry.field for entry in imported.not_taken} <= unsaid | activations
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_family_comes_over_whole(tmp_path: Path, family: str) -> None:
+    config = small(family, max_position_embeddings=256)
+    shape, _ = architecture_of_config(config, where="test")
+    imported = read(tmp_path, config)
+    model = imported.spec.model
+    assert parameter_count(model) == parameter_count(shape)
+    assert flops_per_token(model, 256) == flops_per_token(shape, 256)
+    unknown = {entry.field for entry in imported.not_taken if entry.why == UNKNOWN}
+    assert not unknown
 
 
 def test_a_mixture_of_experts_says_where_each_figure_came_from(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from planner.catalog import models
 from planner.flops import flops_per_token
 from planner.params import parameter_count
 from smolplan.errors import UserError
 from smolplan.importers import megatron
+from smolplan.importers.megatron_parts import layer_list
 from smolplan.importers.options import Options, parse_overrides
 from smolplan.importers.result import Imported
 from smolplan.spec import ModelSpec
@@ -176,6 +179,15 @@ def test_a_gate_and_learned_sinks_are_read() -> None:
     assert not model("--squared-relu").gated_ffn
     with pytest.raises(UserError, match="a softmax of another kind"):
         model("--softmax-type off-by-one")
+
+
+@given(st.text("[]()0123456789*+, ", max_size=30))
+def test_any_list_of_layers_is_read_or_refused(written: str) -> None:
+    try:
+        found = layer_list(written)
+    except ValueError:
+        return
+    assert isinstance(found, int) or len(found) <= 10_000
 
 
 def test_how_experts_are_balanced_is_read() -> None:

@@ -11,7 +11,7 @@ from planner.architecture import Architecture, architecture_of, shortest_pattern
 from planner.catalog import PublishedModel, models
 from planner.hf.model import model_fields
 from planner.hf_config import FAMILIES, architecture_of_config
-from planner.params import parameter_count
+from planner.params import active_parameter_count, parameter_count
 from smolplan.spec import ModelSpec
 from tests.planner.test_hf_config import small
 
@@ -46,6 +46,73 @@ def test_layers_without_an_order_are_refused() -> None:
     shape = Architecture(4, 64, 4, 2, 16, 160, 320, True, layer_pattern=None)
     with pytest.raises(ValueError, match="no pattern"):
         model_fields(shape)
+
+
+@st.composite
+def spec_models(draw: st.DrawFn) -> ModelSpec:
+    """Models with any of the parts."""
+    small = st.integers(1, 6)
+    kinds = draw(st.text("AWMLawml", min_size=1, max_size=8))
+    kv_heads = draw(small)
+    content: dict[str, Any] = {
+        "layers": len(kinds) + draw(st.integers(0, 9)),
+        "hidden": 16 * draw(small),
+        "heads": kv_heads * draw(small),
+        "kv_heads": kv_heads,
+        "head_dim": 2 * draw(small),
+        "ffn_hidden": draw(small),
+        "vocab_size": draw(small),
+        "layer_pattern": kinds,
+        "qk_norm": draw(st.sampled_from(["none", "per_head", "full_width"])),
+        "norm": draw(st.sampled_from(["weight", "weight_and_bias", "none"])),
+        "mtp_layers": draw(st.integers(0, 2)),
+        "learned_positions": draw(st.integers(0, 2)),
+        **{flag: draw(st.booleans()) for flag in FLAGS},
+    }
+    if "W" in kinds.upper():
+        content["window"] = draw(small)
+    if "M" in kinds.upper():
+        groups = draw(small)
+        content["mamba"] = {"groups": groups, "heads": groups * draw(small)}
+        content["mamba"] |= {"head_dim": draw(small), "state_size": draw(small)}
+    if "L" in kinds.upper():
+        heads = draw(small)
+        content["delta_net"] = {"key_heads": heads, "value_heads": heads * draw(small)}
+        content["delta_net"] |= {"key_head_dim": draw(small), "value_head_dim": draw(small)}
+    if draw(st.booleans()) and kinds != kinds.lower():
+        routed = draw(small)
+        content["experts"] = {
+            "routed": routed,
+            "per_token": draw(st.integers(1, routed)),
+            "ffn_hidden": draw(small),
+            "shared": draw(st.integers(0, 2)),
+            "balance": draw(st.sampled_from(["auxiliary_loss", "bias", "none"])),
+        }
+    return ModelSpec.model_validate(content)
+
+
+FLAGS = (
+    *("tied_embeddings", "qkv_bias", "output_bias", "ffn_bias", "gated_ffn", "post_norms"),
+    *("embedding_norm", "attention_sinks", "attention_gate"),
+)
+
+
+@given(spec_models())
+def test_any_model_survives_the_way_to_its_architecture_and_back(spec: ModelSpec) -> None:
+    shape = architecture_of(spec)
+    again = ModelSpec.model_validate(model_fields(shape))
+    assert architecture_of(again) == shape
+    assert ModelSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+@given(spec_models())
+def test_layers_of_all_kinds_and_their_parameters_add_up(spec: ModelSpec) -> None:
+    shape, kinds = architecture_of(spec), spec.layer_kinds
+    others = (0 if part is None else part.layers for part in (shape.mamba, shape.delta_net))
+    assert shape.attention_layers + sum(others) == spec.layers == len(kinds)
+    assert shape.moe_layers == spec.expert_layers()
+    assert shape.dense_ffn_layers + shape.moe_layers == sum(map(str.isupper, kinds))
+    assert 0 < active_parameter_count(spec) <= parameter_count(spec)
 
 
 DENSE: dict[str, Any] = {
