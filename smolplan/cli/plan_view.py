@@ -46,6 +46,8 @@ LEFT_OUT = {
     "redo": "",
 }
 """A column that holds nothing else is not shown."""
+SLIGHTEST = 5e-4
+"""Gain that is told, since less would be told as 0.0%."""
 
 
 def show(
@@ -83,7 +85,7 @@ def _show(
         f"{examined / took_s:,.0f} examined/s, {legal / took_s:,.0f} priced/s[/]"
     )
     if len(found) > 1 and ahead:
-        out.print("\nThe fastest layout of each number of GPUs (● none beats it in all three)")
+        out.print("\nThe best layout of each number of GPUs (● none beats it in all three)")
         out.print(_front([one.best[0] for one in ahead]))
         if without := [f"{one.job.gpus:,}" for one in found if not one.best]:
             out.print(
@@ -95,7 +97,7 @@ def _show(
     if won.best and won.job.gpus == own.gpus:
         out.print(f"\nThe spec's own, {_own(own, won)}")
     if free is not None and won.best:
-        out.print(f"\nWithout --restrict: {_free(free, won.best[0])}")
+        out.print(f"\nWithout --restrict: {_free(free, won.best[0], by)}")
     if len(won.best) > 1:
         _against(won.best[0], won.best[1], out)
     if explain or not won.best:
@@ -169,12 +171,13 @@ def _front(winners: Sequence[Candidate]) -> Table:
     return table
 
 
-def _free(free: Candidate, best: Candidate) -> str:
+def _free(free: Candidate, best: Candidate, by: By) -> str:
     """What the restriction leaves out."""
-    if free.step_s >= best.step_s:
-        return "nothing is faster"
-    gain = best.step_s / free.step_s - 1
-    return f"{name_of(free.layout)} would be {gain:.1%} faster: {_headline(free)}"
+    better = {"time": "faster", "cost": "cheaper", "energy": "thriftier"}[by]
+    gain = price_of(best, by) / price_of(free, by) - 1
+    if gain < SLIGHTEST:
+        return f"nothing is {better}"
+    return f"{name_of(free.layout)} would be {gain:.1%} {better}: {_headline(free)}"
 
 
 def _own(own: Candidate, won: Found) -> str:

@@ -65,6 +65,14 @@ def test_what_a_restriction_costs_is_told() -> None:
     assert "Without --restrict: nothing is faster" in whole
 
 
+def test_what_a_restriction_costs_is_told_by_what_is_ranked_by() -> None:
+    asked = ("smollm3-3b", "--restrict", "zero=0,pp=1", "--by", "energy")
+    content = planned(*asked)
+    gain = content["best"]["kwh"] / content["without_restriction"]["kwh"] - 1
+    assert gain > 0
+    assert f"would be {gain:.1%} thriftier" in " ".join(smolplan("plan", *asked).stdout.split())
+
+
 def test_a_zero_bubble_schedule_goes_into_the_spec(tmp_path: Path) -> None:
     out = tmp_path / "planned.yaml"
     content = planned("smollm3-3b", "--restrict", "pp=4,vp=1", "--out", str(out))
