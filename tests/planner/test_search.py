@@ -16,6 +16,7 @@ from planner.restrict import parse_restrictions
 from planner.search import (
     Candidate,
     Found,
+    expected,
     machine_of,
     pareto_front,
     price_of,
@@ -168,6 +169,20 @@ def test_a_fabric_that_is_told_takes_the_catalogues_place(
     site = site_of(SPEC, fabric=fabric)
     machine = machine_of(job_of(SPEC, site), site)
     assert (machine.link_bytes_per_s, machine.network_bytes_per_s) == (links, network)
+
+
+@pytest.mark.parametrize("name", ["smollm3-3b", "qwen3-30b-a3b", "granite4-h-tiny"])
+def test_no_part_of_any_legal_layouts_step_is_negative_and_a_gpu_never_works_more_than_always(
+    name: str,
+) -> None:
+    spec = load_preset(name)
+    job = replace(job_of(spec, SITE, gpus=64), hbm_bytes=1e15)
+    every = expected(job, SITE, Layout(**legal_layouts(job).columns))
+    for part in (*fields(every.step), *fields(every.stalls)):
+        owner = every.step if hasattr(every.step, part.name) else every.stalls
+        # What hides behind a slot is the difference of two long times.
+        assert np.min(getattr(owner, part.name)) >= -1e-9 * np.max(every.total_s)
+    assert np.all((every.utilisation > 0) & (every.utilisation <= 1 + 1e-9))
 
 
 @pytest.mark.parametrize("name", ["smollm3-3b", "qwen3-30b-a3b", "nemotron-h-8b"])
