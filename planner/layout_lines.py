@@ -3,6 +3,7 @@
 from planner.explain import Line
 from planner.job_memory import job_memory_lines
 from planner.kernels import roundup_quotient
+from planner.legality import Job
 from planner.memory import FP32_STATE, Layout
 from planner.params import parameter_count
 from planner.restrict import ZERO_BUBBLE
@@ -74,7 +75,7 @@ def _formulas(found: Found, layout: Layout) -> dict[str, str]:
         "pipeline bubble and sends": f"{_bubble(layout)} of one micro-batch, "
         f"{layout.gradient_accumulation} × the wait for the slowest stage"
         + (" and 2 sends" if vp == 1 else ""),
-        "data parallel": f"{_reduced(stack, layout)} among {_among(layout)}, "
+        "data parallel": f"{_reduced(job, stack, layout)} among {_among(layout)}, "
         f"{stack.data_exposed:.0%} exposed, and {stack.replica_latency_s * 1e6:.3g} µs a rank",
         "optimiser": f"{OPTIMIZER_BYTES:g} B × a rank's parameters / ({HBM_SHARE:.0%} of "
         f"{gpu.hbm_bytes_per_s / 1e12:g} TB/s)",
@@ -98,14 +99,16 @@ def _among(layout: Layout) -> str:
     return f"groups of {layout.shard_group} and once a step across {replicas // layout.shard_group}"
 
 
-def _reduced(stack: Stack, layout: Layout) -> str:
+def _reduced(job: Job, stack: Stack, layout: Layout) -> str:
     """What the data-parallel ranks exchange."""
     gradients = f"{stack.gradient_bytes:g} B gradients"
     if layout.zero_stage == 0:
         return f"all-reduce of {gradients}"
     verb = "reduce-scatter" if stack.reduces_shares else "all-reduce"
-    twice = "twice " if layout.zero_stage >= 3 else ""
-    return f"{verb} of {gradients} and {twice}all-gather of 2 B weights"
+    each = f"{layout.gradient_accumulation:,} × "
+    twice = f"{each}twice " if layout.zero_stage >= 3 else ""
+    count = each if layout.zero_stage >= (3 if job.trainer else 2) else ""
+    return f"{count}{verb} of {gradients} and {twice}all-gather of 2 B weights"
 
 
 def _sources(found: Found) -> dict[str, str]:
@@ -172,7 +175,8 @@ def run_lines(found: Found, one: Candidate) -> list[Line]:
 def stall_lines(found: Found, one: Candidate) -> list[Line]:
     """What is waited for beside a step, in ms of each step, and what is assumed of it."""
     job, storage, nodes = found.job, found.site.storage, found.site.nodes(one.gpus)
-    rate = f"({nodes:,} nodes × {storage.node_bytes_per_s / 1e9:.3g} GB/s)"
+    several = "node" if nodes == 1 else "nodes"
+    rate = f"({nodes:,} {several} × {storage.node_bytes_per_s / 1e9:.3g} GB/s)"
     token_bytes = bytes_per_token(job.architecture.vocab_size)
     read_s = reading_s(job.architecture, job.step_tokens, nodes, storage)
     lines = [
@@ -205,10 +209,13 @@ def stall_lines(found: Found, one: Candidate) -> list[Line]:
 
 
 def state_text(found: Found) -> str:
-    """What the memory takes the training state to be."""
-    state = found.job.state
-    kind = "fp32" if state == FP32_STATE else "bf16"
+    """What the memory takes the training state to be, and by whose account."""
+    job = found.job
+    state, kind = job.state, "fp32" if job.state == FP32_STATE else "bf16"
+    account = f"as the stack {job.conventions.name} holds it (planner/catalog/memory.yaml)"
+    if job.trainer:
+        account = "at the bundled trainer's fullest moment"
     return (
         f"{state.total} B a parameter: {kind} weights {state.weights}, gradients "
-        f"{state.gradients}, optimiser {state.optimizer}"
+        f"{state.gradients}, optimiser {state.optimizer}; {account}"
     )

@@ -114,6 +114,8 @@ def timed_layout(job: Job, layout: Layout) -> step_inputs.Layout:
         attention_recompute=real(layout.recompute == "selective"),
         sharded_weights=real(layout.zero_stage >= 3),
         sharded_optimizer=real(layout.zero_stage >= 1),
+        # The bundled trainer adds gradients up whole, and reduces them once.
+        sharded_gradients=real(layout.zero_stage >= 2) * (not job.trainer),
         shard_group=real(layout.shard_group),
         zero_bubble=real(layout.schedule == ZERO_BUBBLE),
     )

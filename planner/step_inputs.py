@@ -78,6 +78,8 @@ class Layout:
     """1 under ZeRO-3 or FSDP: weights are gathered for each forward and backward."""
     sharded_optimizer: Values
     """1 under ZeRO-1 and above: each replica updates its share of the weights."""
+    sharded_gradients: Values = 0.0
+    """1 under ZeRO-2: gradients are reduced for each micro-batch, as under ZeRO-3."""
     zero_bubble: Values = 0.0
     """1 where weights' gradients are computed late, in the pipeline's bubble (ZB-H1)."""
     shard_group: Values = 0.0

@@ -94,20 +94,22 @@ def data_parallel_s(
     weights: Values,
     slot_s: Values,
 ) -> Values:
-    """What of a step's gradients and weights on their way no slot of work hides. Groups reduce
-    among each other once a step, as FSDP2 can be told to (set_requires_all_reduce)."""
+    """What of a step's gradients and weights on their way no slot of work hides. Sharded gradients
+    are reduced in every micro-batch, sharded weights gathered twice; all others once, in the last
+    one, in which groups reduce among each other too (FSDP2: set_requires_all_reduce)."""
+
+    def exposed_s(traffic_s: Values) -> Values:
+        hidden_s = longer(slot_s, traffic_s) - slot_s
+        return stack.data_exposed * traffic_s + (1.0 - stack.data_exposed) * hidden_s
 
     traffic = gradient_traffic(layout, machine, stack, weights)
-    often = either(layout.sharded_weights > 0, micro_batches(shape, layout), 1.0)
-    within_s = traffic.reduce_s + (1.0 + layout.sharded_weights) * traffic.gather_s
-    # One slot hides both: what goes across is hidden by what the rest leaves of it.
-    slot_within_s = longer(slot_s, within_s)
-    late_s = longer(slot_s, within_s + traffic.across_s) - slot_within_s
-    hidden_s = often * (slot_within_s - slot_s) + late_s
-    sent_s = often * within_s + traffic.across_s
-    exposed_s = stack.data_exposed * sent_s + (1.0 - stack.data_exposed) * hidden_s
+    sharded = (layout.sharded_weights > 0) | (layout.sharded_gradients > 0)
+    before = either(sharded, micro_batches(shape, layout) - 1.0, 0.0)
+    gathers_s = (1.0 + layout.sharded_weights) * traffic.gather_s
+    each_s = traffic.reduce_s + either(layout.sharded_weights > 0, gathers_s, 0.0)
+    last_s = traffic.reduce_s + gathers_s + traffic.across_s
     latency_s = stack.replica_latency_s * (replicas(layout) - 1.0)
-    return exposed_s + latency_s
+    return before * exposed_s(each_s) + exposed_s(last_s) + latency_s
 
 
 def optimizer_s(layout: Layout, machine: Machine, weights: Values) -> Values:

@@ -48,7 +48,7 @@ def pipeline_waits_s(
     late_s: Values,
 ) -> Values:
     """Of a step: the bubble, and in each of its micro-batches the wait for the slowest stage and
-    what is sent between stages. `late_s` of a mean slot are weights' gradients.
+    what is sent between stages. `late_s`: of one layer, its weights' gradients.
 
     Bubble: (p − 1)/v slots, F + B + W each of forward, inputs' and weights' gradients (Narayanan et
     al. 2021, arXiv 2104.04473, section 2.2). ZB-H1 fills it with late W: (p − 1)·(F + B − W) (Qi et
@@ -61,6 +61,7 @@ def pipeline_waits_s(
     sends_s = sends_s / (machine.network_bytes_per_s * stack.network_share)
     sends_s = sends_s * ring_slowdown(layout.gpus / layout.pp, layout.gpus, machine)
     sends_s = either(vp > 1.0, 0.0, sends_s)
-    bubble_s = (layout.pp - 1.0) / vp * (slot_s - 2.0 * layout.zero_bubble * late_s)
+    filled_s = 2.0 * layout.zero_bubble * late_s * shape.layers / layout.pp
+    bubble_s = (layout.pp - 1.0) / vp * either(filled_s < slot_s, slot_s - filled_s, 0.0)
     waits_s = bubble_s + micro_batches(shape, layout) * (slot_s - mean_slot_s + sends_s)
     return either(several, waits_s, 0.0)

@@ -14,7 +14,7 @@ def plan(
         str | None, typer.Option(help="64,128,256, or 64-1024: all of these, in whole nodes.")
     ] = None,
     restrict: Annotated[
-        str | None, typer.Option(help="Only such layouts: tp<=8,zero=0,schedule=1f1b.")
+        str | None, typer.Option(help="Only such layouts, by terms: tp<=8,zero=0.")
     ] = None,
     trainer: Annotated[
         bool, typer.Option("--trainer", help="Only what the bundled trainer runs.")
@@ -63,7 +63,8 @@ def plan(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files written.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Write the days and dollars of --gpus as an SVG.")
+        Path | None,
+        typer.Option(help="Draw the days and dollars of --gpus: an .svg, .png or .html."),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Where time and memory of the best one go.")
@@ -71,7 +72,7 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
 ) -> None:
     """Examine every layout of a run (data, tensor, pipeline, context and expert parallel, virtual
-    stages, schedule, micro-batch, recomputation, ZeRO stage), and show the best.
+    stages, schedule, micro-batch, recomputation, ZeRO stage and shard group), and show the best.
 
     Example: `smolplan plan smollm3-3b --restrict zero=0,schedule=1f1b --explain`
     """
@@ -87,6 +88,10 @@ def plan(
     from smolplan.spec import load_spec
 
     order = asked.by(by)
+    if plot is not None:
+        from smolplan.cli.plan_front import check_plot
+
+        check_plot(plot)
     for path in (out, plot):
         asked.check_free(path, force)
     loaded = load_spec(spec)
@@ -153,8 +158,9 @@ def plan(
             else "The closest misses stand under rejections.",
         )
     if plot is not None:
-        from smolplan.cli.plan_front import front_svg
+        from smolplan.cli.plan_front import front_file
+        from smolplan.cli.plan_view import notes
 
-        asked.write(plot, front_svg(found, loaded.name))
+        asked.write(plot, front_file(found, loaded.name, plot, notes(won, order)))
     if out is not None:
-        asked.write(out, asked.spec_with(loaded, best))
+        asked.write(out, asked.spec_with(loaded, best).encode())

@@ -148,9 +148,9 @@ def check_free(path: Path | None, force: bool) -> None:
         raise UserError("this file is there already", where=str(path), remedy="Give --force.")
 
 
-def write(path: Path, text: str) -> None:
+def write(path: Path, content: bytes) -> None:
     try:
-        path.write_text(text, "utf-8")
+        path.write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write it: {error.strerror}", where=str(path)) from None
 

@@ -46,6 +46,8 @@ LEFT_OUT = {
     "redo": "",
 }
 """A column that holds nothing else is not shown."""
+SLIGHTEST = 5e-4
+"""Gain that is told, since less would be told as 0.0%."""
 
 
 def show(
@@ -83,7 +85,7 @@ def _show(
         f"{examined / took_s:,.0f} examined/s, {legal / took_s:,.0f} priced/s[/]"
     )
     if len(found) > 1 and ahead:
-        out.print("\nThe fastest layout of each number of GPUs (● none beats it in all three)")
+        out.print("\nThe best layout of each number of GPUs (● none beats it in all three)")
         out.print(_front([one.best[0] for one in ahead]))
         if without := [f"{one.job.gpus:,}" for one in found if not one.best]:
             out.print(
@@ -95,7 +97,7 @@ def _show(
     if won.best and won.job.gpus == own.gpus:
         out.print(f"\nThe spec's own, {_own(own, won)}")
     if free is not None and won.best:
-        out.print(f"\nWithout --restrict: {_free(free, won.best[0])}")
+        out.print(f"\nWithout --restrict: {_free(free, won.best[0], by)}")
     if len(won.best) > 1:
         _against(won.best[0], won.best[1], out)
     if explain or not won.best:
@@ -109,7 +111,7 @@ def _show(
             out,
         )
         _lines("The run", run_lines(won, best), out)
-    for note in _notes(won, by):
+    for note in notes(won, by):
         out.print(f"[dim]Note: {escape(note)}.[/]")
 
 
@@ -169,12 +171,13 @@ def _front(winners: Sequence[Candidate]) -> Table:
     return table
 
 
-def _free(free: Candidate, best: Candidate) -> str:
+def _free(free: Candidate, best: Candidate, by: By) -> str:
     """What the restriction leaves out."""
-    if free.step_s >= best.step_s:
-        return "nothing is faster"
-    gain = best.step_s / free.step_s - 1
-    return f"{name_of(free.layout)} would be {gain:.1%} faster: {_headline(free)}"
+    better = {"time": "faster", "cost": "cheaper", "energy": "thriftier"}[by]
+    gain = price_of(best, by) / price_of(free, by) - 1
+    if gain < SLIGHTEST:
+        return f"nothing is {better}"
+    return f"{name_of(free.layout)} would be {gain:.1%} {better}: {_headline(free)}"
 
 
 def _own(own: Candidate, won: Found) -> str:
@@ -230,29 +233,30 @@ def _fabric(found: Found) -> str:
     return f"{links}, {network}{origin} (--links, --network)"
 
 
-def _notes(found: Found, by: By) -> list[str]:
+def notes(found: Found, by: By) -> list[str]:
+    """What the figures rest on, a clause each."""
     site = found.site
-    notes = [
+    told = [
         f"times by the constants of the stack {site.stack.name} (--stack), MFU: exact FLOPs, "
         f"causal attention, over the peak of {site.peak_flops / 1e12:,.4g} TFLOP/s",
-        f"memory: {state_text(found)}; activations and logits; at most {FULLEST:.0%} of "
-        f"{format_bytes(site.hbm_bytes)}, the rest is the framework's",
+        f"memory: {state_text(found)}; at most {FULLEST:.0%} of {format_bytes(site.hbm_bytes)}, "
+        "the rest is the driver's and NCCL's",
     ]
     arch = found.job.architecture
     if arch.mamba is not None or arch.delta_net is not None:
-        notes.append("kinds of layers are taken to be evenly mixed among pipeline stages")
+        told.append("kinds of layers are taken to be evenly mixed among pipeline stages")
     if site.price_per_gpu_hour is not None:
-        notes.append(f"${site.price_per_gpu_hour:g} per GPU-hour: {site.price_source}")
-    notes.append(_fabric(found))
+        told.append(f"${site.price_per_gpu_hour:g} per GPU-hour: {site.price_source}")
+    told.append(_fabric(found))
     if by == "energy":
-        notes.append(
+        told.append(
             f"energy: {site.waiting_w:,.4g} W a GPU that waits (for stages, host, data or "
             f"checkpoints: assumed as while checkpointing), {site.busy_w:,.4g} W one that works, "
             "its share of the node in both; cooling left out"
         )
     if by == "cost":
-        notes.append(
+        told.append(
             "on one number of GPUs the fastest layout is the cheapest too: dollars are counted by "
             "GPU-hours; --gpus sets several against each other"
         )
-    return notes
+    return told

@@ -1,4 +1,5 @@
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -64,6 +65,14 @@ def test_what_a_restriction_costs_is_told() -> None:
     assert "Without --restrict: nothing is faster" in whole
 
 
+def test_what_a_restriction_costs_is_told_by_what_is_ranked_by() -> None:
+    asked = ("smollm3-3b", "--restrict", "zero=0,pp=1", "--by", "energy")
+    content = planned(*asked)
+    gain = content["best"]["kwh"] / content["without_restriction"]["kwh"] - 1
+    assert gain > 0
+    assert f"would be {gain:.1%} thriftier" in " ".join(smolplan("plan", *asked).stdout.split())
+
+
 def test_a_zero_bubble_schedule_goes_into_the_spec(tmp_path: Path) -> None:
     out = tmp_path / "planned.yaml"
     content = planned("smollm3-3b", "--restrict", "pp=4,vp=1", "--out", str(out))
@@ -97,6 +106,24 @@ def test_several_numbers_of_gpus_make_a_front_and_a_plot(tmp_path: Path) -> None
     assert front[64]["dollars"] < front[192]["dollars"]
     circles = ElementTree.fromstring(plot.read_text()).findall("{http://www.w3.org/2000/svg}circle")
     assert len(circles) == 4
+
+
+def test_a_page_shows_every_number_of_gpus_and_what_the_figures_rest_on(tmp_path: Path) -> None:
+    plot = tmp_path / "front.html"
+    content = planned("smollm3-3b", "--gpus", "64,128", "--plot", str(plot))
+    page = plot.read_text()
+    for one in content["searches"]:
+        tokens = f"{one['best'][0]['tokens_per_s_per_gpu']:,.0f}"
+        assert f"<td>{tokens}</td>" in page
+    assert "per GPU-hour" in page and "stack generic" in page
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is installed")
+def test_a_png_without_matplotlib_is_refused_before_the_search(tmp_path: Path) -> None:
+    plot = tmp_path / "front.png"
+    done = smolplan("plan", "smollm3-3b", "--gpus", "64,128", "--plot", str(plot))
+    assert done.returncode == 2 and not done.stdout
+    assert "pip install matplotlib" in done.stderr and not plot.exists()
 
 
 def test_cost_picks_few_gpus_and_time_picks_many() -> None:
@@ -176,6 +203,8 @@ def test_no_legal_layout_ends_with_the_closest_miss_and_code_2(tmp_path: Path) -
         (["smollm3-3b", "--price", "free"], "--price"),
         (["smollm3-3b", "--price", "0"], "no price"),
         (["smollm3-3b", "--plot", "x.svg"], "several numbers of GPUs"),
+        (["smollm3-3b", "--plot", "x.gif"], "End the name in .svg, .png, .html"),
+        (["smollm3-3b", "--plot", "x"], "End the name in .svg, .png, .html"),
         (["qwen3-30b-a3b", "--trainer"], "--trainer"),
         (["smollm3-3b", "--network", "400"], "Write 400GB/s"),
         (["smollm3-3b", "--network", "0x400Gb/s"], "adapters like 8x400Gb/s"),

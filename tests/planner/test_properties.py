@@ -198,7 +198,8 @@ def test_a_candidates_tokens_hours_dollars_and_energy_are_one_account(
     assert c.days * 86_400 >= c.step_s * steps  # waits for storage come on top
     hours = c.gpus * c.days * 24
     assert c.dollars == pytest.approx(hours * price)
-    assert hours * site.waiting_w / 1000 <= c.kwh <= hours * site.busy_w / 1000
+    watts = site.waiting_w + (site.busy_w - site.waiting_w) * c.utilisation
+    assert c.kwh == pytest.approx(hours * watts / 1000)
     flops = flops_per_token(asked.architecture, asked.seq_len) * c.tokens_per_s_per_gpu
     assert c.mfu == pytest.approx(flops / site.peak_flops)
     lines = memory_lines(asked.architecture, layout, asked.seq_len, state=asked.state)

@@ -1,10 +1,9 @@
-import math
 import subprocess
 import sys
 from dataclasses import fields, replace
 from typing import Any
-from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,20 +11,23 @@ from hypothesis import strategies as st
 from planner.layout_lines import differences, fullest_rank_lines, parts_of, run_lines, step_lines
 from planner.layouts import legal_layouts
 from planner.legality import layout_at
-from planner.memory import FP32_STATE
-from planner.plot import Point, scatter_svg, ticks
+from planner.memory import FP32_STATE, Layout
 from planner.restrict import parse_restrictions
 from planner.search import (
     Candidate,
     Found,
+    expected,
     machine_of,
     pareto_front,
     price_of,
     priced,
     search,
+    stack_of,
+    timed_layout,
 )
 from planner.site import Fabric, find_software, job_of, site_of
-from planner.step_time import StepTime
+from planner.step_shape import shape_of
+from planner.step_time import StepTime, step_time
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec, load_preset
 
@@ -169,6 +171,36 @@ def test_a_fabric_that_is_told_takes_the_catalogues_place(
     assert (machine.link_bytes_per_s, machine.network_bytes_per_s) == (links, network)
 
 
+@pytest.mark.parametrize("name", ["smollm3-3b", "qwen3-30b-a3b", "granite4-h-tiny"])
+def test_no_part_of_any_legal_layouts_step_is_negative_and_a_gpu_never_works_more_than_always(
+    name: str,
+) -> None:
+    spec = load_preset(name)
+    job = replace(job_of(spec, SITE, gpus=64), hbm_bytes=1e15)
+    every = expected(job, SITE, Layout(**legal_layouts(job).columns))
+    for part in (*fields(every.step), *fields(every.stalls)):
+        owner = every.step if hasattr(every.step, part.name) else every.stalls
+        # What hides behind a slot is the difference of two long times.
+        assert np.min(getattr(owner, part.name)) >= -1e-9 * np.max(every.total_s)
+    assert np.all((every.utilisation > 0) & (every.utilisation <= 1 + 1e-9))
+
+
+@pytest.mark.parametrize("name", ["smollm3-3b", "qwen3-30b-a3b", "nemotron-h-8b"])
+@pytest.mark.parametrize("factor", [1.3, 4.0])
+def test_a_faster_gpu_is_never_slower_in_any_legal_layout(name: str, factor: float) -> None:
+    spec = load_preset(name)
+    job = replace(job_of(spec, SITE, gpus=64), hbm_bytes=1e15)
+    layout = timed_layout(job, Layout(**legal_layouts(job).columns))
+    shape = shape_of(job.architecture, job.seq_len, job.step_tokens)
+    machine, stack = machine_of(job, SITE), stack_of(SITE)
+    peak = factor * machine.bf16_flops_per_s
+    faster = replace(machine, matmul_flops_per_s=peak, bf16_flops_per_s=peak)
+    before = step_time(shape, layout, machine, stack).total_s
+    after = step_time(shape, layout, faster, stack).total_s
+    assert np.size(before) > 1000
+    assert np.all(after <= before * (1 + 1e-9))
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     st.sampled_from([1, 2, 8, 32]),
@@ -256,6 +288,10 @@ def test_the_trainer_keeps_its_state_in_fp32() -> None:
     assert job.state == FP32_STATE and job.trainer
     best = search(job, SITE, steps=1).best
     assert best and all(one.layout.zero_stage >= 2 for one in best)
+    # It reduces gradients once a step, however many micro-batches there are.
+    several = Layout(data_parallel=64, zero_stage=2, gradient_accumulation=9)
+    own, other = (priced(replace(job, trainer=t), SITE, several) for t in (True, False))
+    assert own.data_parallel_s < other.data_parallel_s
 
 
 @pytest.mark.parametrize(
@@ -290,30 +326,6 @@ def test_parts_of_nodes_and_fp32_are_refused() -> None:
 def test_an_unknown_stack_is_refused_with_the_near_names() -> None:
     with pytest.raises(UserError, match="Did you mean nanotron"):
         find_software("nanotorn")
-
-
-@given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
-def test_ticks_enclose_the_values_with_few_round_numbers(low: float, span: float) -> None:
-    found = ticks(low, low + span)
-    assert len(found) >= 2 and len(found) <= 9
-    width = found[1] - found[0]
-    assert found[0] <= low + width * 1e-6 and found[-1] >= low + span - width * 1e-6
-
-
-def test_a_plot_is_well_formed_and_keeps_its_points_inside() -> None:
-    points = [Point(20.0, 9e5, "384 <&>"), Point(40.0, 8e5, "192", filled=False)]
-    text = scatter_svg(points, title='a "title" & more', x_label="days", y_label="$")
-    root = ElementTree.fromstring(text)
-    circles = root.findall("{http://www.w3.org/2000/svg}circle")
-    assert len(circles) == 2
-    assert all(0 < float(c.attrib["cx"]) < 720 and 0 < float(c.attrib["cy"]) < 440 for c in circles)
-    assert "prefers-color-scheme: dark" in text
-
-
-@pytest.mark.parametrize("points", [[], [Point(math.nan, 1.0, "")], [Point(1.0, math.inf, "")]])
-def test_a_plot_of_nothing_or_of_no_numbers_is_refused(points: list[Point]) -> None:
-    with pytest.raises(ValueError, match="finite"):
-        scatter_svg(points, title="", x_label="", y_label="")
 
 
 def test_the_planner_waits_with_numpy_until_a_search_begins() -> None:
