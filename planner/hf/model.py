@@ -44,6 +44,10 @@ NORM_EPS_1E5 = frozenset(
 """Model types whose norms have an epsilon of 1e-5 unless the config says so; the others 1e-6
 (the classes of transformers 5)."""
 
+INIT_STD = {"mamba2": 0.1, "nemotron": 0.0134, "starcoder2": 0.018042}
+"""Standard deviation of the first weights where the config names none: of these model types, and
+0.02 of the others (the classes of transformers 5)."""
+
 WITHOUT_ROPE = frozenset({"bloom", "gpt2", "mamba2", "mpt", "nemotron_h", "opt"})
 """Model types without a rotary embedding: learned positions, ALiBi, or none at all."""
 
@@ -98,6 +102,10 @@ def default_theta(model_type: str) -> float:
 
 def default_norm_eps(model_type: str) -> float:
     return 1e-5 if model_type in NORM_EPS_1E5 else 1e-6
+
+
+def default_init_std(model_type: str) -> float:
+    return INIT_STD.get(model_type, 0.02)
 
 
 def no_rope_every(config: Config) -> int:
@@ -157,6 +165,7 @@ def published_model(name: str) -> dict[str, Any]:
         "no_rope_every": no_rope_every(row.config),
         "rope_theta": _number(row.config, THETA_FIELDS, default_theta(kind)),
         "norm_eps": _number(row.config, NORM_EPS_FIELDS, default_norm_eps(kind)),
+        "init_std": _number(row.config, ("initializer_range",), default_init_std(kind)),
     }
     if "experts" in content:
         content["experts"]["balance"] = balance(row.config)

@@ -9,6 +9,7 @@ from planner.hf.model import (
     NORM_EPS_FIELDS,
     THETA_FIELDS,
     balance,
+    default_init_std,
     default_norm_eps,
     default_theta,
     model_fields,
@@ -74,7 +75,7 @@ def take_model(draft: Draft, architecture: Architecture, config: dict[str, Any])
         "model.init_std",
         positive,
         "initializer_range",
-        default=0.02,
+        default=default_init_std(kind),
         why=f"the default of {kind} in transformers",
     )
     for name in ("hidden_act", "hidden_activation", "mlp_hidden_act"):

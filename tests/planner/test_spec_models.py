@@ -4,12 +4,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.architecture import Architecture, architecture_of, shortest_pattern
 from planner.catalog import PublishedModel, models
-from planner.hf.model import model_fields
+from planner.hf.model import (
+    NORM_EPS_FIELDS,
+    WITHOUT_ROPE,
+    default_init_std,
+    default_norm_eps,
+    default_theta,
+    model_fields,
+)
 from planner.hf_config import FAMILIES, architecture_of_config
 from planner.params import active_parameter_count, parameter_count
 from smolplan.spec import ModelSpec
@@ -33,6 +41,19 @@ def test_a_spec_says_every_family_that_is_counted(family: str) -> None:
     assert architecture_of(model) == shape
     if model.experts is not None:
         assert model.expert_layers() == shape.moe_layers > 0
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_what_a_config_leaves_out_is_as_transformers_has_it(family: str) -> None:
+    own = transformers.AutoConfig.for_model(family, vocab_size=60_000)
+    if family not in WITHOUT_ROPE:
+        rope = own.rope_parameters
+        full = rope.get("full_attention", rope)
+        assert default_theta(family) == full["rope_theta"]
+    eps = [getattr(own, name) for name in NORM_EPS_FIELDS if hasattr(own, name)]
+    assert {default_norm_eps(family)} >= set(eps)
+    std = getattr(own, "initializer_range", None)
+    assert std is None or default_init_std(family) == std
 
 
 @given(st.text("AWMLawml", min_size=1, max_size=24))
