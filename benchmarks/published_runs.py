@@ -56,13 +56,18 @@ def fit_rows(rows: Sequence[Row]) -> list[FitRow]:
 
 
 def held_out(rows: Sequence[Row], fitting: Sequence[FitRow]) -> list[Comparison]:
-    """Every row that counts, predicted by constants that never saw its source with its model."""
-    folds = folds_of(row.workload.row for row in fitting)
-    parts = [[r for r in fitting if folds[unit_of(r.workload.row)] != k] for k in range(FOLDS)]
+    """Every row that counts, predicted by constants that never saw its source with its model; none
+    where there is but one source and model."""
+    folds = folds_of(r.workload.row for r in fitting)
+    parts = {
+        fold: [r for r in fitting if folds[unit_of(r.workload.row)] != fold]
+        for fold in {folds[unit_of(r.workload.row)] for r in fitting}
+    }
+    parts = {fold: part for fold, part in parts.items() if part}
     with ProcessPoolExecutor() as pool:
-        fits = list(pool.map(partial(fit, seed=SEED), parts))
+        fits = dict(zip(parts, pool.map(partial(fit, seed=SEED), parts.values()), strict=True))
     found = []
-    for fold, fitted in enumerate(fits):
+    for fold, fitted in fits.items():
         counted = [c for c in compare(rows, fitted) if c.skipped is None]
         found += [c for c in counted if folds[unit_of(c.row)] == fold]
     return sorted(found, key=lambda c: c.row.line)

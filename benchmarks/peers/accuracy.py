@@ -3,9 +3,9 @@ the package index and by smolplan on the same rows.
 
 Each peer predicts the rows that it can express: dense, bf16, no context parallel, its own GPUs. It
 does so at the share of the GPU's peak that it takes when told none, and at shares fitted the way
-smolplan's constants are: on the same rows, one for each software stack and GPU, and judged on the
-rows held out. Rows that a peer calls too large for memory, though they ran, are counted and left
-out."""
+smolplan's constants are: one for each software stack and GPU, each fifth of the pairs of source and
+model judged by what was fitted on the rest. Rows that a peer calls too large for memory, though
+they ran, are counted and left out."""
 
 import argparse
 import sys
@@ -29,7 +29,8 @@ from benchmarks.peers.environment import (
     python_of,
 )
 from benchmarks.peers.questions import Answer, Run, ask
-from benchmarks.split import is_fitted
+from benchmarks.published_runs import fit_rows, held_out
+from benchmarks.split import FOLDS, folds_of, unit_of
 from planner.predict.report import Comparison, compare, quantile
 from planner.predict.rows import read_rows
 from planner.predict.workload import Workload, workload_of
@@ -52,6 +53,10 @@ class Question:
 
     run: Run
     ours: Comparison
+    """By the catalogue's constants."""
+    held_out: Comparison | None
+    """By constants that never saw the row's source with its model; None without other rows."""
+    fold: int
     measured_s: float
     """Of a step."""
 
@@ -72,13 +77,15 @@ def whole(value: float) -> int | None:
 def run_of(w: Workload) -> Run | str:
     """What peers are told, or why they cannot be told it."""
     shape, layout = w.shape, w.layout
-    if shape["experts"] > 1:
+    if shape["moe_share"] > 0:
         return "experts"
+    if shape["mixer_share"] > 0:
+        return "recurrent layers"
     if w.machine["number_format"] != BF16:
         return "a format below 16 bits"
     if layout["cp"] > 1:
         return "context parallel"
-    if shape["query_width"] != shape["hidden"]:
+    if not shape["score_width"] == shape["attention_out"] == shape["hidden"]:
         return "heads whose width is not hidden/heads"
     dp = layout["gpus"] / (layout["tp"] * layout["pp"])
     sequences = shape["tokens_per_step"] / shape["seq_len"] / dp
@@ -91,10 +98,10 @@ def run_of(w: Workload) -> Run | str:
     if gpus % per_node:
         return "no whole nodes"
     matrices = shape["hidden"] * (
-        2.0 * (shape["query_width"] + shape["kv_width"]) + shape["ffn_matrices"] * shape["ffn"]
+        shape["attention_in"] + shape["attention_out"] + shape["ffn_matrices"] * shape["ffn"]
     )
     computed = shape["layers"] * matrices + 2.0 * shape["vocab"] * shape["hidden"]
-    kv_heads = shape["kv_width"] / shape["query_width"] * shape["heads"]
+    kv_heads = shape["kv_width"] / shape["hidden"] * shape["heads"]
     recompute = "selective" if layout["attention_recompute"] else "none"
     return Run(
         layers=int(shape["layers"]),
@@ -120,9 +127,13 @@ def run_of(w: Workload) -> Run | str:
     )
 
 
-def questions(comparisons: Sequence[Comparison]) -> tuple[list[Question], Counter[str]]:
+def questions(
+    comparisons: Sequence[Comparison], held: Sequence[Comparison]
+) -> tuple[list[Question], Counter[str]]:
     """Rows that count in our own figures and that can be put to peers; why the others cannot."""
     asked, left_out = [], Counter[str]()
+    by_line = {c.row.line: c for c in held}
+    folds = folds_of(c.row for c in comparisons if c.skipped is None)
     for c in comparisons:
         if c.skipped is not None or c.measured_tflops is None:
             continue
@@ -132,7 +143,9 @@ def questions(comparisons: Sequence[Comparison]) -> tuple[list[Question], Counte
             left_out[run] += 1
             continue
         rate = c.measured_tflops * 1e12 / w.flops_per_token
-        asked.append(Question(run, c, w.shape["tokens_per_step"] / (run.gpus * rate)))
+        step_s = w.shape["tokens_per_step"] / (run.gpus * rate)
+        held_one, fold = by_line.get(c.row.line), folds[unit_of(c.row)]
+        asked.append(Question(run, c, held_one, fold, step_s))
     return asked, left_out
 
 
@@ -143,15 +156,15 @@ def interpolated_s(times_s: Sequence[float], share: float) -> float:
 
 
 def fitted_shares(
-    asked: Sequence[Question], times_s: Sequence[Sequence[float]]
+    asked: Sequence[Question], times_s: Sequence[Sequence[float]], fold: int
 ) -> dict[tuple[str, str], float]:
-    """The share of the peak by stack and GPU that gives the least median error on the fit's rows.
-    Under "" for all stacks, or all GPUs: the least mean of their groups' medians; all stacks
-    without the sweep. All as smolplan's constants are fitted (benchmarks/fit_stacks.py)."""
+    """The share of the peak by stack and GPU that gives the least median error on the rows of all
+    other folds. Under "" for all stacks, or all GPUs: the least mean of their groups' medians; all
+    stacks without the sweep. All as smolplan's constants are fitted (benchmarks/fit_stacks.py)."""
     groups: dict[tuple[str, str], dict[tuple[str, str], list[int]]]
     groups = defaultdict(lambda: defaultdict(list))
     for index, question in enumerate(asked):
-        if is_fitted(question.ours.row):
+        if question.fold != fold:
             stack, gpu = question.group
             ways = [(stack, gpu), (stack, "")]
             if not question.ours.is_sweep:
@@ -205,22 +218,23 @@ def table(peer: Peer, asked: Sequence[Question], answer: Answer) -> str:
     head = [f"{peer.name} {answer.version}", "rows", "median", "90 %", "bias"]
     rows: list[list[str]] = []
     chosen = [question for question, _, _ in kept]
-    shares = fitted_shares(chosen, [times for _, _, times in kept])
+    times_s = [times for _, _, times in kept]
+    shares = [fitted_shares(chosen, times_s, fold) for fold in range(FOLDS)]
     for is_sweep, part in ((False, "all but the sweep"), (True, "the nanotron sweep")):
         of_part = [one for one in kept if one[0].ours.is_sweep == is_sweep]
-        held_out = [
+        held = [
             (q, interpolated_s(times, share))
             for q, _, times in of_part
-            if not is_fitted(q.ours.row) and (share := share_for(shares, q.group)) is not None
+            if (share := share_for(shares[q.fold], q.group)) is not None
         ]
         if of_part:
             rows.append(line(f"{part}: as it comes", [q.error(s) for q, s, _ in of_part]))
             ours = [q.ours.error for q, _, _ in of_part if q.ours.error is not None]
             rows.append(line(f"{part}: smolplan", ours))
-        if held_out:
-            fitted = [q.error(seconds) for q, seconds in held_out]
+        if held:
+            fitted = [q.error(seconds) for q, seconds in held]
             rows.append(line(f"{part}, held out: shares fitted", fitted))
-            ours = [q.ours.error for q, _ in held_out if q.ours.error is not None]
+            ours = [q.held_out.error for q, _ in held if q.held_out and q.held_out.error]
             rows.append(line(f"{part}, held out: smolplan", ours))
     notes = [
         f"{len(asked):,} rows asked; {unfit:,} called too large for memory, though they ran, and "
@@ -233,8 +247,9 @@ def table(peer: Peer, asked: Sequence[Question], answer: Answer) -> str:
 
 def report(path: Path, peers: Sequence[Peer], python: Path | None) -> tuple[str, list[str]]:
     """The report as Markdown, and what was missing of it. Raises SmolplanError."""
-    comparisons = compare(read_rows(path))
-    asked, left_out = questions(comparisons)
+    rows = read_rows(path)
+    tell(f"holding out a fifth, {FOLDS} times: minutes")
+    asked, left_out = questions(compare(rows), held_out(rows, fit_rows(rows)))
     reasons = ", ".join(f"{count:,} {why}" for why, count in left_out.most_common())
     parts = [
         f"{datetime.now(UTC):%Y-%m-%d}, {path.name}: {len(asked):,} rows of those that count in "
