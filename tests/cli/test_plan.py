@@ -59,7 +59,8 @@ def test_what_a_restriction_costs_is_told() -> None:
     assert then["without_restriction"]["step_s"] == free["best"]["step_s"]
     assert free["without_restriction"] is None
     gain = then["best"]["step_s"] / free["best"]["step_s"] - 1
-    text = " ".join(smolplan("plan", "smollm3-3b", "--restrict", "zero=0").stdout.split())
+    asked = ("plan", "smollm3-3b", "--restrict", "zero=0,schedule=1f1b")
+    text = " ".join(smolplan(*asked).stdout.split())
     assert f"would be {gain:.1%} faster" in text
     whole = smolplan("plan", "smollm3-3b", "--restrict", "dp>=1").stdout
     assert "Without --restrict: nothing is faster" in whole

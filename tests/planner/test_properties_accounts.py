@@ -113,7 +113,8 @@ def test_with_the_best_interval_anew_more_failures_or_slower_steps_never_help(
     for worse in (run_of(mttf_s=mttf), run_of(mttf_s=mttf * factor, spans=slower)):
         assert expect(worse).goodput <= expect(before).goodput * SLACK
         assert deadline_probability(worse, MONTH_S) <= met + 1e-9
-        assert finished_within_s(worse, 0.9) >= finished_within_s(before, 0.9) / SLACK
+        # The interval is the best for the mean, not for this quantile.
+        assert finished_within_s(worse, 0.9) >= finished_within_s(before, 0.9) / 1.001
 
 
 @settings(deadline=None, max_examples=60)
