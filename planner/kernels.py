@@ -28,6 +28,15 @@ def longer(a_s: Values, b_s: Values) -> Values:
     return fourth**0.25
 
 
+def held_up(work_s: Values, queue_s: Values) -> Values:
+    """Time of work that is issued one by one, where issuing takes `queue_s`: the longer of the two,
+    (a⁸ + b⁸)^(1/8), sharper than `longer` since what is queued hides nearly all of the shorter. The
+    exponent is assumed."""
+    work, queue = work_s * work_s, queue_s * queue_s
+    work, queue = work * work, queue * queue
+    return (work * work + queue * queue) ** 0.125
+
+
 def either(condition: Any, yes: Values, no: Values) -> Values:
     """`yes` where the condition holds, else `no`; both must be finite."""
     chosen: Values = condition * yes + (1.0 - condition) * no

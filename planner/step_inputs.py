@@ -131,6 +131,8 @@ class Stack:
     """Per rank and tensor-parallel collective that leaves the domain."""
     pipelined_latency_s: Values
     """The same of any tensor-parallel collective where a pipeline sends over the network."""
+    send_latency_s: Values
+    """Of one send between pipeline stages whose tensor-parallel groups span over two domains."""
     link_share: Values
     """Of the fast links' bandwidth that tensor-parallel collectives get."""
     network_share: Values

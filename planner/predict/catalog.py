@@ -39,6 +39,7 @@ class Constants:
     host_s: float
     collective_latency_s: float
     pipelined_latency_s: float
+    send_latency_s: float
     link_share: float
     network_share: float
     tensor_exposed: float

@@ -63,5 +63,14 @@ def pipeline_waits_s(
     sends_s = either(vp > 1.0, 0.0, sends_s)
     filled_s = 2.0 * layout.zero_bubble * late_s * shape.layers / layout.pp
     bubble_s = (layout.pp - 1.0) / vp * either(filled_s < slot_s, slot_s - filled_s, 0.0)
-    waits_s = bubble_s + micro_batches(shape, layout) * (slot_s - mean_slot_s + sends_s)
+    count = micro_batches(shape, layout)
+    waits_s = bubble_s + count * (slot_s - mean_slot_s + sends_s)
+    waits_s = waits_s + (count + (layout.pp - 1.0) / vp) * send_latency_s(layout, machine, stack)
     return either(several, waits_s, 0.0)
+
+
+def send_latency_s(layout: Layout, machine: Machine, stack: Stack) -> Values:
+    """Of a micro-batch's sends between stages whose tensor-parallel groups span more than two
+    domains; others' is hidden. A stage sends and receives both ways, the first and last one way."""
+    sends = either(layout.pp > 2.0, 4.0, 2.0)
+    return either(layout.tp > 2.0 * machine.gpus_per_domain, sends * stack.send_latency_s, 0.0)

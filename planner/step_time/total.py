@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from planner.kernels import Values, longer
+from planner.kernels import Values, held_up
 from planner.step_inputs import Layout, Machine, Shape, Stack
 from planner.step_time.data_parallel import data_parallel_s, optimizer_s, rank_parameters
 from planner.step_time.layer import head_s, layer_compute_s
@@ -69,9 +69,9 @@ def layer_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> 
     passes = 2.0 + layout.full_recompute
     ready = LayerTime(compute_s, late_s, *traffic, waited_s=0.0, passes=passes)
     queued_s = queue_s(layout, machine, stack)
-    waited_s = longer(ready.total_s, queued_s) - ready.total_s
+    waited_s = held_up(ready.total_s, queued_s) - ready.total_s
     # A third of what is launched is for weights' gradients (assumed).
-    return replace(ready, waited_s=waited_s, late_s=longer(late_s, queued_s / 3.0))
+    return replace(ready, waited_s=waited_s, late_s=held_up(late_s, queued_s / 3.0))
 
 
 def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> StepTime:
@@ -83,7 +83,7 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
     # Both gather or reduce-scatter activations once forward and once backward: four in all, like
     # one layer's forward.
     loss_s = head_s(shape, layout, machine, stack) + layer.tensor_s
-    loss_s = longer(loss_s, 2.0 * queue_s(layout, machine, stack))
+    loss_s = held_up(loss_s, 2.0 * queue_s(layout, machine, stack))
     slot_s = slowest_stage_s(shape, layout, stack, layer.total_s, loss_s)
     stage_layers = shape.layers / layout.pp
     mean_slot_s = stage_layers * layer.total_s + loss_s / layout.pp

@@ -1,7 +1,7 @@
 """What the ranks that share a layer send each other."""
 
 from planner.comms import all_to_all_s, gather_s, link_bytes_per_s, way_out_slowdown
-from planner.kernels import Values, either, longer
+from planner.kernels import Values, either
 from planner.step_inputs import Layout, Machine, Shape, Stack
 from planner.step_time.layer import rank_tokens
 
@@ -65,10 +65,10 @@ def layer_traffic_s(
 
 def queue_s(layout: Layout, machine: Machine, stack: Stack) -> Values:
     """Least time in which one layer's forward and backward of a micro-batch can be issued: the
-    host's launches, or the latency of its collectives that these do not hide."""
+    host's launches and the latency of its collectives, one after the other."""
     over_network = (layout.pp > 1.0) * (layout.gpus > machine.gpus_per_domain) > 0
     latency_s = either(over_network, stack.pipelined_latency_s, 0.0)
     latency_s += either(layout.tp > machine.gpus_per_domain, stack.collective_latency_s, 0.0)
-    # Four collectives a pass, a step of the ring each rank; what the host has queued hides them.
+    # Four collectives a pass, a step of the ring each rank.
     passes = 2.0 + layout.full_recompute
-    return longer(stack.host_s, latency_s * layout.tp * 4.0 * passes)
+    return stack.host_s + latency_s * layout.tp * 4.0 * passes

@@ -47,6 +47,7 @@ STACK = Stack(
     host_s=1e-3,
     collective_latency_s=2e-6,
     pipelined_latency_s=2e-6,
+    send_latency_s=1e-4,
     link_share=0.75,
     network_share=0.7,
     tensor_exposed=0.8,
