@@ -32,10 +32,13 @@ def test_estimate_answers_machines_in_json() -> None:
     ("arguments", "said"),
     [
         (["--params", "0", "--tokens", "1T", "--deadline", "4w"], "more than zero"),
-        (["--params", "-3B", "--tokens", "1T", "--deadline", "4w"], "more than zero"),
+        (["--params", "-3B", "--tokens", "1T", "--deadline", "4w"], "zero. Give a number above"),
         (["--params", "nan", "--tokens", "1T", "--deadline", "4w"], "--params"),
         (["--params", "3B", "--tokens", "1T", "--deadline", "2020-01-01"], "in the past"),
-        (["--params", "3B", "--tokens", "1T", "--deadline", "2026-02-31"], "not a date"),
+        (
+            ["--params", "3B", "--tokens", "1T", "--deadline", "2026-02-31"],
+            "calendar. Write it like",
+        ),
         ([*QUESTION[1:], "--gpu", "h10"], "Did you mean h100"),
         ([*QUESTION[1:], "--mfu", "130%"], "--mfu"),
         ([*QUESTION[1:], "--mfu", "nan"], "--mfu"),
