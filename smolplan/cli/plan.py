@@ -84,6 +84,7 @@ def plan(
     from planner.search import best_of, candidate_of, search, without
     from planner.site import job_of, site_of, spec_layout
     from smolplan.cli import plan_options as asked
+    from smolplan.cli.options import check_file, write_file
     from smolplan.errors import UserError
     from smolplan.spec import load_spec
 
@@ -92,8 +93,8 @@ def plan(
         from smolplan.cli.plan_front import check_plot
 
         check_plot(plot)
-    for path in (out, plot):
-        asked.check_free(path, force)
+    for option, path in (("--out", out), ("--plot", plot)):
+        check_file(option, path, force=force)
     loaded = load_spec(spec)
     site = site_of(
         loaded,
@@ -161,6 +162,7 @@ def plan(
         from smolplan.cli.plan_front import front_file
         from smolplan.cli.plan_view import notes
 
-        asked.write(plot, front_file(found, loaded.name, plot, notes(won, order)))
+        picture = front_file(found, loaded.name, plot, notes(won, order))
+        write_file("--plot", plot, picture, force=force)
     if out is not None:
-        asked.write(out, asked.spec_with(loaded, best).encode())
+        write_file("--out", out, asked.spec_with(loaded, best).encode(), force=force)
