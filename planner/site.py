@@ -14,10 +14,8 @@ from planner.memory import (
     GENERIC,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
-    Layout,
     StateBytes,
     find_conventions,
-    layout_of,
 )
 from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
 from planner.restrict import TRAINER, Restriction
@@ -211,16 +209,6 @@ def site_of(
         fabric=fabric,
         storage=storage,
         gpus_per_node=spec.cluster.gpus_per_node,
-    )
-
-
-def spec_layout(spec: "RunSpec") -> Layout:
-    """The layout that stands in the spec."""
-    parallel = spec.parallel
-    return replace(
-        layout_of(spec),
-        schedule=parallel.pipeline_schedule,
-        shard_group=parallel.shard_group,
     )
 
 

@@ -80,9 +80,10 @@ def plan(
 
     from launcher.store import state_folder
     from planner import calibration
+    from planner.memory import layout_of
     from planner.restrict import parse_restrictions
     from planner.search import best_of, candidate_of, search, without
-    from planner.site import job_of, site_of, spec_layout
+    from planner.site import job_of, site_of
     from smolplan.cli import plan_options as asked
     from smolplan.cli.options import check_file, write_file
     from smolplan.errors import UserError
@@ -135,7 +136,7 @@ def plan(
     found = [search(job, site, steps=loaded.steps, top=top, by=order) for job in jobs]
     took_s = perf_counter() - began
     own_job = job_of(loaded, site, trainer=trainer and not loaded.unsupported_by_trainer())
-    own = candidate_of(own_job, site, loaded.steps, spec_layout(loaded))
+    own = candidate_of(own_job, site, loaded.steps, layout_of(loaded))
     best = best_of(found, order)
     won = next((one for one in found if one.best and one.best[0] is best), found[0])
     free = without(terms, won, order) if terms else None
