@@ -107,6 +107,13 @@ def measured_of(stored: calibration.Calibration, accelerator: Accelerator) -> Me
             where="--stack",
             remedy=f"Run smolplan calibrate on a machine with {accelerator.name} GPUs.",
         )
+    if stored.slice_of_gpu:
+        raise UserError(
+            f"the stored calibration is of {stored.machine}, a part of a GPU, which prices no "
+            f"whole one",
+            where="--stack",
+            remedy=f"Run smolplan calibrate on a whole {accelerator.name}.",
+        )
     there = find_accelerator(stored.machine)
     if there is None or there.name != accelerator.name:
         raise UserError(
