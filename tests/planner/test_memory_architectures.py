@@ -209,7 +209,7 @@ def test_a_longer_sequence_never_needs_less(
 def test_one_rank_holds_every_parameter_of_a_published_model(name: str) -> None:
     arch, _ = models()[name].architecture()
     # Where layers differ, matrices and each kind of vector are means over them, rounded up.
-    alike = arch.moe is arch.mamba is arch.delta_net is None
+    alike = not (arch.moe or arch.mamba or arch.delta_net)
     kinds = 1 + len(vector_counts(arch))
     beyond = rank_parameters(arch, Layout()) - parameter_count(arch)
     assert 0 <= beyond <= (0 if alike else kinds * (arch.layers - 1))
