@@ -188,6 +188,17 @@ def test_a_refused_launch_leaves_no_folder(store: Store, tmp_path: Path) -> None
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("command", ["launch", "preflight", "demo"])
+def test_a_folder_of_runs_that_cannot_be_is_refused(
+    store: Store, tmp_path: Path, command: str
+) -> None:
+    spec = [] if command == "demo" else ["tiny-cpu"]
+    done = smolplan(command, *spec, "--runs-dir", str(tmp_path / ("x" * 300)))
+    assert done.returncode == 2
+    assert "is no folder: File name too long. Name a writable folder" in done.stderr
+    assert not list(tmp_path.glob("x*"))
+
+
 @pytest.mark.parametrize("command", ["launch", "status"])
 def test_watching_and_json_exclude_each_other(store: Store, command: str) -> None:
     done = smolplan(command, "tiny-cpu", "--watch", "--json")
