@@ -27,10 +27,16 @@ def runs_folder(spec: RunSpec, given: Path | None = None) -> Path:
     UserError."""
     folder = given or spec.launch.runs_dir or Path("runs")
     try:
-        return folder.expanduser().resolve()
+        found = folder.expanduser().resolve()
+        found.exists()  # raises where no such name can be, as where it is too long
+        return found
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or "it begins with the home of an unknown user"
-        raise UserError(f"{str(folder)[:200]} is no folder: {reason}", where="--runs-dir") from None
+        raise UserError(
+            f"{str(folder)[:200]} is no folder: {reason}",
+            where="--runs-dir",
+            remedy="Name a writable folder by --runs-dir or launch.runs_dir.",
+        ) from None
 
 
 def check(spec: RunSpec) -> None:

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+BLOCK_ROWS = 16_384
+"""128 KiB a column."""
+
+
 @dataclass(frozen=True)
 class Rejection:
     """How many layouts a rule, the first that they break, takes out."""
@@ -166,6 +170,19 @@ def _degrees(job: Job) -> Columns:
     return sieve.columns
 
 
+def _memory_bytes(job: Job, columns: Columns) -> "NDArray[np.float64]":
+    """Of every row, in blocks whose arrays stay in the processor's cache."""
+    import numpy as np
+
+    rows = len(columns["recompute"])
+    need = np.empty(rows)
+    for start in range(0, rows, BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        layout = Layout(**{name: column[block] for name, column in columns.items()})
+        need[block] = job_memory_bytes(job, layout)
+    return need
+
+
 def legal_layouts(job: Job) -> Legal:
     """Enumerate and sift. Fields are crossed in by and by, and each rule is applied as soon as its
     fields are there; a row that falls early counts for all the layouts that it stands for."""
@@ -196,14 +213,15 @@ def legal_layouts(job: Job) -> Legal:
     sieve.columns["schedule"] = np.where(interleaved, INTERLEAVED, sieve.columns["schedule"])
     sieve.restrict("schedule")
 
-    sieve.cross("recompute", recompute)
     sieve.cross("zero_stage", zero)
-    sieve.restrict("recompute", "zero_stage")
+    sieve.restrict("zero_stage")
     sieve.apply(STATE_RULES)
     sieve.cross_by("shard_group", groups, GROUP_RULE)
     sieve.restrict("shard_group")
-    need = job_memory_bytes(job, Layout(**sieve.columns))
-    sieve.columns["memory_bytes"] = np.broadcast_to(np.asarray(need), sieve.rows)
+    # Last, since no rule but that of memory asks for it.
+    sieve.cross("recompute", recompute)
+    sieve.restrict("recompute")
+    sieve.columns["memory_bytes"] = _memory_bytes(job, sieve.columns)
     sieve.apply((MEMORY_RULE,))
     needed = sieve.columns.pop("memory_bytes")
     rejections = tuple(

@@ -14,10 +14,8 @@ from planner.memory import (
     GENERIC,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
-    Layout,
     StateBytes,
     find_conventions,
-    layout_of,
 )
 from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
 from planner.restrict import TRAINER, Restriction
@@ -108,6 +106,13 @@ def measured_of(stored: calibration.Calibration, accelerator: Accelerator) -> Me
             f"the stored calibration is of a CPU ({stored.machine}), which prices no GPU",
             where="--stack",
             remedy=f"Run smolplan calibrate on a machine with {accelerator.name} GPUs.",
+        )
+    if stored.slice_of_gpu:
+        raise UserError(
+            f"the stored calibration is of {stored.machine}, a part of a GPU, which prices no "
+            f"whole one",
+            where="--stack",
+            remedy=f"Run smolplan calibrate on a whole {accelerator.name}.",
         )
     there = find_accelerator(stored.machine)
     if there is None or there.name != accelerator.name:
@@ -211,16 +216,6 @@ def site_of(
         fabric=fabric,
         storage=storage,
         gpus_per_node=spec.cluster.gpus_per_node,
-    )
-
-
-def spec_layout(spec: "RunSpec") -> Layout:
-    """The layout that stands in the spec."""
-    parallel = spec.parallel
-    return replace(
-        layout_of(spec),
-        schedule=parallel.pipeline_schedule,
-        shard_group=parallel.shard_group,
     )
 
 

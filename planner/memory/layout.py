@@ -86,6 +86,7 @@ class Layout:
 
 
 def layout_of(spec: "RunSpec") -> Layout:
+    """The layout that stands in the spec."""
     parallel = spec.parallel
     return Layout(
         data_parallel=parallel.data_parallel,
@@ -98,4 +99,6 @@ def layout_of(spec: "RunSpec") -> Layout:
         micro_batch_size=parallel.micro_batch_size,
         gradient_accumulation=spec.gradient_accumulation,
         recompute=parallel.recompute,
+        schedule=parallel.pipeline_schedule,
+        shard_group=parallel.shard_group,
     )

@@ -83,8 +83,9 @@ def accelerators() -> tuple[Accelerator, ...]:
 
 
 def find_accelerator(name: str) -> Accelerator | None:
-    """The first row whose pattern a published name holds; None for none, and for a mixture."""
-    if "+" in name:
+    """The first row whose pattern a published name holds; None for none, for a mixture, and for a
+    slice of a GPU, "NVIDIA A100-SXM4-40GB MIG 3g.20gb", whose rates are no whole one's."""
+    if "+" in name or re.search(r"\bMIG\b", name):
         return None
     return next((a for a in accelerators() if re.search(a.matches, name, re.I)), None)
 

@@ -120,13 +120,15 @@ def gpus_for_deadline(
         except UserError:  # it never ends
             return 0.0
 
-    if gpu_s / deadline_s > MOST_GPUS:
+    least = gpu_s / deadline_s
+    if not least <= MOST_GPUS:
+        amount = f"{least:.3g}" if math.isfinite(least) else f"over {MOST_GPUS:,.0f}"
         raise UserError(
-            f"that takes {gpu_s / deadline_s:.3g} GPUs before any failure, more than there are",
+            f"that takes {amount} GPUs before any failure, more than there are",
             where="--deadline",
-            remedy="Give a later one, or check --gpu-hours.",
+            remedy="Give a later one, or check --gpu-hours and --scaling.",
         )
-    low = max(0, math.ceil(gpu_s / deadline_s / node_size - 1e-9) - 1)
+    low = max(0, math.ceil(least / node_size - 1e-9) - 1)
     step, high = 1, low + 1
     while not (speed(high) > 0 and enough(high)):
         if speed(high + step) <= speed(high):

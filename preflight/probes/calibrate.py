@@ -40,7 +40,7 @@ class Sizes:
 
 
 GPU = Sizes(
-    squares=(1024, 2048, 4096, 8192, 16384),
+    squares=(2048, 4096, 8192, 16384),  # one of 1,024 ends before the next is launched
     shaped=((2048, 6144, 4096), (8192, 6144, 4096), (8192, 28672, 4096), (8192, 4096, 14336)),
     heads=32,
     seq_lens=(1024, 2048, 4096, 8192),
@@ -58,7 +58,7 @@ CPU = Sizes(
     size_s=1.0,
 )
 QUICK_GPU = Sizes(
-    squares=(1024, 4096, 8192),
+    squares=(2048, 4096, 8192),
     shaped=((8192, 6144, 4096),),
     heads=32,
     seq_lens=(2048, 4096),
@@ -76,6 +76,8 @@ QUICK_CPU = Sizes(
     size_s=0.2,
 )
 HEAD_DIM = 128
+WARM_UP_S = 1.0
+"""Of products on a GPU before anything is timed: an idle one clocks down. Assumed."""
 REPEATS = 9
 BATCH_S = 2e-3
 """Calls are timed together for so long, so that launching one is hidden behind another."""
@@ -112,20 +114,43 @@ def median_s(call: Callable[[], Any], kind: str, size_s: float) -> float:
     return sorted(times)[len(times) // 2]
 
 
+def warm_up(kind: str) -> None:
+    """Have an idle GPU clock up."""
+    if kind != "cuda":
+        return
+    say(doing="warming up")
+    a = torch.ones(4096, 4096, device=kind)
+    until = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < until:
+        torch.mm(a, a)
+        torch.cuda.synchronize()
+
+
+def has_bf16(kind: str) -> bool:
+    """Whether bfloat16 is multiplied in hardware: emulated, its times say nothing."""
+    return kind != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def matmuls(kind: str, of: Sizes, deadline: float) -> Iterator[dict[str, Any]]:
     """A precision whose last size took longer than `size_s` a product is taken no further."""
     shapes = sorted(
         (*((n, n, n) for n in of.squares), *of.shaped), key=lambda s: s[0] * s[1] * s[2]
     )
-    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+    precisions = [("bf16", torch.bfloat16)] if has_bf16(kind) else []
+    for precision, dtype in (*precisions, ("fp32", torch.float32)):
         for m, n, k in shapes:
             if time.perf_counter() > deadline:
                 return
             say(doing=f"{precision} product of {m} × {k} and {k} × {n}")
-            a = torch.randn(m, k, device=kind, dtype=dtype)
-            b = torch.randn(k, n, device=kind, dtype=dtype)
-            out = torch.empty(m, n, device=kind, dtype=dtype)
-            seconds = median_s(partial(torch.mm, a, b, out=out), kind, of.size_s)
+            try:
+                a = torch.randn(m, k, device=kind, dtype=dtype)
+                b = torch.randn(k, n, device=kind, dtype=dtype)
+                out = torch.empty(m, n, device=kind, dtype=dtype)
+                seconds = median_s(partial(torch.mm, a, b, out=out), kind, of.size_s)
+            except torch.OutOfMemoryError:
+                if (m, n, k) == shapes[0]:
+                    raise
+                break  # the sizes before it are enough
             yield {"precision": precision, "m": m, "n": n, "k": k, "seconds": seconds}
             if seconds > of.size_s:
                 break
@@ -133,6 +158,8 @@ def matmuls(kind: str, of: Sizes, deadline: float) -> Iterator[dict[str, Any]]:
 
 def attentions(kind: str, of: Sizes, deadline: float) -> Iterator[dict[str, Any]]:
     attend = torch.nn.functional.scaled_dot_product_attention
+    if not has_bf16(kind):
+        return
     for seq_len in of.seq_lens:
         if time.perf_counter() > deadline:
             return
@@ -215,12 +242,12 @@ def rank(out: Path, kind: str, quick: bool) -> None:
 
 def measured_collectives(ranks: int, kind: str, folder: Path, quick: bool) -> list[dict[str, Any]]:
     """Over ranks of this machine; none from one rank. Raises SystemExit if a rank fails."""
+    if ranks < 2:
+        return []
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 
     from launcher.agent import run_ranks
 
-    if ranks < 2:
-        return []
     say(doing=f"collectives among {ranks} ranks")
     out = folder / "collectives.json"
     program = ["-P", "-m", "preflight.probes.calibrate", "rank", str(out), kind]
@@ -254,11 +281,17 @@ def main() -> None:
     seconds, folder, quick = float(sys.argv[1]), Path(sys.argv[2]), "quick" in sys.argv[3:]
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     of, deadline = sizes(kind, quick), time.perf_counter() + seconds
+    warm_up(kind)
     memory = list(streams(kind, of, deadline))
     # Attention before products: those take what is left.
     attention = list(attentions(kind, of, deadline))
     matmul = list(matmuls(kind, of, deadline))
-    ranks = torch.cuda.device_count() if kind == "cuda" else 2
+    ranks = 2
+    if kind == "cuda":
+        torch.cuda.empty_cache()  # the ranks need the memory
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        # Links between GPUs of several kinds are those of none.
+        ranks = len(names) if len(set(names)) == 1 else 1
     say(
         measured={
             "device": kind,

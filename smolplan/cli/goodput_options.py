@@ -14,6 +14,7 @@ PLAYBOOK = "Smol Training Playbook: WekaFS, 4.2 GiB/s"
 PLAYBOOK_BYTES_PER_S = 4.2 * 2**30
 
 LOCAL_EXAMPLE = "Give --local-every: 1min, or best."
+LOST_EXAMPLE = "Write 2%, or 0 if no failure loses them."
 
 
 def from_preset(name: str | None) -> tuple[float | None, int | None]:
@@ -62,7 +63,8 @@ def local_copies(every: str | None, lost: str | None, fleet: "Fleet") -> "LocalS
         source = f"{ASSUMED}: {fleet.name}'s failures that take a node, with no copy on another"
         return LocalSettings(every_s, fleet.node_share, source)
     none = lost.strip().removesuffix("%") in ("0", "0.0")
-    return LocalSettings(every_s, 0.0 if none else share("--local-lost", lost), GIVEN)
+    part = 0.0 if none else share("--local-lost", lost, remedy=LOST_EXAMPLE)
+    return LocalSettings(every_s, part, GIVEN)
 
 
 def spans(

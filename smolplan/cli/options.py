@@ -1,7 +1,9 @@
 """What people write after an option, as a number, or else a UserError that names the option."""
 
 import math
+import os
 import re
+import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, overload
 
@@ -10,6 +12,7 @@ from smolplan.units import parse_count, parse_duration_s
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
 
 def number(where: str, text: str, parse: Callable[[str], float]) -> float:
@@ -30,7 +33,9 @@ def positive(where: str, text: str | None, parse: Callable[[str], float]) -> flo
         return None
     value = number(where, text, parse)
     if value <= 0:
-        raise UserError(f"{text} is not more than zero", where=where)
+        raise UserError(
+            f"{text} is not more than zero", where=where, remedy="Give a number above zero."
+        )
     return value
 
 
@@ -48,7 +53,7 @@ def parse_share(text: str) -> float:
     return float(given.removesuffix("%")) / (100 if given.endswith("%") else 1)
 
 
-def share(where: str, text: str) -> float:
+def share(where: str, text: str, *, remedy: str = "Write 95%.") -> float:
     """Above 0 and at most 1, written 0.95 or 95%."""
     try:
         value = parse_share(text)
@@ -56,7 +61,7 @@ def share(where: str, text: str) -> float:
         value = math.nan
     if not 0 < value <= 1:  # refuses NaN too
         raise UserError(
-            f"{text!r} is not a share above 0 and at most 100%", where=where, remedy="Write 95%."
+            f"{text!r} is not a share above 0 and at most 100%", where=where, remedy=remedy
         )
     return value
 
@@ -70,7 +75,11 @@ def span_s(where: str, text: str, *, zero: bool = False) -> float:
     """Seconds of a span, which must have a unit; 0 only if `zero`."""
     value = number(where, text, parse_duration_s)
     if value < 0 or (value == 0 and not zero):
-        raise UserError(f"{text} is not more than zero", where=where)
+        raise UserError(
+            f"{text} is not more than zero",
+            where=where,
+            remedy="Write it like 30s, or 0 for none." if zero else "Write it like 30s or 4w.",
+        )
     if value > 0 and is_bare_number(text):
         raise UserError(f"{text} has no unit", where=where, remedy=f"Write {text}s or {text}min.")
     return value
@@ -99,10 +108,78 @@ def deadline_s(text: str | None, now: "datetime") -> float | None:
         year, month, day = map(int, text.split("-"))
         end = datetime(year, month, day, tzinfo=UTC)
     except ValueError:
-        raise UserError(f"{text} is not a date of the calendar", where="--deadline") from None
+        raise UserError(
+            f"{text} is not a date of the calendar", where="--deadline", remedy=remedy
+        ) from None
     seconds = (end - now).total_seconds()
     if seconds <= 0:
         raise UserError(
             f"{text} is in the past", where="--deadline", remedy="Give a later date, or a span: 4w."
         )
     return seconds
+
+
+def check_file(where: str, path: "Path | None", *, force: bool) -> None:
+    """Raises UserError for a file that cannot be written, before the work that it is to hold."""
+    if path is None:
+        return
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        _try_folder(where, path)
+        return
+    except OSError as error:
+        raise _unwritable(where, path, error) from None
+    if stat.S_ISDIR(mode):
+        raise UserError("it is a folder", where=_named(where, path), remedy="Name a file.")
+    if not force:
+        raise UserError(
+            "the file exists", where=_named(where, path), remedy="Name another, or give --force."
+        )
+    if stat.S_ISREG(mode):
+        _try_folder(where, path)
+
+
+def write_file(where: str, path: "Path", content: bytes, *, force: bool) -> None:
+    """Whole or not at all; over a file only by force. Raises UserError."""
+    check_file(where, path, force=force)
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device, which no file replaces
+            path.write_bytes(content)
+            return
+        target = path.resolve()  # not the link to it
+        beside = _beside(target)
+        try:
+            beside.write_bytes(content)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(where, path, error) from None
+
+
+def _beside(path: "Path") -> "Path":
+    """A short name, as that of the file may be as long as names can be."""
+    return path.with_name(f".smolplan-{os.getpid()}")
+
+
+def _try_folder(where: str, path: "Path") -> None:
+    """Whether a file can be made there is known only by making one."""
+    try:
+        beside = _beside(path.resolve())
+        beside.touch(exist_ok=False)
+        beside.unlink()
+    except OSError as error:
+        raise _unwritable(where, path, error) from None
+
+
+def _named(where: str, path: "Path") -> str:
+    return f"{where} {str(path)[:200]}"
+
+
+def _unwritable(where: str, path: "Path", error: OSError) -> UserError:
+    return UserError(
+        f"cannot write it: {error.strerror}",
+        where=_named(where, path),
+        remedy="Name a file in a folder that you may write to.",
+    )

@@ -80,10 +80,12 @@ def plan(
 
     from launcher.store import state_folder
     from planner import calibration
+    from planner.memory import layout_of
     from planner.restrict import parse_restrictions
     from planner.search import best_of, candidate_of, search, without
-    from planner.site import job_of, site_of, spec_layout
+    from planner.site import job_of, site_of
     from smolplan.cli import plan_options as asked
+    from smolplan.cli.options import check_file, write_file
     from smolplan.errors import UserError
     from smolplan.spec import load_spec
 
@@ -92,8 +94,8 @@ def plan(
         from smolplan.cli.plan_front import check_plot
 
         check_plot(plot)
-    for path in (out, plot):
-        asked.check_free(path, force)
+    for option, path in (("--out", out), ("--plot", plot)):
+        check_file(option, path, force=force)
     loaded = load_spec(spec)
     site = site_of(
         loaded,
@@ -134,7 +136,7 @@ def plan(
     found = [search(job, site, steps=loaded.steps, top=top, by=order) for job in jobs]
     took_s = perf_counter() - began
     own_job = job_of(loaded, site, trainer=trainer and not loaded.unsupported_by_trainer())
-    own = candidate_of(own_job, site, loaded.steps, spec_layout(loaded))
+    own = candidate_of(own_job, site, loaded.steps, layout_of(loaded))
     best = best_of(found, order)
     won = next((one for one in found if one.best and one.best[0] is best), found[0])
     free = without(terms, won, order) if terms else None
@@ -161,6 +163,7 @@ def plan(
         from smolplan.cli.plan_front import front_file
         from smolplan.cli.plan_view import notes
 
-        asked.write(plot, front_file(found, loaded.name, plot, notes(won, order)))
+        picture = front_file(found, loaded.name, plot, notes(won, order))
+        write_file("--plot", plot, picture, force=force)
     if out is not None:
-        asked.write(out, asked.spec_with(loaded, best).encode())
+        write_file("--out", out, asked.spec_with(loaded, best).encode(), force=force)

@@ -1,7 +1,6 @@
-"""What people ask of smolplan plan, checked; and the files that it writes."""
+"""What people ask of smolplan plan, checked; and the spec that it writes."""
 
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolplan.cli.options import is_bare_number, positive
@@ -141,18 +140,6 @@ def storage(text: str | None, asynchronous: bool) -> "Storage":
         source="--storage",
         asynchronous=asynchronous,
     )
-
-
-def check_free(path: Path | None, force: bool) -> None:
-    if path is not None and path.exists() and not force:
-        raise UserError("this file is there already", where=str(path), remedy="Give --force.")
-
-
-def write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"cannot write it: {error.strerror}", where=str(path)) from None
 
 
 def spec_with(spec: "RunSpec", best: "Candidate") -> str:

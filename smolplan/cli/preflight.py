@@ -64,6 +64,12 @@ def preflight(
             "a spec is needed", where="SPEC", remedy="For instance: smolplan preflight tiny-cpu"
         )
     loaded = load_spec(spec)
+    if lacking := loaded.model.unsupported_by_trainer():
+        raise UserError(
+            "; ".join(lacking),
+            where=loaded.name,
+            remedy="Half of the checks train: give a spec with a dense model, such as smollm3-3b.",
+        )
     # So that the clean-up of Ctrl-C is done for a plain kill too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with progress_line("Checking") as say:

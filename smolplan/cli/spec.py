@@ -166,6 +166,7 @@ def import_(
     import sys
 
     from planner.plan import make_plan
+    from smolplan.cli.options import write_file
     from smolplan.importers.detect import import_file
     from smolplan.importers.options import Options, parse_overrides
     from smolplan.importers.report import report_lines
@@ -176,33 +177,10 @@ def import_(
     text = dump_spec(imported.spec)
     make_plan(parse_spec(text, where=str(file)))  # what is handed out is fit for every command
     if out is not None:
-        _write(out, text, force)
+        write_file("--out", out, text.encode(), force=force)
     if as_json:
         print(json.dumps(imported.as_json(), indent=1, allow_nan=False))
         return
     if out is None:
         print(text, end="", flush=True)
     print("\n".join(report_lines(imported)), file=sys.stderr)
-
-
-def _write(path: Path, text: str, force: bool) -> None:
-    """Whole or not at all; over an existing file only by force. Raises UserError."""
-    import os
-
-    from smolplan.errors import UserError
-
-    if path.is_dir() or (path.exists() and not force):
-        raise UserError(
-            "it is a folder" if path.is_dir() else "the file exists",
-            where=f"--out {path}",
-            remedy="Name another" + ("." if path.is_dir() else ", or give --force."),
-        )
-    whole = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            whole.write_text(text, "utf-8")
-            whole.replace(path)
-        finally:
-            whole.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write: {error.strerror}", where=f"--out {path}") from None

@@ -5,6 +5,7 @@ Tests put it where `import torch` finds it, so that the real program runs in its
 """
 
 import json
+import math
 import os
 import sys
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ class _Tensor:
 
 
 def _make(*size: Any, **how: Any) -> _Tensor:
-    if TOLD.get("full"):
+    if TOLD.get("full") or (len(size) == 2 and min(size) > TOLD.get("side", math.inf)):
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 1024.00 MiB.")
     return _Tensor()
 
@@ -46,11 +47,14 @@ def _compute(*of: Any, **how: Any) -> None:
 randn = empty = ones = _make
 mm = add = _compute
 nn = SimpleNamespace(functional=SimpleNamespace(scaled_dot_product_attention=_compute))
+NAMES = TOLD.get("names", [TOLD.get("name", "NVIDIA H100 80GB HBM3")])
 cuda = SimpleNamespace(
     is_available=lambda: TOLD.get("device", "cuda") == "cuda",
     synchronize=lambda: None,
     empty_cache=lambda: None,
-    is_bf16_supported=lambda including_emulation=True: True,
-    device_count=lambda: 1,
-    get_device_name=lambda index: TOLD.get("name", "NVIDIA H100 80GB HBM3"),
+    is_bf16_supported=lambda including_emulation=True: (
+        including_emulation or TOLD.get("bf16", True)
+    ),
+    device_count=lambda: len(NAMES),
+    get_device_name=lambda index: NAMES[index],
 )

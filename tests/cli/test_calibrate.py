@@ -177,6 +177,36 @@ def test_a_full_gpu_is_told_with_a_remedy_and_nothing_is_stored(
     assert "Traceback" not in done.stderr and not state.exists()
 
 
+def calibrated(state: Path) -> Calibration:
+    done = smolplan("calibrate", "--quick")
+    assert done.returncode == 0, done.stderr
+    return calibration.read(state / calibration.FILE)
+
+
+def test_a_gpu_too_small_for_the_largest_products_is_measured_by_the_others(
+    gpus: pytest.MonkeyPatch, state: Path
+) -> None:
+    gpus.setenv("FAKE_TORCH", '{"side": 4096}')
+    measured = calibrated(state).matmul
+    for precision in ("bf16", "fp32"):
+        shapes = [(s.m, s.n, s.k) for s in measured if s.precision == precision]
+        assert shapes == [(2048, 2048, 2048), (4096, 4096, 4096)]
+
+
+def test_emulated_bf16_is_not_timed(gpus: pytest.MonkeyPatch, state: Path) -> None:
+    gpus.setenv("FAKE_TORCH", '{"name": "Tesla V100-SXM2-32GB", "bf16": false}')
+    measured = calibrated(state)
+    assert {sample.precision for sample in measured.matmul} == {"fp32"}
+    assert measured.attention == ()
+
+
+def test_links_among_gpus_of_several_kinds_are_not_measured(
+    gpus: pytest.MonkeyPatch, state: Path
+) -> None:
+    gpus.setenv("FAKE_TORCH", '{"names": ["NVIDIA H100 80GB HBM3", "NVIDIA L40S"]}')
+    assert calibrated(state).collective == ()
+
+
 def test_a_slice_of_a_gpu_is_refused(gpus: pytest.MonkeyPatch, state: Path) -> None:
     gpus.setenv("FAKE_TORCH", '{"name": "NVIDIA A100-SXM4-40GB MIG 3g.20gb"}')
     done = smolplan("calibrate", "--quick")

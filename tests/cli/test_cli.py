@@ -32,10 +32,13 @@ def test_estimate_answers_machines_in_json() -> None:
     ("arguments", "said"),
     [
         (["--params", "0", "--tokens", "1T", "--deadline", "4w"], "more than zero"),
-        (["--params", "-3B", "--tokens", "1T", "--deadline", "4w"], "more than zero"),
+        (["--params", "-3B", "--tokens", "1T", "--deadline", "4w"], "zero. Give a number above"),
         (["--params", "nan", "--tokens", "1T", "--deadline", "4w"], "--params"),
         (["--params", "3B", "--tokens", "1T", "--deadline", "2020-01-01"], "in the past"),
-        (["--params", "3B", "--tokens", "1T", "--deadline", "2026-02-31"], "not a date"),
+        (
+            ["--params", "3B", "--tokens", "1T", "--deadline", "2026-02-31"],
+            "calendar. Write it like",
+        ),
         ([*QUESTION[1:], "--gpu", "h10"], "Did you mean h100"),
         ([*QUESTION[1:], "--mfu", "130%"], "--mfu"),
         ([*QUESTION[1:], "--mfu", "nan"], "--mfu"),
@@ -183,6 +186,17 @@ def test_a_refused_launch_leaves_no_folder(store: Store, tmp_path: Path) -> None
     assert done.returncode == 2
     assert f"no-such-text does not exist in the current folder {Path.cwd()}" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["launch", "preflight", "demo"])
+def test_a_folder_of_runs_that_cannot_be_is_refused(
+    store: Store, tmp_path: Path, command: str
+) -> None:
+    spec = [] if command == "demo" else ["tiny-cpu"]
+    done = smolplan(command, *spec, "--runs-dir", str(tmp_path / ("x" * 300)))
+    assert done.returncode == 2
+    assert "is no folder: File name too long. Name a writable folder" in done.stderr
+    assert not list(tmp_path.glob("x*"))
 
 
 @pytest.mark.parametrize("command", ["launch", "status"])

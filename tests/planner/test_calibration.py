@@ -303,6 +303,9 @@ def test_faster_products_make_a_faster_step(stored: Path) -> None:
 def test_a_calibration_of_another_device_is_refused(stored: Path) -> None:
     with pytest.raises(UserError, match=r"no calibration is stored.*Run smolplan calibrate"):
         site_of(SPEC, stack="measured", stored=stored)
+    calibration.write(replace(MEASURED, machine="NVIDIA H100 80GB HBM3 MIG 3g.40gb"), stored)
+    with pytest.raises(UserError, match=r"a part of a GPU.*on a whole h100"):
+        site_of(SPEC, stack="measured", stored=stored)
     calibration.write(replace(MEASURED, machine="NVIDIA A100-SXM4-80GB"), stored)
     with pytest.raises(UserError, match="is of NVIDIA A100-SXM4-80GB, not of h100"):
         site_of(SPEC, stack="measured", stored=stored)

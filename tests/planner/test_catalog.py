@@ -8,6 +8,7 @@ from smolplan.errors import UserError
 
 def test_the_catalogue_holds_the_gpus_that_people_train_on() -> None:
     expected = {"a100", "h100", "h200", "b200", "gb200", "mi300x", "l40s", "rtx4090"}
+    expected |= {"h100-pcie", "h100-nvl", "h800"}
     assert expected <= gpus().keys()
 
 

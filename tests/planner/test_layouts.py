@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.architecture import Architecture, MoE, architecture_of
-from planner.job_memory import job_memory_lines
+from planner.job_memory import job_memory_bytes, job_memory_lines
 from planner.layouts import Legal, divisors, legal_layouts
 from planner.legality import FULLEST, Job, layout_at, name_of
 from planner.memory import (
@@ -226,6 +226,18 @@ def test_the_trainers_restriction_is_what_the_spec_says_of_the_trainer() -> None
     runs = {one for one in everything if not as_spec(job, one).unsupported_by_trainer()}
     assert set(layouts_of(legal_layouts(replace(job, restrictions=TRAINER)))) == runs
     assert 0 < len(runs) < len(everything)
+
+
+def test_memory_computed_block_by_block_is_that_of_each_layout_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job = replace(JOB, gpus=8, global_batch_size=16)
+    whole = legal_layouts(job)
+    monkeypatch.setattr("planner.layouts.BLOCK_ROWS", 7)
+    parts = legal_layouts(job)
+    assert layouts_of(parts) == layouts_of(whole) and parts.rejections == whole.rejections
+    need = [float(job_memory_bytes(job, one)) for one in layouts_of(parts)]
+    assert len(need) % 7 and list(parts.memory_bytes) == need == list(whole.memory_bytes)
 
 
 def test_layouts_may_fill_as_much_as_preflight_lets_pass() -> None:

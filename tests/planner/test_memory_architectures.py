@@ -27,7 +27,7 @@ from planner.memory import (
     rank_parameters,
     rank_routed_parameters,
 )
-from planner.params import matrix_counts, parameter_count
+from planner.params import matrix_counts, parameter_count, vector_counts
 from smolplan.spec import load_preset
 
 SMOLLM3 = architecture_of(load_preset("smollm3-3b").model)
@@ -203,6 +203,16 @@ def test_a_longer_sequence_never_needs_less(
     arch: Architecture, layout: Layout, s: Conventions, seq_len: int
 ) -> None:
     assert need(arch, layout, s, 2 * seq_len) >= need(arch, layout, s, seq_len)
+
+
+@pytest.mark.parametrize("name", models())
+def test_one_rank_holds_every_parameter_of_a_published_model(name: str) -> None:
+    arch, _ = models()[name].architecture()
+    # Where layers differ, matrices and each kind of vector are means over them, rounded up.
+    alike = not (arch.moe or arch.mamba or arch.delta_net)
+    kinds = 1 + len(vector_counts(arch))
+    beyond = rank_parameters(arch, Layout()) - parameter_count(arch)
+    assert 0 <= beyond <= (0 if alike else kinds * (arch.layers - 1))
 
 
 @settings(deadline=None)

@@ -393,11 +393,22 @@ def test_every_name_in_the_catalogue_is_found_by_its_own_pattern() -> None:
         ("H20-96GB", "h20"),
         ("H200-141GB", "h200"),
         ("RTX 4090", "rtx4090"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("H100-PCIE-80GB", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("H100 80GB SXM5 NVLink", "h100"),
+        ("NVIDIA H800", "h800"),
     ],
 )
 def test_published_names_find_their_gpu(name: str, row: str) -> None:
     found = find_accelerator(name)
     assert found is not None and found.name == row
+
+
+@pytest.mark.parametrize("name", ["NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA H100 MIG 1g.10gb"])
+def test_a_slice_of_a_gpu_is_taken_for_no_whole_one(name: str) -> None:
+    assert find_accelerator(name) is None
+    assert find_accelerator(name.partition(" MIG")[0]) is not None
 
 
 def test_accelerators_agree_with_the_gpu_catalogue() -> None:

@@ -133,6 +133,18 @@ def test_an_unknown_check_or_spec_exits_2_with_near_names() -> None:
     assert smolplan("preflight").returncode == 2
 
 
+@pytest.mark.parametrize("preset", ["nemotron-h-8b", "mixtral-8x7b"])
+def test_a_model_that_the_trainer_cannot_run_is_refused_before_any_check(
+    preset: str, tmp_path: Path
+) -> None:
+    done = smolplan("preflight", preset, "--json", "--runs-dir", str(tmp_path / "runs"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{preset}: model." in done.stderr
+    assert "the bundled trainer runs dense decoders" in done.stderr
+    assert "such as smollm3-3b" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_table_is_80_columns_wide_and_says_why_and_what_to_do() -> None:
     done = smolplan("preflight", "smollm3-3b", "--only", "config.layout", "--only", "data.sources")
     assert max(map(len, done.stdout.splitlines())) <= 80

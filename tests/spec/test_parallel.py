@@ -1,5 +1,8 @@
+from dataclasses import fields
+
 import pytest
 
+from planner.memory import layout_of
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec, dump_spec, load_preset, parse_spec
 
@@ -68,3 +71,12 @@ def test_the_trainer_says_what_it_cannot_run_of_schedule_and_shard_group() -> No
     assert "parallel.schedule is zero-bubble" in told
     assert "parallel.shard_group is 8" in told
     assert "shard_group" not in " ".join(parsed(shard_group=192).unsupported_by_trainer())
+
+
+def test_the_planners_layout_says_all_that_the_specs_does() -> None:
+    spec = parsed(virtual_pipeline=2, schedule="zero-bubble", shard_group=8)
+    assert (layout_of(spec).schedule, layout_of(spec).shard_group) == ("zero-bubble", 8)
+    assert layout_of(parsed(virtual_pipeline=2)).schedule == "interleaved"
+    layout = layout_of(spec)
+    said = spec.parallel.model_dump(include={field.name for field in fields(layout)})
+    assert {name: getattr(layout, name) for name in said} == said
