@@ -4,6 +4,7 @@ stack, and the rows that constants were fitted on apart from those that they nev
 With --fit it fits them first and writes them into planner/catalog/memory.yaml."""
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 
 from benchmarks.split import FIT_SHARE, is_fitted
 from planner.architecture import Architecture
-from planner.catalog import models
 from planner.memory import (
     GENERIC,
     Conventions,
@@ -29,10 +29,13 @@ from planner.memory import (
     stage_parts,
 )
 from planner.memory.conventions import conventions
-from planner.predict.architecture import UNGATED
+from planner.params import layer_matrix_parameters, parameter_count
+from planner.predict.architecture import DENSE_FROM, published_architecture
+from planner.predict.architecture import architecture_of_row as known_architecture
+from planner.predict.catalog import find_stack
 from planner.predict.report import SWEEP
 from planner.predict.rows import Row, read_rows
-from planner.predict.workload import INTERLEAVED, SHARDED, SHARDED_OPTIMIZER
+from planner.predict.workload import layout_of_row as stated_layout
 from smolplan.errors import SmolplanError, UserError
 
 CATALOGUE = Path(__file__).resolve().parent.parent / "planner" / "catalog" / "memory.yaml"
@@ -40,9 +43,11 @@ MARK = "# Everything below is written by python -m benchmarks.memory FILE.csv --
 GIB = 2.0**30
 NEEDED = ("seq_len", "global_batch_tokens", "gpus", "tp", "pp", "micro_batch")
 SHAPE = ("hidden", "ffn", "vocab")
-PUBLISHED = {"deepseekv2": "deepseek-v2", "deepseekv3": "deepseek-v3"}
-"""Models of the catalogue that a row names, with its own number of layers, the first of them
-without experts (SimuMax's run_pretrain_deepseekv2.sh)."""
+CUT_SHORT = re.compile(r"deepseekv[23]_(.*_)?l\d", re.I)
+"""Models with fewer layers than published, the first of them without experts (SimuMax's
+run_pretrain_deepseekv2.sh)."""
+USUAL_HEADS = 64.0
+"""Where a row prints none: of the two numbers that BigScience's chronicles give, 64 and 96."""
 Floats = NDArray[np.float64]
 
 
@@ -60,90 +65,75 @@ class Case:
 def lacking(row: Row) -> str | None:
     """Why nothing is predicted for a row that publishes its memory; None if it can be."""
     needed = list(NEEDED)
-    if _published(row) is None:
+    if published_architecture(row) is None:
         needed += SHAPE
         if "layers" not in row.numbers and "params_b" not in row.numbers:
             needed.append("layers")
     if empty := [name for name in needed if name not in row.numbers]:
         return "no " + ", ".join(empty)
-    if 0 < row.number("active_b", 0.0) < 0.98 * row.number("params_b", 0.0):
+    if 0 < row.number("active_b", 0.0) < DENSE_FROM * row.number("params_b", 0.0):
         return "a mixture of experts of unknown shape"
     if "+" in row.text("gpu"):
         return "GPUs of several kinds"
     return None
 
 
-def _published(row: Row) -> str | None:
-    return next((p for name, p in PUBLISHED.items() if row.text("model").startswith(name)), None)
+def _completed(row: Row) -> Row:
+    """Layers from the parameters, and as many heads as usual, where they are not printed."""
+    if published_architecture(row) is not None:
+        return row
+    numbers = {"heads": USUAL_HEADS} | row.numbers
+    if "layers" not in numbers:
+        bare = {name: n for name, n in numbers.items() if name != "params_b"} | {"layers": 1.0}
+        layer = layer_matrix_parameters(known_architecture(replace(row, numbers=bare)))
+        rest = 1e9 * numbers["params_b"] - numbers["vocab"] * numbers["hidden"]
+        numbers["layers"] = float(round(rest / layer))
+    return replace(row, numbers=numbers)
 
 
 def architecture_of_row(row: Row) -> Architecture:
-    """Layers from the parameters where they are not printed; a tied head where that comes closer to
-    them, and none where they are not printed; a gate as the family has it."""
-    n = row.numbers
-    if (name := _published(row)) is not None:
-        whole, _ = models()[name].architecture()
-        assert whole.moe is not None
-        moe = replace(whole.moe, first_dense_layers=1)
-        return replace(whole, layers=int(n["layers"]), moe=moe, mtp_layers=0)
-    hidden, ffn, table = n["hidden"], n["ffn"], n["vocab"] * n["hidden"]
-    heads = row.number("heads", 64.0)
-    kept_heads = row.number("kv_heads", heads) / heads
-    gated = not UNGATED.search(row.text("model")) and "bloom" not in row.text("model")
-    layer = 2 * hidden**2 * (1 + kept_heads) + (3 if gated else 2) * hidden * ffn
-    params = 1e9 * row.number("params_b", 0.0)
-    layers = row.number("layers", round((params - table) / layer))
-    blocks = layers * layer
-    if not params:
-        params = blocks + 2 * table
-    return Architecture(
-        layers=int(layers),
-        hidden=int(hidden),
-        heads=int(heads),
-        kv_heads=int(heads * kept_heads),
-        head_dim=int(hidden / heads),
-        ffn_hidden=int(ffn),
-        vocab_size=int(n["vocab"]),
-        tied_embeddings=abs(blocks + table - params) < abs(blocks + 2 * table - params),
-        gated_ffn=gated,
-    )
+    """As step times take it, but for what matters to bytes alone: a tied head where that comes
+    closer to the parameters, and the first layers without experts of models that were cut short."""
+    published, arch = published_architecture(row), known_architecture(_completed(row))
+    if published is None:
+        if "params_b" not in row.numbers:
+            return arch
+        params = 1e9 * row.numbers["params_b"]
+        untied, tied = arch, replace(arch, tied_embeddings=True)
+        return min(untied, tied, key=lambda one: abs(parameter_count(one) - params))
+    if arch.moe is not None and CUT_SHORT.match(row.text("model")):
+        return replace(arch, moe=replace(arch.moe, first_dense_layers=1))
+    return arch
 
 
-def layout_of_row(row: Row) -> Layout:
-    n, sharding = row.numbers, row.text("dp_or_zero")
-    tp, pp, cp = n["tp"], n["pp"], row.number("cp", 1.0)
-    data = max(1.0, n["gpus"] / (tp * pp * cp))
-    sequences = max(1.0, n["global_batch_tokens"] / n["seq_len"] / data)
-    micro_batch = min(n["micro_batch"], sequences)
-    sharded = bool(SHARDED.search(sharding))
-    if sharded and pp > 1 and micro_batch >= sequences:
-        # torchtitan prints the local batch, which its pipeline splits by stages.
-        micro_batch = max(1.0, micro_batch / pp)
-    full = "full" in row.text("recompute").lower()
-    recompute: Recompute = "full" if full else "none"
-    zero = 3 if sharded else int(bool(SHARDED_OPTIMIZER.search(sharding)))
+def layout_of_row(row: Row, layers: int) -> Layout:
+    """As step times take it."""
+    known = stated_layout(row, find_stack(row.origin), layers)
+    data = max(1.0, known["gpus"] / (known["tp"] * known["pp"] * known["cp"]))
+    sequences = max(1.0, row.numbers["global_batch_tokens"] / row.numbers["seq_len"] / data)
+    recompute: Recompute = "selective" if known["attention_recompute"] else "none"
     return Layout(
         data_parallel=data,
-        tensor_parallel=tp,
-        pipeline_parallel=pp,
-        virtual_pipeline=row.number("vp", 2.0 if INTERLEAVED.search(row.text("notes")) else 1.0),
-        context_parallel=cp,
-        expert_parallel=row.number("ep", 1.0),
-        zero_stage=zero,
-        micro_batch_size=micro_batch,
-        gradient_accumulation=sequences / micro_batch,
-        recompute=recompute,
+        tensor_parallel=known["tp"],
+        pipeline_parallel=known["pp"],
+        virtual_pipeline=known["vp"],
+        context_parallel=known["cp"],
+        expert_parallel=known["ep"],
+        zero_stage=3 if known["sharded_weights"] else int(known["sharded_optimizer"]),
+        micro_batch_size=known["micro_batch"],
+        gradient_accumulation=sequences / known["micro_batch"],
+        recompute="full" if known["full_recompute"] else recompute,
     )
 
 
 def case_of(row: Row) -> Case:
     """A row that lacks nothing."""
-    text = " | ".join(row.text(column) for column in ("model", "source", "notes"))
+    arch = architecture_of_row(row)
     return Case(
         row,
-        architecture_of_row(row),
-        layout_of_row(row),
-        find_conventions(text),
+        arch,
+        layout_of_row(row, arch.layers),
+        find_conventions(row.origin),
         row.numbers["mem_gib_per_gpu"],
     )
 

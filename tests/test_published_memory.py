@@ -88,6 +88,22 @@ def test_layers_that_are_not_printed_follow_from_the_parameters(tmp_path: Path) 
     assert not case.architecture.gated_ffn
 
 
+def test_a_head_is_tied_where_that_comes_closer_to_the_parameters(tmp_path: Path) -> None:
+    tied, untied = (
+        case_of(tmp_path, params_b=params, active_b="").architecture.tied_embeddings
+        for params in ("1.140", "1.208")
+    )
+    assert tied and not untied
+
+
+def test_a_model_cut_short_has_one_layer_without_experts(tmp_path: Path) -> None:
+    shape = {"params_b": "", "active_b": "", "layers": "4", "hidden": "7168", "heads": "128"}
+    cut = case_of(tmp_path, model="deepseekv3_l4_tp1_ep8", **shape).architecture
+    assert (cut.layers, cut.dense_ffn_layers, cut.moe_layers) == (4, 1, 3)
+    whole = case_of(tmp_path, model="deepseek-v3", **shape | {"layers": "61"}).architecture
+    assert whole.dense_ffn_layers == 3
+
+
 def test_a_local_batch_is_split_among_the_slots_of_an_fsdp_pipeline(tmp_path: Path) -> None:
     case = case_of(tmp_path, dp_or_zero="fsdp2", pp="4", micro_batch="128", gpus="8")
     assert case.layout.zero_stage == 3

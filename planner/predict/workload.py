@@ -91,8 +91,8 @@ def workload_of(row: Row) -> Workload:
     assert accelerator is not None
     arch, seq_len = architecture_of_row(row), int(row.numbers["seq_len"])
     shape = shape_of(arch, seq_len, int(row.numbers["global_batch_tokens"]))
-    stack = find_stack(" | ".join(row.text(c) for c in ("model", "source", "notes")))
-    layout = _layout(row, stack, arch.layers)
+    stack = find_stack(row.origin)
+    layout = layout_of_row(row, stack, arch.layers)
     dense = accelerator.peak_bf16_flops
     precision = row.text("precision")
     peak, number_format = dense, BF16
@@ -145,7 +145,8 @@ def _usual_micro_batch(row: Row, local: float) -> float:
     return max(1.0, min(local, MICRO_BATCH_TOKENS // row.numbers["seq_len"]))
 
 
-def _layout(row: Row, stack: SoftwareStack, layers: int) -> dict[str, float]:
+def layout_of_row(row: Row, stack: SoftwareStack, layers: int) -> dict[str, float]:
+    """By the names of planner.step_inputs.Layout's fields."""
     n = row.numbers
     cp = row.number("cp", 1.0)
     replicas = n["gpus"] / (_parallel(row, "tp") * _parallel(row, "pp") * cp)
