@@ -16,6 +16,7 @@ from planner.restrict import ZERO_BUBBLE, Restriction
 from planner.site import Site
 from planner.stalls import Stalls, stalls
 from planner.step_shape import shape_of
+from smolplan.units import DAY_S, HOUR_S
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 By = Literal["time", "cost", "energy"]
 
-DAY_S = 86_400.0
 J_PER_KWH = 3.6e6
 
 
@@ -172,7 +172,7 @@ def _candidate(
 ) -> Candidate:
     step_s, total_s = float(one.step.total_s), float(one.total_s)
     speed = job.step_tokens / step_s / job.gpus
-    hours = steps * total_s * job.gpus / 3600
+    hours = steps * total_s * job.gpus / HOUR_S
     price = site.price_per_gpu_hour
     return Candidate(
         gpus=job.gpus,
