@@ -39,7 +39,7 @@ class Candidate:
     mfu: float
     """Exact model FLOPs, causal attention, over the dense bf16 peak."""
     memory_bytes: float
-    """Of the fullest rank, without the framework's own (planner/memory/)."""
+    """Of the fullest rank (planner/job_memory.py)."""
     stalls: Stalls
     """Beside the step, a step on average."""
     days: float
