@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory
+from benchmarks import memory, memory_cases
+from benchmarks.memory_cases import Case
 from planner.memory.conventions import conventions, find_conventions
 from planner.predict.catalog import stacks
 from planner.predict.rows import read_rows
@@ -28,10 +29,10 @@ def written(path: Path, *rows: dict[str, str]) -> Path:
     return path
 
 
-def case_of(tmp_path: Path, **cells: str) -> memory.Case:
+def case_of(tmp_path: Path, **cells: str) -> Case:
     (row,) = read_rows(written(tmp_path / "runs.csv", SMALL | cells))
-    assert memory.lacking(row) is None
-    return memory.case_of(row)
+    assert memory_cases.lacking(row) is None
+    return memory_cases.case_of(row)
 
 
 def test_published_peaks_are_printed_beside_predictions_and_the_rest_is_named(
