@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from planner.reliability import (
-    DAY_S,
     KOKOLIS,
     MEGASCALE,
     TYPICAL_S,
@@ -30,7 +29,7 @@ from planner.reliability import (
     interval_for,
 )
 from planner.simulate import Interval, Simulation, simulate
-from smolplan.units import format_duration
+from smolplan.units import DAY_S, format_duration
 
 PUBLISHED = 0.90
 """Llama 3 report, section 3.3.4: "higher than 90 %" of the elapsed time was useful training."""

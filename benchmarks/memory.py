@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,137 +15,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.memory_cases import Case, case_of, lacking
 from benchmarks.split import FIT_SHARE, is_fitted
 from planner.architecture import Architecture
-from planner.catalog import models
 from planner.memory import (
     GENERIC,
     Conventions,
     Layout,
-    Recompute,
-    find_conventions,
     memory_bytes,
     memory_lines,
     stage_parts,
 )
 from planner.memory.conventions import conventions
-from planner.predict.architecture import UNGATED
 from planner.predict.report import SWEEP
-from planner.predict.rows import Row, read_rows
-from planner.predict.workload import INTERLEAVED, SHARDED, SHARDED_OPTIMIZER
+from planner.predict.rows import read_rows
 from smolplan.errors import SmolplanError, UserError
 
 CATALOGUE = Path(__file__).resolve().parent.parent / "planner" / "catalog" / "memory.yaml"
 MARK = "# Everything below is written by python -m benchmarks.memory FILE.csv --fit.\n"
 GIB = 2.0**30
-NEEDED = ("seq_len", "global_batch_tokens", "gpus", "tp", "pp", "micro_batch")
-SHAPE = ("hidden", "ffn", "vocab")
-PUBLISHED = {"deepseekv2": "deepseek-v2", "deepseekv3": "deepseek-v3"}
-"""Models of the catalogue that a row names, with its own number of layers, the first of them
-without experts (SimuMax's run_pretrain_deepseekv2.sh)."""
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A row that can be predicted."""
-
-    row: Row
-    architecture: Architecture
-    layout: Layout
-    conventions: Conventions
-    published_gib: float
-
-
-def lacking(row: Row) -> str | None:
-    """Why nothing is predicted for a row that publishes its memory; None if it can be."""
-    needed = list(NEEDED)
-    if _published(row) is None:
-        needed += SHAPE
-        if "layers" not in row.numbers and "params_b" not in row.numbers:
-            needed.append("layers")
-    if empty := [name for name in needed if name not in row.numbers]:
-        return "no " + ", ".join(empty)
-    if 0 < row.number("active_b", 0.0) < 0.98 * row.number("params_b", 0.0):
-        return "a mixture of experts of unknown shape"
-    if "+" in row.text("gpu"):
-        return "GPUs of several kinds"
-    return None
-
-
-def _published(row: Row) -> str | None:
-    return next((p for name, p in PUBLISHED.items() if row.text("model").startswith(name)), None)
-
-
-def architecture_of_row(row: Row) -> Architecture:
-    """Layers from the parameters where they are not printed; a tied head where that comes closer to
-    them, and none where they are not printed; a gate as the family has it."""
-    n = row.numbers
-    if (name := _published(row)) is not None:
-        whole, _ = models()[name].architecture()
-        assert whole.moe is not None
-        moe = replace(whole.moe, first_dense_layers=1)
-        return replace(whole, layers=int(n["layers"]), moe=moe, mtp_layers=0)
-    hidden, ffn, table = n["hidden"], n["ffn"], n["vocab"] * n["hidden"]
-    heads = row.number("heads", 64.0)
-    kept_heads = row.number("kv_heads", heads) / heads
-    gated = not UNGATED.search(row.text("model")) and "bloom" not in row.text("model")
-    layer = 2 * hidden**2 * (1 + kept_heads) + (3 if gated else 2) * hidden * ffn
-    params = 1e9 * row.number("params_b", 0.0)
-    layers = row.number("layers", round((params - table) / layer))
-    blocks = layers * layer
-    if not params:
-        params = blocks + 2 * table
-    return Architecture(
-        layers=int(layers),
-        hidden=int(hidden),
-        heads=int(heads),
-        kv_heads=int(heads * kept_heads),
-        head_dim=int(hidden / heads),
-        ffn_hidden=int(ffn),
-        vocab_size=int(n["vocab"]),
-        tied_embeddings=abs(blocks + table - params) < abs(blocks + 2 * table - params),
-        gated_ffn=gated,
-    )
-
-
-def layout_of_row(row: Row) -> Layout:
-    n, sharding = row.numbers, row.text("dp_or_zero")
-    tp, pp, cp = n["tp"], n["pp"], row.number("cp", 1.0)
-    data = max(1.0, n["gpus"] / (tp * pp * cp))
-    sequences = max(1.0, n["global_batch_tokens"] / n["seq_len"] / data)
-    micro_batch = min(n["micro_batch"], sequences)
-    sharded = bool(SHARDED.search(sharding))
-    if sharded and pp > 1 and micro_batch >= sequences:
-        # torchtitan prints the local batch, which its pipeline splits by stages.
-        micro_batch = max(1.0, micro_batch / pp)
-    full = "full" in row.text("recompute").lower()
-    recompute: Recompute = "full" if full else "none"
-    zero = 3 if sharded else int(bool(SHARDED_OPTIMIZER.search(sharding)))
-    return Layout(
-        data_parallel=data,
-        tensor_parallel=tp,
-        pipeline_parallel=pp,
-        virtual_pipeline=row.number("vp", 2.0 if INTERLEAVED.search(row.text("notes")) else 1.0),
-        context_parallel=cp,
-        expert_parallel=row.number("ep", 1.0),
-        zero_stage=zero,
-        micro_batch_size=micro_batch,
-        gradient_accumulation=sequences / micro_batch,
-        recompute=recompute,
-    )
-
-
-def case_of(row: Row) -> Case:
-    """A row that lacks nothing."""
-    text = " | ".join(row.text(column) for column in ("model", "source", "notes"))
-    return Case(
-        row,
-        architecture_of_row(row),
-        layout_of_row(row),
-        find_conventions(text),
-        row.numbers["mem_gib_per_gpu"],
-    )
 
 
 FITTED = {

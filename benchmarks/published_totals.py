@@ -28,8 +28,8 @@ from planner.reliability import (
     mttf_s,
 )
 from smolplan.spec import load_preset
+from smolplan.units import DAY_S
 
-DAY_S = 86_400.0
 BAR = 0.05
 """How far a total may be off that only arithmetic separates from what was given."""
 

@@ -37,4 +37,4 @@ def folds_of(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def stack_name(row: Row) -> str:
-    return find_stack(" | ".join(row.text(c) for c in ("model", "source", "notes"))).name
+    return find_stack(row.origin).name

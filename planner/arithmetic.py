@@ -5,6 +5,7 @@ from planner.conventions import FORMULA_NAMES
 from planner.explain import Line, scientific
 from planner.flops import FLOPS_PER_PARAM_6ND
 from planner.question import base_flops
+from smolplan.units import DAY_S
 
 PLAYBOOK = "Smol Training Playbook (2025), How many GPUs do we need?"
 KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361"
@@ -77,7 +78,7 @@ def lines_of(a: Answer) -> tuple[Line, ...]:
     lines.append(
         Line(
             "stepping",
-            a.stepping_s / 86_400,
+            a.stepping_s / DAY_S,
             "days",
             f"{flops} / ({a.gpus:,} × {rate}) / 86,400",
         )
@@ -86,9 +87,9 @@ def lines_of(a: Answer) -> tuple[Line, ...]:
         lines.append(
             Line(
                 "slack for failures",
-                a.slack_s / 86_400,
+                a.slack_s / DAY_S,
                 "days",
-                f"{usable_s / 86_400:,.4g} − {a.stepping_s / 86_400:,.4g} days",
+                f"{usable_s / DAY_S:,.4g} − {a.stepping_s / DAY_S:,.4g} days",
             )
         )
     hours = f"{a.gpus:,} × ({a.stepping_s:,.0f} s + {q.lost_s:,.0f} s) / 3,600"

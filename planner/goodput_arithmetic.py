@@ -5,8 +5,8 @@ import math
 from planner.explain import Line
 from planner.goodput import GIVEN, Answer
 from planner.nodes import LARGEST_PRIME, next_smooth
-from planner.reliability import ASSUMED, DALY, DAY_S, KOKOLIS
-from smolplan.units import format_duration
+from planner.reliability import ASSUMED, DALY, KOKOLIS
+from smolplan.units import YEAR_S, format_duration
 
 
 def lines_of(answer: Answer) -> list[Line]:
@@ -19,7 +19,7 @@ def lines_of(answer: Answer) -> list[Line]:
         lines = [
             Line(
                 "failures of one GPU",
-                fleet.failures_per_gpu_s * (365.25 * DAY_S),
+                fleet.failures_per_gpu_s * YEAR_S,
                 "a year",
                 f"published rate of {fleet.name}",
                 fleet.source,

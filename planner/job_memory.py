@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from planner.explain import Line
 from planner.kernels import Values
 from planner.memory import Layout, memory_bytes, memory_lines, trainer_memory_bytes
-from planner.memory.trainer_moments import moments
+from planner.memory.trainer import fullest_moment_lines
 from planner.memory.trainer_shape import shape_of
 
 if TYPE_CHECKING:
@@ -43,19 +43,13 @@ def job_memory_lines(job: "Job", layout: Layout) -> list[Line]:
             element_bytes=job.element_bytes,
             conventions=job.conventions,
         )
-    shape = shape_of(
-        job.architecture,
-        layout,
-        job.seq_len,
-        element_bytes=job.element_bytes,
-        z_loss=job.z_loss,
-        device="cuda",
+    return fullest_moment_lines(
+        shape_of(
+            job.architecture,
+            layout,
+            job.seq_len,
+            element_bytes=job.element_bytes,
+            z_loss=job.z_loss,
+            device="cuda",
+        )
     )
-    name, parts = max(
-        moments(shape).items(), key=lambda moment: float(sum(part.value for part in moment[1]))
-    )
-    return [
-        Line(part.name, float(part.value), "B", f"{part.formula()}; {name}", part.source)
-        for part in parts
-        if part.value
-    ]

@@ -102,7 +102,6 @@ class _Sieve:
         self.columns[name] = values[chosen]
 
     def apply(self, rules: tuple[Rule, ...]) -> None:
-
         for rule in rules:
             fails = rule.fails(self.job, self.columns)
             if self._count(rule, self.columns, fails):

@@ -22,7 +22,7 @@ else:
 
 FULLEST = 0.92
 """Share of a GPU's memory that a layout may fill, as preflight's config.memory warns beyond it:
-the CUDA context, NCCL and fragmentation need the rest."""
+the CUDA context, NCCL and more fragmentation than usual need the rest."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from planner.memory import Recompute, Schedule
 from smolplan.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,9 +27,11 @@ SHORT_NAMES = {
     "schedule": "schedule",
     "group": "shard_group",
 }
-RECOMPUTES = ("none", "selective", "full")
-ONE_F_ONE_B, INTERLEAVED, ZERO_BUBBLE = SCHEDULES = ("1f1b", "interleaved", "zero-bubble")
-NAMED = {"recompute": RECOMPUTES, "schedule": SCHEDULES}
+RECOMPUTES: tuple[Recompute, ...] = get_args(Recompute)
+ONE_F_ONE_B: Schedule = "1f1b"
+INTERLEAVED: Schedule = "interleaved"
+ZERO_BUBBLE: Schedule = "zero-bubble"
+NAMED: dict[str, tuple[str, ...]] = {"recompute": RECOMPUTES, "schedule": get_args(Schedule)}
 """Fields whose values are words."""
 ALL = "all"
 """Of shard_group: no group, but all replicas."""

@@ -16,6 +16,7 @@ from planner.restrict import ZERO_BUBBLE, Restriction
 from planner.site import Site
 from planner.stalls import Stalls, stalls
 from planner.step_shape import shape_of
+from smolplan.units import DAY_S, HOUR_S
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 By = Literal["time", "cost", "energy"]
 
-DAY_S = 86_400.0
 J_PER_KWH = 3.6e6
 
 
@@ -39,7 +39,7 @@ class Candidate:
     mfu: float
     """Exact model FLOPs, causal attention, over the dense bf16 peak."""
     memory_bytes: float
-    """Of the fullest rank, without the framework's own (planner/memory/)."""
+    """Of the fullest rank (planner/job_memory.py)."""
     stalls: Stalls
     """Beside the step, a step on average."""
     days: float
@@ -172,7 +172,7 @@ def _candidate(
 ) -> Candidate:
     step_s, total_s = float(one.step.total_s), float(one.total_s)
     speed = job.step_tokens / step_s / job.gpus
-    hours = steps * total_s * job.gpus / 3600
+    hours = steps * total_s * job.gpus / HOUR_S
     price = site.price_per_gpu_hour
     return Candidate(
         gpus=job.gpus,

@@ -109,7 +109,8 @@ class Machine:
 
 @dataclass(frozen=True)
 class Stack:
-    """What a software stack makes of a GPU: fitted, one set for a stack and GPU type."""
+    """What a software stack makes of a GPU: most of it fitted, one set for a stack and GPU type
+    (planner.predict.catalog.Constants), the rest known of the stack (SoftwareStack there)."""
 
     matmul_share: Values
     """Of peak that a large 16-bit matrix product reaches."""

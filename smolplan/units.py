@@ -12,16 +12,20 @@ from collections.abc import Mapping
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)"
 _NUMBER = re.compile(rf"^\s*([+-]?(?:{_DIGITS}\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*?)\s*$")
 
+HOUR_S = 3600.0
+DAY_S = 86_400.0
+YEAR_S = 365.25 * DAY_S
+
 COUNT_SUFFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12, "q": 1e15}
 DURATION_SUFFIXES_S = {
     "": 1.0,
     "ms": 1e-3,
     **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
     **dict.fromkeys(("m", "min", "minute", "minutes"), 60.0),
-    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
-    **dict.fromkeys(("d", "day", "days"), 86_400.0),
-    **dict.fromkeys(("w", "week", "weeks"), 604_800.0),
-    **dict.fromkeys(("y", "year", "years"), 365.25 * 86_400.0),
+    **dict.fromkeys(("h", "hour", "hours"), HOUR_S),
+    **dict.fromkeys(("d", "day", "days"), DAY_S),
+    **dict.fromkeys(("w", "week", "weeks"), 7 * DAY_S),
+    **dict.fromkeys(("y", "year", "years"), YEAR_S),
 }
 _METRIC = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21}
 _BINARY = {"ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40, "pi": 2.0**50}
@@ -114,7 +118,7 @@ def format_count(value: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """2_388_000 → "27.6 d"; the largest unit that leaves a number above one."""
-    for scale, suffix in [(86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s")]:
+    for scale, suffix in [(DAY_S, "d"), (HOUR_S, "h"), (60.0, "min"), (1.0, "s")]:
         if abs(seconds) >= scale:
             return f"{seconds / scale:.3g} {suffix}"
     return f"{seconds * 1e3:.3g} ms"

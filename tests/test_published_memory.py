@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import memory
+from benchmarks import memory, memory_cases
+from benchmarks.memory_cases import Case
 from planner.memory.conventions import conventions, find_conventions
 from planner.predict.catalog import stacks
 from planner.predict.rows import read_rows
@@ -28,10 +29,10 @@ def written(path: Path, *rows: dict[str, str]) -> Path:
     return path
 
 
-def case_of(tmp_path: Path, **cells: str) -> memory.Case:
+def case_of(tmp_path: Path, **cells: str) -> Case:
     (row,) = read_rows(written(tmp_path / "runs.csv", SMALL | cells))
-    assert memory.lacking(row) is None
-    return memory.case_of(row)
+    assert memory_cases.lacking(row) is None
+    return memory_cases.case_of(row)
 
 
 def test_published_peaks_are_printed_beside_predictions_and_the_rest_is_named(
@@ -86,6 +87,22 @@ def test_layers_that_are_not_printed_follow_from_the_parameters(tmp_path: Path) 
     # 16 × (4 + 8·…) h² = 16 × 50.3M, and a table of 134M
     assert case.architecture.layers == 16
     assert not case.architecture.gated_ffn
+
+
+def test_a_head_is_tied_where_that_comes_closer_to_the_parameters(tmp_path: Path) -> None:
+    tied, untied = (
+        case_of(tmp_path, params_b=params, active_b="").architecture.tied_embeddings
+        for params in ("1.140", "1.208")
+    )
+    assert tied and not untied
+
+
+def test_a_model_cut_short_has_one_layer_without_experts(tmp_path: Path) -> None:
+    shape = {"params_b": "", "active_b": "", "layers": "4", "hidden": "7168", "heads": "128"}
+    cut = case_of(tmp_path, model="deepseekv3_l4_tp1_ep8", **shape).architecture
+    assert (cut.layers, cut.dense_ffn_layers, cut.moe_layers) == (4, 1, 3)
+    whole = case_of(tmp_path, model="deepseek-v3", **shape | {"layers": "61"}).architecture
+    assert whole.dense_ffn_layers == 3
 
 
 def test_a_local_batch_is_split_among_the_slots_of_an_fsdp_pipeline(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Bytes that one rank needs, line by line: the fullest rank, which is in a pipeline's first stage
 (most micro-batches in flight) or in its last (logits).
 
-Not counted: the driver's context and NCCL's own buffers. Leave some of the memory for them.
+The driver's context and NCCL's own buffers count where a stack's conventions hold them
+(`context_bytes`); of others leave some of the memory for them.
 
 The formulas take a Layout of numbers, or one of numpy arrays that describes many at once: only
 arithmetic and comparisons, so that this module imports no numpy.
@@ -166,17 +167,19 @@ def memory_lines(
     element_bytes: int = 2,
     conventions: Conventions = GENERIC,
 ) -> list[Line]:
-    """All lines that are not empty; their sum is what the fullest rank needs, within what the
-    module's head says."""
+    """All lines that are not empty; their sum is what the fullest rank needs, but for what the
+    module's head leaves out."""
     arch = architecture_of(model)
     is_last, parts = memory_parts(
         arch, layout, seq_len, state=state, element_bytes=element_bytes, conventions=conventions
     )
     formulas = state_formulas(layout, state, parts)
     formulas |= _formulas(arch, layout, seq_len, element_bytes, conventions, is_last=is_last)
-    sources = SOURCES | {"logits": conventions.source} if conventions.source else SOURCES
+    sources = dict(SOURCES)
+    if conventions.logit_bytes is not None:
+        sources["logits"] = conventions.source
     if micro_batches_awaiting_weights(layout, last_stage=is_last):
-        sources = sources | {"activations": f"{KORTHIKANTI}; {ZB_H1}"}
+        sources["activations"] = f"{KORTHIKANTI}; {ZB_H1}"
     return [
         Line(name, float(value), "B", formulas[name], sources[name])
         for name, value in parts.items()

@@ -44,10 +44,11 @@ def stage_layers(
     return either(p == 1, layers, either(last_stage, layers - before_last, first))
 
 
-def _routed_parameters(arch: Architecture) -> int:
-    """Of one layer with experts."""
+def layer_routed_parameters(arch: Architecture, layout: Layout) -> Values:
+    """Of one layer with experts, what of them a rank holds."""
     routed = matrix_counts(arch, active=False).get("routed experts", 0)
-    return -(-routed // max(1, arch.moe_layers))
+    split = layout.tensor_parallel * layout.expert_parallel
+    return roundup_quotient(routed // max(1, arch.moe_layers), split)
 
 
 def expert_layers(arch: Architecture, layout: Layout, layers: Values, *, last_stage: Any) -> Values:
@@ -71,9 +72,8 @@ def rank_routed_parameters(
     """Of a rank's parameters those of routed experts, which expert parallel splits."""
     arch = architecture_of(model)
     layers = stage_layers(arch, layout, conventions, last_stage=last_stage)
-    split = layout.tensor_parallel * layout.expert_parallel
-    each = roundup_quotient(_routed_parameters(arch), split)
-    return expert_layers(arch, layout, layers, last_stage=last_stage) * each
+    held = expert_layers(arch, layout, layers, last_stage=last_stage)
+    return held * layer_routed_parameters(arch, layout)
 
 
 def layer_parameters(arch: Architecture, layout: Layout) -> Values:
@@ -122,10 +122,7 @@ def state_parts(
     params = rank_parameters(arch, layout, conventions, last_stage=last_stage)
     routed = rank_routed_parameters(arch, layout, conventions, last_stage=last_stage)
     whole_stage = (layout.pipeline_parallel > 1) * conventions.gathers_stage
-    experts = roundup_quotient(
-        _routed_parameters(arch), layout.tensor_parallel * layout.expert_parallel
-    )
-    layer = layer_parameters(arch, layout) + experts
+    layer = layer_parameters(arch, layout) + layer_routed_parameters(arch, layout)
     sharded = (params - routed) / layout.shards + routed / layout.expert_shards
     missing = params - sharded
 

@@ -17,7 +17,7 @@ from planner.kernels import Values
 from planner.memory.layout import Layout, layout_of
 from planner.memory.state import least
 from planner.memory.trainer_moments import Part, moments
-from planner.memory.trainer_shape import Device, shape_of
+from planner.memory.trainer_shape import Device, Shape, shape_of
 
 if TYPE_CHECKING:
     from smolplan.spec import ModelSpec, RunSpec
@@ -38,7 +38,7 @@ def trainer_memory_bytes(
     z_loss: bool = False,
     device: Device = "cuda",
 ) -> Values:
-    """The peak of one layout, or of arrays of them: the sum of trainer_memory_lines for each. Of
+    """The peak of one layout, or of arrays of them: the sum of fullest_moment_lines for each. Of
     the layout it reads data_parallel, zero_stage (2 or 3), micro_batch_size, gradient_accumulation
     and recompute ("none" or "full")."""
     shape = shape_of(
@@ -51,15 +51,21 @@ def trainer_memory_bytes(
 
 
 def trainer_memory_lines(spec: "RunSpec", device: Device) -> list[Line]:
-    """Lines of the fullest moment, which each of them names; they sum to the peak."""
-    shape = shape_of(
-        spec.model,
-        layout_of(spec),
-        spec.data.seq_len,
-        element_bytes=4 if spec.optim.precision == "fp32" else 2,
-        z_loss=spec.model.z_loss > 0.0,
-        device=device,
+    """Lines of a spec's fullest moment."""
+    return fullest_moment_lines(
+        shape_of(
+            spec.model,
+            layout_of(spec),
+            spec.data.seq_len,
+            element_bytes=4 if spec.optim.precision == "fp32" else 2,
+            z_loss=spec.model.z_loss > 0.0,
+            device=device,
+        )
     )
+
+
+def fullest_moment_lines(shape: Shape) -> list[Line]:
+    """Lines of the fullest moment of one layout, which each of them names; they sum to the peak."""
     name, parts = max(moments(shape).items(), key=lambda item: _sum(item[1]))
     return [
         Line(part.name, float(part.value), "B", f"{part.formula()}; {name}", part.source)

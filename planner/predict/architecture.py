@@ -21,10 +21,10 @@ HYBRIDS = re.compile(r"nemotron-?(3|h)\b|mamba|jamba|qwen3-next|zamba|granite-?4
 DENSE_FROM = 0.98
 """Active over all parameters from which a model counts as dense."""
 PREDICTION_MODULE = re.compile(r"w/ MTP", re.I)
-
-
+"""Notes of runs that train one; published shapes have it, and most runs leave it out."""
 TOOLS = re.compile(r"[-_](automodel|maxtext|paxml|megatron|nemo|proxy)\b.*", re.I)
 """What a row's model may be called beyond its name: the software, or a reduced variant."""
+SHAPE_COLUMNS = ("layers", "hidden", "heads", "vocab")
 
 
 def _plain(name: str) -> str:
@@ -65,9 +65,6 @@ def published_architecture(row: Row) -> Architecture | None:
         return arch
     alike = not (arch.mamba or arch.delta_net or arch.windowed_layers)
     return replace(arch, layers=layers) if alike and arch.ffn_layers is None else None
-
-
-SHAPE_COLUMNS = ("layers", "hidden", "heads", "vocab")
 
 
 def lacking_architecture(row: Row) -> str | None:

@@ -8,16 +8,6 @@ from pathlib import Path
 
 from smolplan.errors import UserError
 
-TEXT_COLUMNS = (
-    "model",
-    "gpu",
-    "dp_or_zero",
-    "recompute",
-    "precision",
-    "source",
-    "verified",
-    "notes",
-)
 COUNT_COLUMNS = (
     "layers",
     "hidden",
@@ -71,6 +61,12 @@ class Row:
 
     def number(self, column: str, default: float) -> float:
         return self.numbers.get(column, default)
+
+    @property
+    def origin(self) -> str:
+        """ "model | source | notes": what the catalogues' patterns of software stacks are tried
+        on."""
+        return " | ".join(self.text(column) for column in ("model", "source", "notes"))
 
 
 def read_rows(path: Path) -> list[Row]:

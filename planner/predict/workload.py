@@ -21,6 +21,15 @@ SHARDED_OPTIMIZER = re.compile(r"zero-?[123]|distopt|fsdp|dist-opt|hsdp", re.I)
 EIGHT_BITS = re.compile(r"fp8|int8", re.I)
 FOUR_BITS = re.compile(r"fp4", re.I)
 BLOCK_SCALED = re.compile(r"mxfp8|fp8-mx|rowwise|block", re.I)
+INTERLEAVED = re.compile(r"(?<!non-)interleaved", re.I)
+NETWORK = re.compile(r"(\d+) ?Gb(?:ps|/s|it/s)/(node|GPU)", re.I)
+MANY_CHUNKS = 12.0
+"""Most virtual stages that a stack which interleaves by default is taken to make (assumed)."""
+MICRO_BATCH_TOKENS = 16384.0
+"""Most tokens that a GPU is taken to compute at once where no micro-batch is given (assumed)."""
+BEYOND_REASON = 1e18
+"""No count of anything in a training run is larger."""
+NEEDED = ("seq_len", "global_batch_tokens", "gpus", "tp", "pp")
 
 
 @dataclass(frozen=True)
@@ -39,23 +48,12 @@ class Workload:
     """The same with nothing masked, as most published figures count."""
 
 
-INTERLEAVED = re.compile(r"(?<!non-)interleaved", re.I)
-MANY_CHUNKS = 12.0
-MICRO_BATCH_TOKENS = 16384.0
-NETWORK = re.compile(r"(\d+) ?Gb(?:ps|/s|it/s)/(node|GPU)", re.I)
-
-
 def _network_bytes_per_s(row: Row, gpus_per_node: float) -> float | None:
     """What the notes say of a GPU's network, as in "800 Gbps/node"."""
     said = NETWORK.search(row.text("notes"))
     if said is None:
         return None
     return float(said[1]) * 1e9 / 8.0 / (gpus_per_node if said[2].lower() == "node" else 1.0)
-
-
-BEYOND_REASON = 1e18
-"""No count of anything in a training run is larger."""
-NEEDED = ("seq_len", "global_batch_tokens", "gpus", "tp", "pp")
 
 
 def lacking(row: Row) -> str | None:
@@ -91,8 +89,8 @@ def workload_of(row: Row) -> Workload:
     assert accelerator is not None
     arch, seq_len = architecture_of_row(row), int(row.numbers["seq_len"])
     shape = shape_of(arch, seq_len, int(row.numbers["global_batch_tokens"]))
-    stack = find_stack(" | ".join(row.text(c) for c in ("model", "source", "notes")))
-    layout = _layout(row, stack, arch.layers)
+    stack = find_stack(row.origin)
+    layout = layout_of_row(row, stack, arch.layers)
     dense = accelerator.peak_bf16_flops
     precision = row.text("precision")
     peak, number_format = dense, BF16
@@ -145,7 +143,8 @@ def _usual_micro_batch(row: Row, local: float) -> float:
     return max(1.0, min(local, MICRO_BATCH_TOKENS // row.numbers["seq_len"]))
 
 
-def _layout(row: Row, stack: SoftwareStack, layers: int) -> dict[str, float]:
+def layout_of_row(row: Row, stack: SoftwareStack, layers: int) -> dict[str, float]:
+    """By the names of planner.step_inputs.Layout's fields."""
     n = row.numbers
     cp = row.number("cp", 1.0)
     replicas = n["gpus"] / (_parallel(row, "tp") * _parallel(row, "pp") * cp)

@@ -16,7 +16,6 @@ from planner.reliability.deadline import (
     spares_for_deadline,
 )
 from planner.reliability.failures import (
-    DAY_S,
     KOKOLIS,
     Component,
     Fleet,
@@ -61,7 +60,6 @@ __all__ = [
     "ASSUMED",
     "CAUSES",
     "DALY",
-    "DAY_S",
     "KOKOLIS",
     "MEGASCALE",
     "TYPICAL_S",

@@ -7,8 +7,8 @@ from typing import Any
 
 from planner.catalog import rows
 from smolplan.errors import UserError
+from smolplan.units import DAY_S
 
-DAY_S = 86_400.0
 KOKOLIS = "Kokolis et al. 2024, arXiv 2410.21680"
 
 

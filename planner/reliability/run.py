@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from planner.reliability.failures import DAY_S
 from smolplan.errors import UserError
+from smolplan.units import DAY_S, YEAR_S
 
 ASSUMED = "assumption"
 BYTECHECKPOINT = "ByteCheckpoint, arXiv 2407.20143, table 8: 405B on 8,960 GPUs"
@@ -28,7 +28,7 @@ by two digests), and lie within the 5 to 20 min that Kokolis et al. give for res
 MOST_PIECES = 10_000
 """Local copies between two remote checkpoints: one every 4 s for half a day."""
 
-LONGEST_S = 1e6 * 365.25 * DAY_S
+LONGEST_S = 1e6 * YEAR_S
 """A million years: far beyond any time of a run, and its square is still a float."""
 
 

@@ -8,7 +8,7 @@ from planner.answer import Answer
 from planner.explain import scientific
 from planner.params import parameter_counts
 from smolplan.cli import style
-from smolplan.units import format_count, format_duration
+from smolplan.units import DAY_S, format_count, format_duration
 
 
 def show(answer: Answer, *, explain: bool) -> None:
@@ -89,7 +89,7 @@ def _facts(answer: Answer) -> Table:
 
 def format_duration_exact(seconds: float) -> str:
     """Days to the hundredth; shorter spans as format_duration says them."""
-    days = seconds / 86_400
+    days = seconds / DAY_S
     return f"{days:,.2f} days" if days >= 0.01 else format_duration(max(0.0, seconds))
 
 

@@ -7,13 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from planner.reliability import DAY_S, Fleet, fleets, mttf_s
+from planner.reliability import Fleet, fleets, mttf_s
 from smolplan.cli import style
-from smolplan.units import format_duration
+from smolplan.units import YEAR_S, format_duration
 
 GPU_COUNTS = (256, 1024, 4096, 16_384, 65_536, 131_072)
-
-YEAR_S = 365.25 * DAY_S
 
 
 def show(fleet: Fleet, gpus: int) -> None:

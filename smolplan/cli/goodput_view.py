@@ -6,10 +6,10 @@ from rich.table import Table
 
 from planner.goodput import GIVEN, Answer
 from planner.goodput_arithmetic import lines_of, notes_on
-from planner.reliability import DAY_S, Run
+from planner.reliability import Run
 from planner.simulate import Simulation
 from smolplan.cli import style
-from smolplan.units import format_duration
+from smolplan.units import DAY_S, format_duration
 
 
 def show(answer: Answer, *, explain: bool) -> None:

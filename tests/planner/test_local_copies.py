@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from planner.reliability import (
     CAUSES,
-    DAY_S,
     Checkpoint,
     LocalCopies,
     Restart,
@@ -20,8 +19,7 @@ from planner.reliability import (
 )
 from planner.simulate import simulate
 from smolplan.errors import UserError
-
-HOUR_S = 3600.0
+from smolplan.units import DAY_S, HOUR_S
 
 RUN = Run(
     work_s=20 * DAY_S,

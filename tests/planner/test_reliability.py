@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from planner.reliability import (
     CAUSES,
-    DAY_S,
     Checkpoint,
     Restart,
     Run,
@@ -32,8 +31,7 @@ from planner.reliability import (
 )
 from planner.simulate import simulate
 from smolplan.errors import UserError
-
-HOUR_S = 3600.0
+from smolplan.units import DAY_S, HOUR_S
 
 LLAMA = Run(
     work_s=50 * DAY_S,

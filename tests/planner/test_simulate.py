@@ -6,7 +6,6 @@ import pytest
 
 from planner.reliability import (
     CAUSES,
-    DAY_S,
     Checkpoint,
     Restart,
     Run,
@@ -16,8 +15,7 @@ from planner.reliability import (
 )
 from planner.simulate import simulate
 from smolplan.errors import UserError
-
-HOUR_S = 3600.0
+from smolplan.units import DAY_S, HOUR_S
 
 LARGE = Run(
     work_s=20 * DAY_S,
