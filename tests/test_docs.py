@@ -8,6 +8,8 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from planner.predict.report import compare
+from planner.predict.rows import read_rows
 from smolplan.cli.main import app
 
 ROOT = Path(__file__).parents[1]
@@ -59,3 +61,9 @@ def test_examples_that_a_page_names_are_in_the_repository(page: Path) -> None:
         r"(?<![\w/-])(?:examples|tests)/[\w/.-]*\w\.\w+", page.read_text(encoding="utf-8")
     )
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_the_example_of_measured_runs_is_predicted_but_for_the_row_without_a_speed() -> None:
+    comparisons = compare(read_rows(ROOT / "examples" / "runs.csv"))
+    assert {c.row.text("model") for c in comparisons if c.skipped} == {"deepseek-v3"}
+    assert len(comparisons) > 1
