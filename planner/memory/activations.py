@@ -132,16 +132,17 @@ def activation_parts(
 ) -> dict[str, Values]:
     """Bytes of a stage by part. Full recomputation keeps a layer's input, and one layer whole while
     it is computed again; selective recomputation one layer's attention scores. ZB-H1 keeps inputs
-    and output gradients of the weights of micro-batches that await them."""
+    and output gradients of the weights of micro-batches that await them, which full recomputation
+    has made anew by then."""
     tp, tokens = layout.tensor_parallel, rank_tokens(layout, seq_len)
     wide = tp if conventions.sequence_parallel else 1
     hidden = kept.hidden / wide + kept.gathered * (1.0 - 1.0 / wide)
     held = layers * micro_batches_in_flight(layout, last_stage=last_stage)
     waiting = layers * micro_batches_awaiting_weights(layout, last_stage=last_stage)
     full = layout.full_recompute
-    times = either(full, 1.0, held + waiting)
+    times = either(full, 1.0, held) + waiting
     inputs = full * (held - 1.0) * kept.layer_input / wide
-    surplus = (1.0 - full) * waiting * kept.gate / tp
+    surplus = waiting * kept.gate / tp
     scores = seq_len * kept.scores * either(layout.recompute == "none", held, 1.0)
     scores = scores / layout.context_parallel
 

@@ -217,6 +217,8 @@ def _formulas(
         inputs = f"{kept.layer_input:,.0f} B"
     if layout.recompute == "full":
         whole = f"{inputs}, and one layer's {whole} once"
+        whole += f", and of {layers * waiting:.4g} that await weight gradients" if waiting else ""
+        late = ""
     again = "one layer" if layout.recompute == "full" else stage
 
     def each(value: float) -> str:

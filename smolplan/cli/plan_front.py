@@ -28,7 +28,7 @@ def check_plot(path: Path) -> None:
         raise UserError(
             "a PNG is drawn by matplotlib, which is not installed",
             where="--plot",
-            remedy="Write an .svg or .html, or run pip install matplotlib.",
+            remedy="Write an .svg or .html, or run pip install 'smolplan[plot]'.",
         )
 
 

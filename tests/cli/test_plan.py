@@ -1,11 +1,17 @@
+import errno
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from typer.testing import CliRunner
 
+from smolplan.cli.main import app
+from smolplan.cli.options import write_file
+from smolplan.errors import UserError
 from smolplan.spec import dump_spec, load_preset, load_spec
 from tests.support import smolplan
 
@@ -54,12 +60,14 @@ def test_the_specs_own_layout_is_set_beside_the_best() -> None:
 
 
 def test_what_a_restriction_costs_is_told() -> None:
-    asked = ("smollm3-3b", "--restrict", "zero=0,schedule=1f1b")
-    then, free = planned(*asked), planned("smollm3-3b")
+    term = ("--restrict", "zero=0,schedule=1f1b")
+    then = planned("smollm3-3b", *term)
+    free = planned("smollm3-3b")
     assert then["without_restriction"]["step_s"] == free["best"]["step_s"]
     assert free["without_restriction"] is None
     gain = then["best"]["step_s"] / free["best"]["step_s"] - 1
-    assert f"would be {gain:.1%} faster" in " ".join(smolplan("plan", *asked).stdout.split())
+    text = " ".join(smolplan("plan", "smollm3-3b", *term).stdout.split())
+    assert f"would be {gain:.1%} faster" in text
     whole = smolplan("plan", "smollm3-3b", "--restrict", "dp>=1").stdout
     assert "Without --restrict: nothing is faster" in whole
 
@@ -117,12 +125,23 @@ def test_a_page_shows_every_number_of_gpus_and_what_the_figures_rest_on(tmp_path
     assert "per GPU-hour" in page and "stack generic" in page
 
 
-@pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is installed")
-def test_a_png_without_matplotlib_is_refused_before_the_search(tmp_path: Path) -> None:
+def test_a_png_without_matplotlib_is_refused_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smolplan.cli.plan_front.can_draw_png", lambda: False)
+    plot = tmp_path / "front.png"
+    asked = ["plan", "smollm3-3b", "--gpus", "64,128", "--plot", str(plot)]
+    with pytest.raises(UserError, match=r"not installed.*pip install 'smolplan\[plot\]'"):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert not plot.exists()
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_a_png_of_the_front_is_drawn(tmp_path: Path) -> None:
     plot = tmp_path / "front.png"
     done = smolplan("plan", "smollm3-3b", "--gpus", "64,128", "--plot", str(plot))
-    assert done.returncode == 2 and not done.stdout
-    assert "pip install matplotlib" in done.stderr and not plot.exists()
+    assert done.returncode == 0, done.stderr
+    assert plot.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_cost_picks_few_gpus_and_time_picks_many() -> None:
@@ -217,6 +236,10 @@ def test_no_legal_layout_ends_with_the_closest_miss_and_code_2(tmp_path: Path) -
         (["tiny-cpu"], "CPU"),
         (["no-such.yaml"], "cannot read the spec"),
         (["smollm3-3b", "--out", "/no/such/folder/run.yaml"], "cannot write it"),
+        (["smollm3-3b", "--out", "/proc/run.yaml"], "cannot write it"),
+        (["smollm3-3b", "--out", "x" * 300], "File name too long. Name a file"),
+        (["smollm3-3b", "--gpus", "8,16", "--plot", "x" * 300 + ".svg"], "File name too long"),
+        (["smollm3-3b", "--out", "/tmp", "--force"], "it is a folder"),
     ],
 )
 def test_nonsense_ends_with_a_sentence_and_code_2(arguments: list[str], said: str) -> None:
@@ -224,3 +247,41 @@ def test_nonsense_ends_with_a_sentence_and_code_2(arguments: list[str], said: st
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_search_and_the_other_is_not_written(
+    tmp_path: Path,
+) -> None:
+    plot = tmp_path / "front.svg"
+    done = smolplan(
+        "plan", "smollm3-3b", "--gpus", "8,16", "--plot", str(plot), "--out", str(tmp_path)
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_as_long_as_can_be_and_the_file_behind_a_link_are_written(tmp_path: Path) -> None:
+    longest, link = tmp_path / ("x" * 255), tmp_path / "link"
+    write_file("--out", longest, b"one", force=False)
+    link.symlink_to(longest)
+    write_file("--out", link, b"two", force=True)
+    assert longest.read_bytes() == b"two" and link.is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_disk_that_fills_up_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("mine")
+
+    def fill_up(path: Path, content: bytes) -> int:
+        with path.open("wb") as half:
+            half.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    with pytest.raises(UserError, match="No space left"):
+        write_file("--out", file, b"another", force=True)
+    assert file.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [file]

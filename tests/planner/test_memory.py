@@ -166,6 +166,17 @@ def test_zero_bubbles_last_stage_keeps_what_late_weight_gradients_need() -> None
     assert "last stage, 3 more awaiting weight gradients" in formulas(layout)["activations"]
 
 
+def test_what_awaits_weight_gradients_is_kept_whole_under_full_recomputation_too() -> None:
+    plain = Layout(pipeline_parallel=4, gradient_accumulation=8, recompute="full")
+    late = replace(plain, schedule="zero-bubble")
+    none = replace(late, recompute="none")
+
+    def last_stage(layout: Layout) -> float:
+        return values(layout)["activations"]
+
+    assert last_stage(plain) < last_stage(late) <= last_stage(none)
+
+
 def test_the_fullest_stage_is_the_first_or_where_logits_weigh_more_the_last() -> None:
     # 18 layers × 54,528 × 4,096 × 2 B = 8.0 GB of a micro-batch; logits 7.4 GB
     first = Layout(pipeline_parallel=2, gradient_accumulation=8)
