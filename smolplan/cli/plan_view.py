@@ -158,6 +158,7 @@ def _front(winners: Sequence[Candidate]) -> Table:
             ("layout", False),
         ]
     )
+    table.columns[-1].no_wrap = False  # where it is too wide, it gives way, not the figures
     for c, front in zip(winners, pareto_front(winners), strict=True):
         table.add_row(
             "●" if front else "",

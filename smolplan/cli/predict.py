@@ -24,7 +24,7 @@ def predict(
     columns); its measurement is converted to one definition: model FLOPs, exact accounting,
     causal attention. Rows that lack what a prediction needs are counted, by reason.
 
-    Example: `smolplan predict runs.csv --json > predicted.json`
+    Example: `smolplan predict examples/runs.csv`
     """
     from planner.predict.report import compare
     from planner.predict.rows import read_rows
