@@ -41,7 +41,8 @@ def _by_name(model: str) -> Architecture | None:
     """The longest published name that a row's begins with; else the only one that begins with the
     row's."""
     name = _plain(TOOLS.sub("", model))
-    begun = [known for known in _published() if name.startswith(known)]
+    # What follows a name is no more of its number: gpt2 is no gpt-20b.
+    begun = [known for known in _published() if re.match(rf"{known}(?!\d|b)", name)]
     if not begun and len(name) >= len("qwen3next"):
         begun = [known for known in _published() if known.startswith(name)]
         begun = begun if len(begun) == 1 else []

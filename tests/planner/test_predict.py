@@ -170,6 +170,11 @@ def test_prediction_modules_count_where_the_notes_say_so(tmp_path: Path) -> None
     assert workload(tmp_path, **row, notes="w/o MTP").shape["losses"] == 1
 
 
+def test_a_name_that_only_begins_like_a_published_one_is_not_taken_for_it(tmp_path: Path) -> None:
+    row = {**LLAMA, "model": "gpt-20b", "hidden": "", "heads": "", "layers": ""}
+    assert (lacking(read_rows(write(tmp_path / "x.csv", row))[0]) or "").startswith("no layers")
+
+
 def test_columns_that_contradict_the_name_are_believed(tmp_path: Path) -> None:
     w = workload(tmp_path, model="llama2-70b-like", hidden="4096")
     assert w.shape["layers"] == 32
