@@ -144,6 +144,10 @@ def test_sharding_more_or_a_smaller_micro_batch_never_needs_more_in_any_legal_la
     by_stage = [needed(plain, zero_stage=np.full(plain.sum(), stage)) for stage in range(4)]
     assert all(np.all(more <= less) for less, more in pairwise(by_stage))
     even = found.columns["micro_batch_size"] % 2 == 0
+    # Two late micro-batches await more than one that is late by nothing: not where all but what
+    # awaits is computed again.
+    late = found.columns["schedule"] == "zero-bubble"
+    even &= ~(late & (found.columns["recompute"] == "full"))
     halved = needed(
         even,
         micro_batch_size=found.columns["micro_batch_size"][even] // 2,
