@@ -44,7 +44,7 @@ DAYS_TOLERANCE = 0.10
 PUBLISHED_PEAK_BYTES = 79.9e9
 PEAK_TOLERANCE = 0.05
 CHOSEN = "DP 192 × TP 2, MBS 3"
-AS_THEN = "zero=0,vp=1"
+AS_THEN = "zero=0,vp=1,schedule=1f1b"
 PUBLISHED_BATCH = 2048
 """Sequences of 8,192 tokens in NVIDIA's published runs of that model on as many GPUs
 (dgxc-benchmarking, llama3.1): the question that peers are asked."""

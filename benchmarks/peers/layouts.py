@@ -22,7 +22,7 @@ from planner.restrict import parse_restrictions
 from planner.search import Found, candidate_of, search, stack_of
 from planner.site import Site, find_software
 
-PEERS_KNOW = "cp=1,vp=1"
+PEERS_KNOW = "cp=1,vp=1,schedule=1f1b,group=all"
 """What all peers can express."""
 TIED = 1.001
 """Steps closer than this factor are the same."""
