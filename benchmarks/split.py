@@ -32,9 +32,5 @@ def folds_of(rows: Iterable[Row]) -> dict[str, int]:
     def order(unit: str) -> tuple[str, bytes]:
         return stacks[unit], hashlib.sha256(unit.encode()).digest()
 
-    stacks = {unit_of(row): stack_name(row) for row in rows}
+    stacks = {unit_of(row): find_stack(row.origin).name for row in rows}
     return {unit: place % FOLDS for place, unit in enumerate(sorted(stacks, key=order))}
-
-
-def stack_name(row: Row) -> str:
-    return find_stack(row.origin).name

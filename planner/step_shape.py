@@ -1,6 +1,6 @@
 """An architecture as the step-time model sees it."""
 
-from planner.architecture import Architecture
+from planner.architecture import Architecture, MoE
 from planner.flops import delta_rule_flops_per_token, mean_keys, ssd_flops_per_token
 from planner.kernels import Values
 from planner.params import (
@@ -21,9 +21,13 @@ def shape_of(arch: Architecture, seq_len: int, tokens_per_step: int) -> Shape:
     # A prediction module joins two hidden vectors: 2h columns more.
     joins = 2.0 * arch.hidden * arch.mtp_layers / max(attention, 1)
     inputs = attention_matrix_parameters(arch) / arch.hidden - value_width + joins
-    moe, modules = arch.moe, arch.mtp_layers
-    moe_layers = arch.moe_layers + (modules if moe is not None else 0)
-    dense_layers = arch.dense_ffn_layers + (modules if moe is None else 0)
+    moe_layers, dense_layers = arch.moe_layers, arch.dense_ffn_layers
+    if arch.moe is None:
+        dense_layers += arch.mtp_layers
+    else:
+        moe_layers += arch.mtp_layers
+    # No layer has it where the model has none: any will do that can be divided by.
+    moe = arch.moe or MoE(routed_experts=1, experts_per_token=1, expert_ffn_hidden=1)
     mixer_layers, mixer_in, mixer_out, scan_flops = _mixers(arch, seq_len)
     kv = arch.kv_width if arch.mla is None else (arch.query_width + value_width) / 2.0
     return Shape(
@@ -40,10 +44,10 @@ def shape_of(arch: Architecture, seq_len: int, tokens_per_step: int) -> Shape:
         ffn=float(arch.ffn_hidden),
         ffn_matrices=3.0 if arch.gated_ffn else 2.0,
         moe_share=moe_layers / layers,
-        experts=1.0 if moe is None else float(moe.routed_experts),
-        experts_per_token=1.0 if moe is None else float(moe.experts_per_token),
-        expert_ffn=1.0 if moe is None else float(moe.expert_ffn_hidden),
-        shared_ffn=0.0 if moe is None else float(moe.shared_width),
+        experts=float(moe.routed_experts),
+        experts_per_token=float(moe.experts_per_token),
+        expert_ffn=float(moe.expert_ffn_hidden),
+        shared_ffn=float(moe.shared_width),
         mixer_share=mixer_layers / layers,
         mixer_in=mixer_in,
         mixer_out=mixer_out,

@@ -37,6 +37,7 @@ def _published() -> dict[str, Architecture]:
     return {_plain(name): model.architecture()[0] for name, model in models().items()}
 
 
+@cache
 def _by_name(model: str) -> Architecture | None:
     """The longest published name that a row's begins with; else the only one that begins with the
     row's."""

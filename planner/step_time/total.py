@@ -63,12 +63,13 @@ class LayerTime:
         return self.compute_s + traffic_s + self.waited_s
 
 
-def layer_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> LayerTime:
+def layer_time(
+    shape: Shape, layout: Layout, machine: Machine, stack: Stack, queued_s: Values
+) -> LayerTime:
     compute_s, late_s = layer_compute_s(shape, layout, machine, stack)
     traffic = layer_traffic_s(shape, layout, machine, stack)
     passes = 2.0 + layout.full_recompute
     ready = LayerTime(compute_s, late_s, *traffic, waited_s=0.0, passes=passes)
-    queued_s = queue_s(layout, machine, stack)
     waited_s = held_up(ready.total_s, queued_s) - ready.total_s
     # A third of what is launched is for weights' gradients (assumed).
     return replace(ready, waited_s=waited_s, late_s=held_up(late_s, queued_s / 3.0))
@@ -78,12 +79,13 @@ def step_time(shape: Shape, layout: Layout, machine: Machine, stack: Stack) -> S
     """One step: m slots of the slowest stage and the pipeline's bubble, the gradients' traffic that
     no slot hides, and the optimiser. Layers that differ are taken as their mean, evenly mixed among
     the stages (assumed)."""
-    layer = layer_time(shape, layout, machine, stack)
+    queued_s = queue_s(layout, machine, stack)
+    layer = layer_time(shape, layout, machine, stack, queued_s)
     # Embedding, head and loss launch and reduce about as often as two layers do (assumed).
     # Both gather or reduce-scatter activations once forward and once backward: four in all, like
     # one layer's forward.
     loss_s = head_s(shape, layout, machine, stack) + layer.tensor_s
-    loss_s = held_up(loss_s, 2.0 * queue_s(layout, machine, stack))
+    loss_s = held_up(loss_s, 2.0 * queued_s)
     slot_s = slowest_stage_s(shape, layout, stack, layer.total_s, loss_s)
     stage_layers = shape.layers / layout.pp
     mean_slot_s = stage_layers * layer.total_s + loss_s / layout.pp
