@@ -1,9 +1,9 @@
 """A check is one function with a name, an area, a severity, and what to do when it fails."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from preflight.report import Finding, Severity
 from smolplan.errors import UserError
@@ -11,8 +11,21 @@ from smolplan.spec.parse import suggestion
 
 if TYPE_CHECKING:
     from preflight.context import Context
+    from preflight.fleet import FleetContext
 
 CheckFunction = Callable[["Context"], Finding]
+FleetCheckFunction = Callable[["FleetContext"], Sequence[Finding]]
+
+Tier = Literal["quick", "standard", "burn"]
+"""quick: under 30 s in all, before every start; standard: 2 to 5 minutes, before a long run or
+after a failure; burn: for new machines. Each holds those before it."""
+
+TIERS: tuple[Tier, ...] = ("quick", "standard", "burn")
+
+Scope = Literal["host", "fleet"]
+"""host: what each host finds of itself; fleet: what is seen with all hosts' answers at hand."""
+
+Better = Literal["higher", "lower", "equal"]
 
 AREAS = (
     "config",
@@ -36,7 +49,13 @@ class Check:
     remedy: str
     deadline_s: float
     needs_torch: bool
-    function: CheckFunction
+    function: Callable[[Any], Any]
+    tier: Tier = "standard"
+    scope: Scope = "host"
+    passive: bool = False
+    """Whether it may be made beside a run that trains: it takes nothing from it."""
+    peers: Mapping[str, Better] = field(default_factory=dict)
+    """Measured figures in which hosts of one fleet should be alike, and which way is better."""
 
     @property
     def area(self) -> str:
@@ -58,16 +77,66 @@ def check(
     severity: Severity = "required",
     deadline_s: float = 10.0,
     needs_torch: bool = False,
+    tier: Tier = "standard",
+    passive: bool = False,
+    peers: Mapping[str, Better] | None = None,
 ) -> Callable[[CheckFunction], CheckFunction]:
-    """Register a function as a check. An advisory one never fails: its `fail` is a `warn`."""
+    """Register a function as a check of one host. An advisory one never fails: its `fail` is a
+    `warn`."""
 
     def register(function: CheckFunction) -> CheckFunction:
-        if name in _checks:
-            raise ValueError(f"two checks are called {name}")
-        _checks[name] = Check(name, severity, remedy, deadline_s, needs_torch, function)
+        _add(
+            Check(
+                name,
+                severity,
+                remedy,
+                deadline_s,
+                needs_torch,
+                function,
+                tier=tier,
+                passive=passive,
+                peers=peers or {},
+            )
+        )
         return function
 
     return register
+
+
+def fleet_check(
+    name: str,
+    *,
+    remedy: str,
+    severity: Severity = "required",
+    deadline_s: float = 30.0,
+    tier: Tier = "standard",
+    passive: bool = False,
+) -> Callable[[FleetCheckFunction], FleetCheckFunction]:
+    """Register a function as a check of all hosts together; its findings name their host."""
+
+    def register(function: FleetCheckFunction) -> FleetCheckFunction:
+        _add(
+            Check(
+                name,
+                severity,
+                remedy,
+                deadline_s,
+                needs_torch=False,
+                function=function,
+                tier=tier,
+                scope="fleet",
+                passive=passive,
+            )
+        )
+        return function
+
+    return register
+
+
+def _add(new: Check) -> None:
+    if new.name in _checks:
+        raise ValueError(f"two checks are called {new.name}")
+    _checks[new.name] = new
 
 
 def all_checks() -> list[Check]:
@@ -77,9 +146,12 @@ def all_checks() -> list[Check]:
     return sorted(_checks.values(), key=lambda c: AREAS.index(c.area))
 
 
-def select(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Check]:
-    """The checks whose name or area is in `only` (all, if it is empty) and not in `skip`.
-    Raises UserError for a name that there is not, with the near ones."""
+def select(
+    only: Sequence[str] = (), skip: Sequence[str] = (), tier: Tier = "standard"
+) -> list[Check]:
+    """The checks up to `tier` whose name or area is in `only` (all, if it is empty) and not in
+    `skip`; one that `only` names is taken whatever its tier. Raises UserError for a name that
+    there is not, with the near ones."""
     checks = all_checks()
     known = [*AREAS, *(c.name for c in checks)]
     for option, names in (("--only", only), ("--skip", skip)):
@@ -91,5 +163,9 @@ def select(only: Sequence[str] = (), skip: Sequence[str] = ()) -> list[Check]:
     return [
         c
         for c in checks
-        if (not only or {c.name, c.area} & set(only)) and not {c.name, c.area} & set(skip)
+        if not {c.name, c.area} & set(skip)
+        and (
+            c.name in only
+            or (TIERS.index(c.tier) <= TIERS.index(tier) and (not only or c.area in only))
+        )
     ]

@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 State = Literal["pass", "warn", "fail", "skipped", "unknown"]
 Severity = Literal["required", "advisory"]
-Source = Literal["plan", "spec", "table", "none"]
-"""Where a threshold comes from: the plan's figures, the spec's own settings, a table of
-experience (docs/preflight.md), or there is none."""
+Source = Literal["plan", "spec", "fleet", "table", "none"]
+"""Where a threshold comes from: the plan's figures, the spec's own settings, the median of the
+hosts of this fleet, a table of experience (docs/preflight.md), or there is none."""
 
 
 STATES: tuple[State, ...] = ("pass", "warn", "fail", "skipped", "unknown")
@@ -30,6 +30,8 @@ class Finding(_Part):
     """Figures by name; the name ends in the unit."""
     needed: dict[str, float] = Field(default={})
     source: Source = "none"
+    host: str = ""
+    """Whom it is about; empty: the fleet as a whole."""
     remedy: str = ""
     """What to do about it; the one that the check was registered with, unless given."""
 
