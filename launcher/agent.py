@@ -1,11 +1,13 @@
-"""Torchrun's own agent for ranks that are all on this machine, and reachable from it alone.
+"""Torchrun's own agent for the ranks of one node, with a rendezvous that is settled beforehand.
 
-torchrun's usual rendezvous listens on every interface and unpickles what it is sent. This one
-holds the ranks' store on 127.0.0.1, and needs no state to be agreed on, since there is one agent.
+torchrun's usual rendezvous listens on every interface, unpickles what it is sent, and does not
+survive a replaced host. Here the launcher has said which node is which: node 0 holds the ranks'
+store on one address, the others connect to it, and there is nothing to agree on.
 """
 
 import socket
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
@@ -20,30 +22,50 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-HOST = "127.0.0.1"
-BACKEND = "smolplan-loopback"
+BACKEND = "smolplan"
 STORE_TIMEOUT = timedelta(minutes=10)
 
 
-class LoopbackRendezvous(RendezvousHandler):
-    """The rendezvous of one agent with itself, and the store that its ranks meet in."""
+@dataclass(frozen=True)
+class Node:
+    """One node of an attempt, and where its nodes meet."""
 
-    def __init__(self, run_id: str, port: int) -> None:
-        """`port` 0 takes a free one. Raises OSError if the port is in use."""
-        self._run_id = run_id
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((HOST, port))
-            listener.listen(512)
-            self._port: int = listener.getsockname()[1]
-            # A TCPStore that opens its own socket does so on every interface.
+    index: int = 0
+    count: int = 1
+    address: str = "127.0.0.1"
+    """Of node 0, as all others reach it: the only one that its store listens on."""
+    port: int = 0
+    """0 takes a free one, where there is one node only."""
+
+
+class FixedRendezvous(RendezvousHandler):
+    """The rendezvous of nodes that know their places, and the store that their ranks meet in."""
+
+    def __init__(self, run_id: str, node: Node) -> None:
+        """Raises OSError if the port is in use, and DistStoreError if node 0 does not answer."""
+        self._run_id, self._node, self._port = run_id, node, node.port
+        if node.index == 0:
+            family = socket.AF_INET6 if ":" in node.address else socket.AF_INET
+            with socket.create_server(
+                (node.address, node.port), family=family, backlog=4096
+            ) as listener:
+                self._port = listener.getsockname()[1]
+                # A TCPStore that opens its own socket does so on every interface.
+                self._store = TCPStore(
+                    node.address,
+                    self._port,
+                    is_master=True,
+                    timeout=STORE_TIMEOUT,
+                    wait_for_workers=False,
+                    master_listen_fd=listener.detach(),
+                )
+        else:
             self._store = TCPStore(
-                HOST,
-                self._port,
-                is_master=True,
+                node.address,
+                node.port,
+                is_master=False,
                 timeout=STORE_TIMEOUT,
                 wait_for_workers=False,
-                master_listen_fd=listener.detach(),
             )
 
     def get_backend(self) -> str:
@@ -55,7 +77,8 @@ class LoopbackRendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         store = PrefixStore(self._run_id, self._store)
-        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(HOST, self._port))
+        meeting = RendezvousStoreInfo(self._node.address, self._port)
+        return RendezvousInfo(store, self._node.index, self._node.count, meeting)
 
     def is_closed(self) -> bool:
         return False
@@ -74,27 +97,34 @@ class LoopbackRendezvous(RendezvousHandler):
 
 
 def _create(parameters: RendezvousParameters) -> RendezvousHandler:
-    return LoopbackRendezvous(parameters.run_id, int(parameters.endpoint.rpartition(":")[2]))
+    address, _, port = parameters.endpoint.rpartition(":")
+    index = int(parameters.config["node"])
+    return FixedRendezvous(
+        parameters.run_id, Node(index, parameters.max_nodes, address.strip("[]"), int(port))
+    )
 
 
 rendezvous_handler_registry.register(BACKEND, _create)
 
 
 def run_ranks(
-    arguments: list[str], *, ranks: int, name: str, port: int, logs: LogsSpecs
+    arguments: list[str], *, ranks: int, name: str, logs: LogsSpecs, node: Node
 ) -> dict[str, int]:
-    """Run `python arguments` on every rank until all have ended, or one has failed and the rest
-    were ended. Rank → exit code of those that failed (negative: ended by that signal).
+    """Run `python arguments` on every rank of this node until all have ended, or one has failed
+    and the rest were ended. Rank → exit code of those that failed (negative: ended by that
+    signal).
 
     Raises OSError if the port is in use.
     """
+    host = f"[{node.address}]" if ":" in node.address else node.address
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=node.count,
+        max_nodes=node.count,
         nproc_per_node=ranks,
         run_id=name,
         rdzv_backend=BACKEND,
-        rdzv_endpoint=f"{HOST}:{port}",
+        rdzv_endpoint=f"{host}:{node.port}",
+        rdzv_configs={"node": node.index},
         max_restarts=0,
         logs_specs=logs,
         # One rank is gone, so the rest can do nothing more: they need no time to say goodbye.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from launcher import create
-from launcher.backends import local
+from launcher.backends.base import backend_of, backend_of_run
 from launcher.environment import keep_environment
 from launcher.outcome import describe_exit, read_exit
 from launcher.processes import is_alive
@@ -24,20 +24,22 @@ UNSTARTED_AFTER_S = 60.0
 def start(store: Store, run: Run, attempt: Attempt, spec: RunSpec) -> None:
     """Start a planned attempt, and wait until it reports. Raises SmolplanError if it cannot be
     started; the run then ends as failed."""
-    directory = RunDir(run.path)
+    directory, backend = RunDir(run.path), backend_of(spec)
     try:
         directory.record("launched", "launcher", attempt=attempt.number, reason=attempt.reason)
         if run.monitored:
             # First: whatever becomes of this process, the attempt will be started.
             ensure_daemon(store)
         if store.move_attempt(attempt, "running", fence=None):
-            local.submit(spec, directory, attempt)
-        local.await_report(directory, attempt)
+            backend.submit(spec, directory, attempt)
+        backend.await_report(directory, attempt)
     except (SmolplanError, OSError) as error:
         _end(store, run, attempt, "failed", str(error))
         if isinstance(error, OSError):
             raise _unwritable(error, directory) from None
         raise
+    finally:
+        backend.close()
 
 
 def _unwritable(error: OSError, directory: RunDir) -> UserError:
@@ -132,8 +134,14 @@ def kill(store: Store, run: Run) -> Run:
 def _end(store: Store, run: Run, attempt: Attempt, state: RunState, reason: str) -> None:
     """Raises SmolplanError if processes are left."""
     store.move_attempt(attempt, "condemned", fence=None, cause=reason)
-    if not local.end(RunDir(run.path), attempt, reason):
-        raise SmolplanError(f"processes of run {run.id} resist SIGKILL (a hung disk or device?)")
+    backend = backend_of_run(RunDir(run.path))
+    try:
+        if not backend.end(RunDir(run.path), attempt, reason):
+            raise SmolplanError(
+                f"processes of run {run.id} resist SIGKILL (a hung disk or device?)"
+            )
+    finally:
+        backend.close()
     store.move_attempt(attempt, "ended", fence=None)
     store.end_run(run.id, state, reason, fence=None)
 
@@ -147,13 +155,17 @@ def settle(store: Store, run: Run) -> Run:
         if time.time() - attempt.created_at > UNSTARTED_AFTER_S:
             _end(store, run, attempt, "failed", "its launcher was killed before it started")
         return store.run(run.id)
-    alive = local.supervisor_alive(directory, attempt.number)
-    content = read_exit(directory, attempt.number, attempt.token)
-    if content is None and alive is not False:
-        return run
-    content = content or {"exit_code": 1, "error": "its processes are gone without a word"}
-    if not local.kill(directory, attempt):
-        return run
+    backend = backend_of_run(directory)
+    try:
+        alive = backend.observe(directory, attempt).alive
+        content = read_exit(directory, attempt.number, attempt.token)
+        if content is None and alive is not False:
+            return run
+        content = content or {"exit_code": 1, "error": "its processes are gone without a word"}
+        if not backend.end(directory, attempt, describe_exit(content)):
+            return run
+    finally:
+        backend.close()
     code, cause = content["exit_code"], describe_exit(content)
     step = max((b.step for b in directory.read_heartbeats().values()), default=0)
     if not store.move_attempt(attempt, "ended", fence=None, cause=cause, exit_code=code, step=step):

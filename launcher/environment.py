@@ -1,4 +1,4 @@
-"""The part of a launcher's environment that decides what is computed, and on what.
+"""The environment that ranks are started in; above all what decides what is computed, and on what.
 
 A restart comes from the monitor, which may have been started from another shell: it has to run
 in the environment of the first start, or the kernels, and so the losses, may be others. Secrets
@@ -6,9 +6,14 @@ are no part of it: they stay in the environment of whoever starts a process.
 """
 
 import os
+import socket
 from collections.abc import Mapping
 
+import psutil
+
+from launcher.processes import TOKEN_VARIABLE
 from smolplan.rundir import RunDir, read_json, write_json
+from smolplan.spec import RunSpec
 
 _PREFIXES = (
     *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "CUBLAS", "CUDNN_", "HIP_", "ROCR_", "RCCL_"),
@@ -36,3 +41,29 @@ def environment_of(run: RunDir) -> Mapping[str, str]:
         return os.environ
     others = {name: value for name, value in os.environ.items() if not _decides(name)}
     return {**others, **{name: str(value) for name, value in kept.items()}}
+
+
+def rank_environment(spec: RunSpec, token: str) -> dict[str, str]:
+    """What an attempt's processes get beyond the environment of whoever starts them."""
+    return {
+        "OMP_NUM_THREADS": str(spec.launch.threads_per_rank),
+        "PYTHONUNBUFFERED": "1",
+        **spec.launch.environment,
+        TOKEN_VARIABLE: token,
+    }
+
+
+def meeting_interface(address: str, port: int) -> dict[str, str]:
+    """Have gloo and NCCL talk over the interface by which this host reaches `address`, where its
+    nodes meet: the loopback one if all ranks are here. Empty if it cannot be told."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, port or 9))  # of a datagram socket: nothing is sent
+            own = probe.getsockname()[0]
+    except OSError:
+        return {}
+    for name, entries in psutil.net_if_addrs().items():
+        if any(entry.address == own for entry in entries):
+            return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+    return {}

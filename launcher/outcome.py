@@ -1,10 +1,12 @@
-"""How an attempt ended: exit.json and the causes that ranks name."""
+"""How an attempt ended: what its nodes say, and the causes that ranks name."""
 
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from launcher.placement import read_placement
 from launcher.store import state_folder
 from smolplan.errors import ExitCode
 from smolplan.rundir import RunDir, read_json, write_json
@@ -13,7 +15,7 @@ log = logging.getLogger("launcher.outcome")
 
 
 def attempt_outcome(run: RunDir, attempt: int, failures: dict[str, int]) -> dict[str, Any]:
-    """exit.json of an attempt whose ranks ended with `failures` (rank → code; negative: that
+    """How a node's part ended whose ranks ended with `failures` (rank → code; negative: that
     signal). A rank that names its cause (64 and above) knows more than its neighbours, which died
     of a closed connection; so does one that a signal ended (the agent's own signals come later,
     to ranks that are not among `failures`)."""
@@ -24,37 +26,90 @@ def attempt_outcome(run: RunDir, attempt: int, failures: dict[str, int]) -> dict
         content = read_json(file) or {}
         if isinstance(content.get("exit_code"), int):
             told[content["exit_code"]] = str(content.get("cause", ""))
-    codes = [*failures.values(), *told]
-    named = [code for code in codes if code >= ExitCode.BAD_SPEC]
-    signalled = [code for code in codes if code < 0]
-    code = (named or signalled or codes)[0]
+    code = _telling([*failures.values(), *told])
     outcome: dict[str, Any] = {"exit_code": code, "failures": failures}
     return {**outcome, "error": told[code]} if told.get(code) else outcome
+
+
+def _telling(codes: list[int]) -> int:
+    """The exit code that says most about why."""
+    named = [code for code in codes if code >= ExitCode.BAD_SPEC]
+    signalled = [code for code in codes if code < 0]
+    return (named or signalled or codes)[0]
+
+
+def knows_cause(outcome: dict[str, Any]) -> bool:
+    """Whether an outcome is more than a rank's having lost its neighbours."""
+    code = outcome.get("exit_code")
+    return isinstance(code, int) and (code < 0 or code >= ExitCode.BAD_SPEC)
 
 
 def _spare(token: str) -> Path:
     return state_folder() / "exits" / f"{token}.json"
 
 
+def _node_token(token: str, node: int) -> str:
+    return f"{token}.{node}"
+
+
 def write_exit(run: RunDir, attempt: int, token: str, content: dict[str, Any]) -> None:
-    """Put on record how an attempt ended: in the run directory, or, where that is gone or cannot
-    be written, in the state folder. Raises OSError if neither can be."""
+    """Put on record that an attempt was ended from outside, and why: in the run directory, or,
+    where that is gone or cannot be written, in the state folder. Raises OSError if neither can
+    be."""
+    _write(run, run.attempt_exit(attempt), token, content)
+
+
+def write_node_exit(
+    run: RunDir, attempt: int, token: str, node: int, content: dict[str, Any]
+) -> None:
+    """As write_exit, for how one node's part ended."""
+    _write(run, run.node_exit(attempt, node), _node_token(token, node), content)
+
+
+def _write(run: RunDir, path: Path, token: str, content: dict[str, Any]) -> None:
     content = {**content, "ended_at": time.time()}
     if run.spec.exists():
         try:
-            write_json(run.attempt_exit(attempt), content)
+            write_json(path, content)
             return
         except OSError as error:
-            log.error("%s: %s", run.attempt_exit(attempt), error.strerror)
+            log.error("%s: %s", path, error.strerror)
     write_json(_spare(token), content)
 
 
 def read_exit(run: RunDir, attempt: int, token: str) -> dict[str, Any] | None:
-    """How an attempt ended; None if it has not. Its exit_code is an int, or None where the
-    monitor ended it."""
-    content = read_json(run.attempt_exit(attempt)) or read_json(_spare(token))
-    if content is None:
-        return None
+    """How an attempt ended; None if it has not. Its exit_code is an int, or None where it was
+    ended from outside before it said anything itself. One node that failed ends it for all; it is
+    well only once all are."""
+    if ended := read_json(run.attempt_exit(attempt)) or read_json(_spare(token)):
+        return _checked(ended)
+    placement = read_placement(run, attempt)
+    nodes = len(placement.hosts) if placement else 1
+    outcomes = node_outcomes(run, attempt, token, range(nodes))
+    failed = [content for content in outcomes.values() if content["exit_code"] != 0]
+    if not failed:
+        return next(iter(outcomes.values())) if len(outcomes) == nodes else None
+    code = _telling([content["exit_code"] for content in failed])
+    first = next(content for content in failed if content["exit_code"] == code)
+    failures = {rank: c for content in failed for rank, c in content.get("failures", {}).items()}
+    return {**first, "failures": failures}
+
+
+def node_outcomes(
+    run: RunDir, attempt: int, token: str, nodes: Iterable[int]
+) -> dict[int, dict[str, Any]]:
+    """How those of the nodes ended that have."""
+    found = {}
+    for node in nodes:
+        content = read_json(run.node_exit(attempt, node)) or read_json(
+            _spare(_node_token(token, node))
+        )
+        if content is not None:
+            found[node] = _checked(content)
+    return found
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
     code = content.get("exit_code")
     return {**content, "exit_code": code if code is None or isinstance(code, int) else 1}
 

@@ -1,63 +1,92 @@
-"""`python -m launcher.supervisor RUN ATTEMPT`: one attempt on this host, from start to exit.json.
+"""`python -m launcher.supervisor RUN ATTEMPT --node I`: one node of an attempt, start to exit.
 
 It runs torchrun's own agent in-process (launcher/agent.py), with no restarts of its own: an
 attempt that breaks is ended whole, and the monitor decides on the next. It detaches from whoever
-started it, and starting it twice starts one.
+started it, and starting it twice starts one. Once the attempt has been ended, or a newer one
+begun, it ends its ranks by itself: a host that nobody could reach does no harm when it is back.
 """
 
 import argparse
 import logging
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from launcher.environment import meeting_interface
 from launcher.lock import hold
-from launcher.outcome import attempt_outcome, read_exit, write_exit
-from launcher.processes import TOKEN_VARIABLE, process_name
+from launcher.outcome import (
+    attempt_outcome,
+    knows_cause,
+    node_outcomes,
+    read_exit,
+    write_node_exit,
+)
+from launcher.placement import Placement, read_placement
+from launcher.processes import TOKEN_VARIABLE, kill_by_token, process_name
 from smolplan.errors import ExitCode, UserError, storage_exit_code
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 
 log = logging.getLogger("launcher.supervisor")
 
+LOOK_S = 1.0
+"""Time between two looks at whether the attempt is still the one that counts."""
+
+PATIENCE_S = 2.0
+"""Ranks that lost a neighbour see only a closed connection. The neighbour's own node knows why,
+and says so within this time."""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Run one attempt of a run on this host.")
+    parser = argparse.ArgumentParser(description="Run one node of an attempt on this host.")
     parser.add_argument("run", type=Path)
     parser.add_argument("attempt", type=int)
+    parser.add_argument("--node", type=int, default=0)
+    parser.add_argument("--stay", action="store_true", help="Do not detach: a scheduler waits.")
     arguments = parser.parse_args()
     # The starter waits for this process only, and init inherits the rest: no zombie is left
     # behind, and no signal to the starter's terminal or group reaches the attempt.
-    if os.fork():
-        os._exit(0)
-    os.setsid()
+    if not arguments.stay:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     token = os.environ.get(TOKEN_VARIABLE, "")
-    supervise(RunDir(arguments.run), arguments.attempt, token)
+    code = supervise(RunDir(arguments.run), arguments.attempt, token, arguments.node)
+    if arguments.stay:
+        raise SystemExit(min(code, 255) if code >= 0 else 128 - code)
 
 
-def supervise(run: RunDir, attempt: int, token: str) -> None:
-    """Start the ranks, wait, and write exit.json. Returns at once if the attempt was taken up
-    by another supervisor, has ended, or is no longer the newest."""
+def supervise(run: RunDir, attempt: int, token: str, node: int = 0) -> int:
+    """Start the node's ranks, wait, and put on record how they ended; that exit code. Returns 0
+    at once if the node was taken up by another supervisor, or the attempt has ended, or is no
+    longer the newest."""
     try:
-        held = hold(run.attempt(attempt) / "lock")
+        held = hold(run.node_lock(attempt, node))
     except OSError as error:
         log.error("%s: %s", run.attempt(attempt), error.strerror)
-        write_exit(run, attempt, token, _failed(error))
-        return
+        ended = _failed(error)
+        write_node_exit(run, attempt, token, node, ended)
+        return int(ended["exit_code"])
     if not held:
-        log.info("attempt %d is supervised already", attempt)
-        return
-    if read_exit(run, attempt, token) is not None or run.latest_attempt() > attempt:
-        return
+        log.info("node %d of attempt %d is supervised already", node, attempt)
+        return 0
+    if _is_over(run, attempt, token):
+        return 0
     try:
-        ended = _run_ranks(run, attempt, load_spec(run.spec))
+        ended = _run_ranks(run, attempt, token, node, load_spec(run.spec))
     except Exception as error:
         log.exception("the attempt could not be run")
         ended = _failed(error)
-    write_exit(run, attempt, token, ended)
+    write_node_exit(run, attempt, token, node, ended)
+    return int(ended["exit_code"])
+
+
+def _is_over(run: RunDir, attempt: int, token: str) -> bool:
+    return run.latest_attempt() > attempt or read_exit(run, attempt, token) is not None
 
 
 def _failed(error: Exception) -> dict[str, Any]:
@@ -69,23 +98,69 @@ def _failed(error: Exception) -> dict[str, Any]:
     return {"exit_code": int(code), "failures": {}, "error": told}
 
 
-def _run_ranks(run: RunDir, attempt: int, spec: RunSpec) -> dict[str, Any]:
-    """What exit.json is to hold."""
-    ranks = list(range(spec.parallel.ranks))
-    host = {"host": socket.gethostname(), "supervisor": process_name(), "ranks": ranks}
-    write_json(run.attempt(attempt) / "hosts.json", {"hosts": [host], "started_at": time.time()})
+def _run_ranks(run: RunDir, attempt: int, token: str, node: int, spec: RunSpec) -> dict[str, Any]:
+    """What the node's exit.json is to hold."""
+    placement = read_placement(run, attempt) or Placement(
+        hosts=(socket.gethostname(),),
+        ranks_per_node=spec.parallel.ranks,
+        port=spec.launch.rendezvous_port,
+    )
+    ranks, nodes = placement.ranks(node), len(placement.hosts)
+    report = {
+        "node": node,
+        "host": placement.hosts[node],
+        "supervisor": process_name(),
+        "ranks": ranks,
+        "started_at": time.time(),
+    }
+    write_json(run.node(attempt, node), report)
+    meeting = meeting_interface(placement.address, placement.port)
+    os.environ.update({n: v for n, v in meeting.items() if n not in spec.launch.environment})
+    if nodes > 1:
+        watch = threading.Thread(target=_end_when_over, args=(run, attempt, token), daemon=True)
+        watch.start()
     # Torch takes a second to import: what can be said before is said before.
-    from launcher.agent import run_ranks
+    from launcher.agent import Node, run_ranks
     from launcher.rank_logs import RankLogs
 
     failures = run_ranks(
         ["-P", "-m", "trainer", str(run.path), "--attempt", str(attempt)],
         ranks=len(ranks),
         name=f"{spec.name}-{attempt}",
-        port=spec.launch.rendezvous_port,
         logs=RankLogs(run, attempt),
+        node=Node(node, nodes, placement.address, placement.port),
     )
-    return attempt_outcome(run, attempt, failures)
+    outcome = attempt_outcome(run, attempt, failures)
+    if failures and nodes > 1:
+        _await_neighbours(run, attempt, node, outcome)
+        outcome = attempt_outcome(run, attempt, failures)
+    return outcome
+
+
+def _end_when_over(run: RunDir, attempt: int, token: str) -> None:
+    """End this node at once when the attempt no longer counts: alone, its ranks would wait in a
+    collective until its time-out, and a host that was cut off has not heard that it is over."""
+    while True:
+        time.sleep(LOOK_S)
+        if run.latest_attempt() > attempt or run.attempt_exit(attempt).exists():
+            log.warning("attempt %d is over: ending its ranks here", attempt)
+            kill_by_token(token, timeout_s=30.0)
+            os._exit(ExitCode.FENCED)
+
+
+def _await_neighbours(run: RunDir, attempt: int, node: int, outcome: dict[str, Any]) -> None:
+    """Give the node that knows the cause the time to say so before this one speaks."""
+    deadline = time.monotonic() + PATIENCE_S
+    others = [n for n in range(_nodes(run, attempt)) if n != node]
+    while not knows_cause(outcome) and time.monotonic() < deadline:
+        if any(knows_cause(c) for c in node_outcomes(run, attempt, "", others).values()):
+            return
+        time.sleep(0.1)
+
+
+def _nodes(run: RunDir, attempt: int) -> int:
+    placement = read_placement(run, attempt)
+    return len(placement.hosts) if placement else 1
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from launcher.backends import local
+from launcher.backends.base import Backend, Observation, backend_of
 from launcher.outcome import read_exit
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
@@ -45,6 +45,7 @@ class Watch:
     def __init__(self, run: Run) -> None:
         self.dir = RunDir(run.path)
         self.spec: RunSpec = load_spec(self.dir.spec)
+        self.backend: Backend = backend_of(self.spec)
         self.fence: int | None = None
         self.renew_at_s = 0.0
         self.tracker: ProgressTracker | None = None
@@ -98,7 +99,7 @@ class Daemon:
         for run in runs:
             self._look_after(run)
         for gone in self.watches.keys() - {run.id for run in runs}:
-            del self.watches[gone]
+            self.watches.pop(gone).backend.close()
         return (
             self._until_idle
             and not runs
@@ -177,7 +178,7 @@ class Daemon:
             watch.tracker.look(watch.dir.read_heartbeats(), now_s)
         # Liveness before exit.json: the supervisor writes that file and then goes, so looked at
         # in the other order a normal end could be mistaken for a vanished supervisor.
-        alive = None if blind else local.supervisor_alive(watch.dir, attempt.number)
+        seen = Observation() if blind else watch.backend.observe(watch.dir, attempt)
         return RunView(
             run=run,
             settings=settings,
@@ -185,7 +186,7 @@ class Daemon:
             now=time.time(),
             ranks=watch.tracker.ranks,
             ranks_expected=watch.spec.parallel.ranks,
-            supervisor_alive=alive,
+            observed=seen,
             attempt_idle_s=watch.tracker.idle_s,
             step_s=watch.tracker.step_s,
             stop_waited_s=_since(watch.stop_seen_at_s, now_s),
@@ -226,7 +227,7 @@ class Daemon:
                 try:
                     if run.stop_requested_at is None:  # what is left of an earlier stop
                         watch.dir.stop_request.unlink(missing_ok=True)
-                    local.submit(watch.spec, watch.dir, attempt)
+                    watch.backend.submit(watch.spec, watch.dir, attempt)
                 except (SmolplanError, OSError) as error:
                     # An attempt that cannot be started counts as one that ended: tried again
                     # after a pause, and not for ever.
@@ -253,7 +254,7 @@ class Daemon:
         attempt: Attempt = view.attempt
         # Nothing of an attempt may be left when the next one starts. Its processes carry its own
         # token, so no other attempt can be hit, whoever does this and however late.
-        if not local.end(watch.dir, attempt, decision.cause, timeout_s=KILL_S):
+        if not watch.backend.end(watch.dir, attempt, decision.cause, timeout_s=KILL_S):
             log.error("processes of attempt %d resist SIGKILL; waiting", attempt.number)
             return
         step = max((r.step for r in view.ranks.values()), default=0)

@@ -79,7 +79,7 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             cause="did not stop in time",
         )
     silent_s = min(view.attempt_idle_s, view.submitted_s or math.inf)
-    if view.supervisor_alive is None and silent_s > RESUBMIT_AFTER_S:
+    if view.observed.alive is None and silent_s > RESUBMIT_AFTER_S:
         return Decision("start", reason="its supervisor has not reported")
     return WAIT
 

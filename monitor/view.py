@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.backends.base import Observation
 from launcher.store import Attempt, Run
 from smolplan.rundir import Phase
 from smolplan.spec.monitor import MonitorSpec
@@ -31,8 +32,8 @@ class RunView:
     """Wall clock, seconds since the epoch."""
     ranks: dict[int, RankView]
     ranks_expected: int
-    supervisor_alive: bool | None
-    """None: none has reported yet."""
+    observed: Observation
+    """How the backend sees the attempt's nodes."""
     attempt_idle_s: float
     """Seconds that the monitor has watched the attempt without any rank's change."""
     step_s: float | None

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.backends import local
+from launcher.environment import meeting_interface, rank_environment
 from launcher.processes import kill_by_token
 from planner.plan import Plan
 from preflight.once import Once, ProbeError
@@ -63,7 +63,8 @@ class Context:
 
     def environment(self) -> dict[str, str]:
         """Of every process of this preflight: the spec's, and a token to find it again by."""
-        return {**os.environ, **local.environment(self.spec, self._token)}
+        meeting = meeting_interface("127.0.0.1", 0)
+        return {**os.environ, **meeting, **rank_environment(self.spec, self._token)}
 
     def folder(self, parent: Path | None = None) -> Path:
         """A new folder that is removed at the end. Raises OSError if `parent` takes none."""

@@ -96,8 +96,24 @@ class RunDir:
         return self.attempts / str(number)
 
     def attempt_exit(self, number: int) -> Path:
-        """exit.json: how the attempt ended. Written once, last, by its supervisor."""
+        """exit.json: that the attempt was ended from outside. Written by whoever ended it."""
         return self.attempt(number) / "exit.json"
+
+    def placement(self, number: int) -> Path:
+        """Which host is which node, and where they meet. Written before the attempt starts."""
+        return self.attempt(number) / "placement.json"
+
+    def node(self, number: int, node: int) -> Path:
+        """That the supervisor of a node is at work, and with which ranks. Written by it, once."""
+        return self.attempt(number) / "nodes" / f"{node}.json"
+
+    def node_lock(self, number: int, node: int) -> Path:
+        """Held by the supervisor of a node while it lives."""
+        return self.attempt(number) / "nodes" / f"{node}.lock"
+
+    def node_exit(self, number: int, node: int) -> Path:
+        """How a node's part of the attempt ended. Written by its supervisor, once, last."""
+        return self.attempt(number) / "nodes" / f"{node}.exit.json"
 
     def rank_log(self, number: int, rank: int) -> Path:
         return self.attempt(number) / "logs" / f"rank-{rank}.log"

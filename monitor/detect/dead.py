@@ -5,7 +5,7 @@ from monitor.view import Finding, RunView
 
 
 def supervisor_vanished(view: RunView) -> Finding | None:
-    if view.exit is None and view.supervisor_alive is False:
+    if view.exit is None and view.observed.alive is False:
         return Finding(
             "supervisor_vanished",
             "the attempt's processes are gone without a word (killed, or the machine restarted)",

@@ -6,7 +6,7 @@ import sys
 
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 
-from launcher.agent import run_ranks
+from launcher.agent import Node, run_ranks
 
 
 def main() -> int:
@@ -15,8 +15,8 @@ def main() -> int:
         arguments,
         ranks=int(ranks),
         name=f"preflight-{os.getpid()}",
-        port=int(port),
         logs=DefaultLogsSpecs(),
+        node=Node(port=int(port)),
     )
     return 1 if failures else 0
 

@@ -246,7 +246,7 @@ def measured_collectives(ranks: int, kind: str, folder: Path, quick: bool) -> li
         return []
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 
-    from launcher.agent import run_ranks
+    from launcher.agent import Node, run_ranks
 
     say(doing=f"collectives among {ranks} ranks")
     out = folder / "collectives.json"
@@ -255,8 +255,8 @@ def measured_collectives(ranks: int, kind: str, folder: Path, quick: bool) -> li
         [*program, *(["quick"] if quick else [])],
         ranks=ranks,
         name=f"calibrate-{os.getpid()}",
-        port=0,
         logs=DefaultLogsSpecs(),
+        node=Node(),
     )
     if failures:
         sys.exit(f"a rank that measured collectives failed: {failures}")

@@ -90,14 +90,13 @@ def _show_start(spec: "RunSpec", run: "RunDir", *, as_json: bool) -> None:
     """What would be executed, for --dry-run."""
     import json
 
-    from launcher.backends import local
+    from launcher.backends.base import backend_of
 
-    number = run.latest_attempt() + 1
+    backend, number = backend_of(spec), run.latest_attempt() + 1
     if as_json:
-        settings = local.environment(spec, "…")
-        print(json.dumps({"command": local.command(run, number), "environment": settings}))
+        print(json.dumps(backend.request(spec, run, number)))
     else:
-        print(local.render(spec, run, number))
+        print(backend.render(spec, run, number))
 
 
 def status(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from launcher.backends.base import NodeView, Observation
 from launcher.store import RESUMED, Attempt, Run
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
@@ -36,9 +37,13 @@ def attempt(number: int, state: str = "running", **fields: Any) -> Attempt:
     return Attempt(**(values | fields))
 
 
+def seen_as(alive: bool | None) -> Observation:
+    return Observation((NodeView(0, "here", alive),))
+
+
 def view(*attempts: Attempt, **fields: Any) -> RunView:
     ranks = {r: RankView(r, 5, "training", 0.1, 0.2) for r in range(2)}
-    base = RunView(RUN, SETTINGS, attempts, time.time(), ranks, 2, True, 0.1, 0.2)
+    base = RunView(RUN, SETTINGS, attempts, time.time(), ranks, 2, seen_as(True), 0.1, 0.2)
     return replace(base, **fields)
 
 
@@ -74,15 +79,15 @@ def test_the_limit_follows_the_runs_own_step_time() -> None:
 
 def test_blind_eyes_change_nothing() -> None:
     stuck = {0: RankView(0, 5, "training", 1e6, 0.2)}
-    assert action(view(attempt(1), ranks=stuck, supervisor_alive=False, blind="EIO")) == "wait"
+    assert action(view(attempt(1), ranks=stuck, observed=seen_as(False), blind="EIO")) == "wait"
 
 
 def test_a_vanished_supervisor_condemns_its_attempt() -> None:
-    assert action(view(attempt(1), supervisor_alive=False)) == "condemn"
+    assert action(view(attempt(1), observed=seen_as(False))) == "condemn"
 
 
 def test_an_exit_is_believed_before_any_detector() -> None:
-    seen = view(attempt(1), supervisor_alive=False, exit={"exit_code": 0, "failures": {}})
+    seen = view(attempt(1), observed=seen_as(False), exit={"exit_code": 0, "failures": {}})
     assert action(seen) == "end_attempt"
 
 
@@ -143,7 +148,7 @@ def test_a_wall_clock_that_was_set_back_delays_no_restart() -> None:
 
 
 def test_a_supervisor_that_never_reported_is_submitted_again_but_not_at_every_look() -> None:
-    silent = view(attempt(1), ranks={}, supervisor_alive=None, attempt_idle_s=60.0)
+    silent = view(attempt(1), ranks={}, observed=seen_as(None), attempt_idle_s=60.0)
     assert action(silent) == "start"
     assert action(replace(silent, submitted_s=1.0)) == "wait"
     assert action(replace(silent, submitted_s=30.0)) == "start"

@@ -1,0 +1,87 @@
+"""What a backend is: how an attempt is started, looked at and ended on one kind of machine."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from launcher.store import Attempt
+from smolplan.errors import UserError
+from smolplan.rundir import RunDir
+from smolplan.spec import RunSpec, load_spec
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node of an attempt, as its backend sees it."""
+
+    node: int
+    host: str
+    alive: bool | None
+    """Whether its supervisor runs; None if it has not reported, or it cannot be told."""
+    trouble: str = ""
+    """Why it cannot be told: the host does not answer."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An attempt, as its backend sees it."""
+
+    nodes: tuple[NodeView, ...] = ()
+    waiting: str = ""
+    """Why a scheduler has not started it yet; empty where none holds it back."""
+
+    @property
+    def alive(self) -> bool | None:
+        """False as soon as one node is gone, since the others can do nothing without it; None if
+        one has not reported or cannot be seen."""
+        states = {node.alive for node in self.nodes}
+        if False in states:
+            return False
+        return True if states == {True} else None
+
+
+class Backend(Protocol):
+    """Each method may be called again without harm, by another process too."""
+
+    def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
+        """What `submit` would send, for people to read."""
+
+    def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
+        """The same for machines."""
+
+    def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
+        """Start an attempt, detached. Raises SmolplanError if it cannot be started."""
+
+    def await_report(self, run: RunDir, attempt: Attempt) -> None:
+        """Until every node has said that it runs, or how it ended, or a scheduler holds the
+        attempt. Raises SmolplanError if it says nothing."""
+
+    def observe(self, run: RunDir, attempt: Attempt) -> Observation:
+        """How the attempt's nodes stand. Never raises for a machine that does not answer."""
+
+    def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
+        """End every process of an attempt at once and for good; True when none is left, or those
+        that are left can do no harm."""
+
+    def close(self) -> None:
+        """Let go of connections; the attempt goes on."""
+
+
+def backend_of(spec: RunSpec) -> Backend:
+    """The backend that a spec asks for. Raises UserError."""
+    match spec.launch.backend:
+        case "local":
+            from launcher.backends.local import LocalBackend
+
+            return LocalBackend()
+        case "ssh" | "slurm" | "kubernetes" as name:
+            raise UserError(f"launch.backend {name} cannot be used yet", where="launch.backend")
+
+
+def backend_of_run(run: RunDir) -> Backend:
+    """The backend of a run; this machine's, where its folder is gone and nothing can be read."""
+    try:
+        return backend_of(load_spec(run.spec))
+    except UserError:
+        from launcher.backends.local import LocalBackend
+
+        return LocalBackend()

@@ -1,0 +1,73 @@
+"""Which host is which node of an attempt, and where its nodes meet."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass
+
+from smolplan.errors import UserError
+from smolplan.rundir import RunDir, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Settled before an attempt starts, and the same for all of its supervisors."""
+
+    hosts: tuple[str, ...]
+    """The name of each node's host, as the inventory has it."""
+    ranks_per_node: int
+    address: str = "127.0.0.1"
+    """Of node 0, as all others reach it."""
+    port: int = 0
+    """0 takes a free one, where there is one node only."""
+
+    def ranks(self, node: int) -> list[int]:
+        first = node * self.ranks_per_node
+        return list(range(first, first + self.ranks_per_node))
+
+    def node_of(self, rank: int) -> int:
+        return rank // self.ranks_per_node
+
+
+def write_placement(run: RunDir, attempt: int, placement: Placement) -> None:
+    """Raises OSError."""
+    write_json(run.placement(attempt), asdict(placement))
+
+
+def read_placement(run: RunDir, attempt: int) -> Placement | None:
+    """None if none was written, or it cannot be read."""
+    content = read_json(run.placement(attempt))
+    if content is None:
+        return None
+    try:
+        return Placement(**{**content, "hosts": tuple(content["hosts"])})
+    except (KeyError, TypeError):
+        return None
+
+
+def choose_hosts(
+    inventory: Sequence[str],
+    nodes: int,
+    *,
+    left_out: AbstractSet[str] = frozenset(),
+    before: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """A host for each node: those that had it before keep it, so that what they hold in memory
+    and on local disks is of use; a host that is left out is replaced by the first spare.
+
+    Raises UserError if too few are left.
+    """
+    usable = [host for host in inventory if host not in left_out]
+    if len(usable) < nodes:
+        out = ", ".join(sorted(left_out & set(inventory)))
+        raise UserError(
+            f"{nodes} nodes need as many hosts, and {len(usable)} of {len(inventory)} are fit"
+            + (f"; left out: {out}" if out else ""),
+            where="launch.hosts",
+            remedy="Mend a host, name more of them, or lower cluster.nodes.",
+        )
+    chosen: list[str | None] = [
+        before[node] if node < len(before) and before[node] in usable else None
+        for node in range(nodes)
+    ]
+    spares = iter([host for host in usable if host not in chosen])
+    return tuple(host if host is not None else next(spares) for host in chosen)
