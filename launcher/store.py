@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,18 @@ CREATE TABLE IF NOT EXISTS attempts (
     step_at_start INTEGER NOT NULL DEFAULT 0,
     step_at_end INTEGER,
     PRIMARY KEY (run_id, number)
+);
+CREATE TABLE IF NOT EXISTS host_faults (
+    host TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    serials TEXT NOT NULL DEFAULT '',
+    run_id TEXT NOT NULL DEFAULT '',
+    attempt INTEGER NOT NULL DEFAULT 0,
+    seen_at REAL NOT NULL,
+    cleared_at REAL,
+    cleared_by TEXT NOT NULL DEFAULT '',
+    UNIQUE (host, kind, run_id, attempt)
 );
 CREATE TABLE IF NOT EXISTS daemons (
     holder TEXT PRIMARY KEY,
@@ -118,6 +130,25 @@ class Attempt:
     @property
     def made_progress(self) -> bool:
         return self.step_at_end is not None and self.step_at_end > self.step_at_start
+
+
+@dataclass(frozen=True)
+class HostFault:
+    """Why a host is, or was, left out of new attempts."""
+
+    host: str
+    kind: str
+    """unreachable, killed (a rank was ended by a signal), gone (its supervisor vanished), or the
+    name of the preflight check that failed."""
+    detail: str
+    serials: tuple[str, ...]
+    """Of the host's GPUs: they keep their record when they are moved to another host."""
+    run_id: str
+    attempt: int
+    seen_at: float
+    cleared_at: float | None
+    """When it was found to be well again; None while it counts."""
+    cleared_by: str
 
 
 @dataclass(frozen=True)
@@ -418,6 +449,47 @@ class Store:
                 ),
             ).rowcount
         return changed == 1
+
+    # Hosts
+
+    def blame_host(
+        self,
+        host: str,
+        kind: str,
+        detail: str,
+        *,
+        run_id: str = "",
+        attempt: int = 0,
+        serials: Iterable[str] = (),
+    ) -> None:
+        """Leave a host out from now on, until `clear_host`. Blaming it again for the same thing
+        in the same attempt changes nothing."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO host_faults "
+                "(host, kind, detail, serials, run_id, attempt, seen_at) VALUES (?,?,?,?,?,?,?)",
+                (host, kind, detail, " ".join(serials), run_id, attempt, time.time()),
+            )
+
+    def clear_host(self, host: str, by: str, *, kinds: Iterable[str] | None = None) -> int:
+        """Let a host back in as far as these kinds of fault go (all, unless given); how many
+        faults were cleared. `by` says what has shown that it is well."""
+        wanted = None if kinds is None else list(kinds)
+        some = "" if wanted is None else f" AND kind IN ({','.join('?' * len(wanted))})"
+        with self._transaction() as db:
+            return db.execute(
+                f"UPDATE host_faults SET cleared_at = ?, cleared_by = ? "
+                f"WHERE host = ? AND cleared_at IS NULL{some}",
+                (time.time(), by, host, *(wanted or [])),
+            ).rowcount
+
+    def host_faults(self, *, standing: bool = False) -> list[HostFault]:
+        """All faults of hosts, oldest first; with `standing`, those that still count."""
+        where = "WHERE cleared_at IS NULL" if standing else ""
+        rows = self._read(f"SELECT * FROM host_faults {where} ORDER BY seen_at, rowid")
+        return [
+            HostFault(**{**dict(row), "serials": tuple(row["serials"].split())}) for row in rows
+        ]
 
     # Daemons
 

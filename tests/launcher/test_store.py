@@ -152,3 +152,21 @@ def test_a_lease_of_another_machine_is_taken_once_it_was_seen_not_renewed(
     assert store.acquire("r", "here", 10, unknown) is None
     now += 10
     assert store.acquire("r", "here", 10, unknown) is not None
+
+
+def test_a_blamed_host_is_left_out_until_what_it_was_blamed_for_is_well(store: Store) -> None:
+    for _ in range(2):  # told twice, as by two daemons
+        store.blame_host("n1", "unreachable", "no answer", run_id="r", attempt=1, serials=["G1"])
+    store.blame_host("n1", "gpu.xid", "Xid 79", serials=["G1", "G2"])
+    store.blame_host("n2", "killed", "rank 3 was ended by signal 9", run_id="r", attempt=1)
+    assert [(f.host, f.kind) for f in store.host_faults(standing=True)] == [
+        ("n1", "unreachable"),
+        ("n1", "gpu.xid"),
+        ("n2", "killed"),
+    ]
+    assert store.clear_host("n1", "preflight", kinds=["gpu.xid"]) == 1
+    assert [f.kind for f in store.host_faults(standing=True)] == ["unreachable", "killed"]
+    assert store.clear_host("n2", "preflight") == 1
+    cleared = store.host_faults()
+    assert len(cleared) == 3 and cleared[1].serials == ("G1", "G2")
+    assert cleared[1].cleared_by == "preflight" and cleared[0].cleared_at is None
