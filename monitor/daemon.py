@@ -13,10 +13,12 @@ from typing import Any
 
 from launcher.backends.base import Backend, Observation, backend_of
 from launcher.outcome import read_exit
+from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
+from monitor.detect.dead import PROBES
 from monitor.policy import Decision, decide
 from monitor.view import RunView
 from smolplan.errors import SmolplanError
@@ -54,6 +56,7 @@ class Watch:
         self.due_at_s = 0.0
         """When the run is to be looked at again (monotonic clock)."""
         self.submitted_at_s: float | None = None
+        self.silent_hosts: frozenset[str] = frozenset()
         self.stop_seen_at_s: float | None = None
 
 
@@ -156,6 +159,7 @@ class Daemon:
         if view.blind and not watch.was_blind:
             log.error("run %s cannot be seen: %s", run.id, view.blind)
         watch.was_blind = bool(view.blind)
+        _tell_of_silent_hosts(watch, view)
         decision = decide(view, detect(view))
         if decision.action != "wait":
             self._carry_out(view, watch, decision)
@@ -194,6 +198,7 @@ class Daemon:
             exit=read_exit(watch.dir, attempt.number, attempt.token),
             best_step=max([a.step_at_end or 0 for a in attempts] + [watch.tracker.best_step]),
             blind=blind,
+            placement=read_placement(watch.dir, attempt.number),
         )
 
     def _carry_out(self, view: RunView, watch: Watch, decision: Decision) -> None:
@@ -218,6 +223,10 @@ class Daemon:
             decision.action,
             decision.reason or decision.cause,
         )
+        for host, kind in decision.hosts.items():
+            told = decision.reason or decision.cause
+            self._store.blame_host(host, kind, told, run_id=run.id, attempt=attempt.number)
+            _record(watch.dir, "host_left_out", host=host, fault=kind, reason=told)
         match decision.action:
             case "start":
                 moved = self._store.move_attempt(attempt, "running", fence=fence)
@@ -283,6 +292,19 @@ def _record(run: RunDir, kind: str, **details: Any) -> None:
         run.record(kind, "monitor", **details)
     except OSError as error:
         log.error("%s: %s; not told there: %s %s", run.events, error.strerror, kind, details)
+
+
+def _tell_of_silent_hosts(watch: Watch, view: RunView) -> None:
+    """Once when a host falls silent, and once when it answers again."""
+    nodes = view.observed.nodes
+    silent = frozenset(n.host for n in nodes if n.probes_failed >= PROBES)
+    for node in nodes:
+        if node.host in silent - watch.silent_hosts:
+            log.warning("run %s: %s does not answer: %s", view.run.id, node.host, node.trouble)
+            _record(watch.dir, "host_silent", host=node.host, reason=node.trouble)
+        elif node.host in watch.silent_hosts - silent and node.trouble == "":
+            _record(watch.dir, "host_answers", host=node.host)
+    watch.silent_hosts = silent
 
 
 def _since(then_s: float | None, now_s: float) -> float | None:

@@ -4,6 +4,7 @@ docs/monitor.md holds the same as a table.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,6 +35,8 @@ class Decision:
     end_state: RunState = "failed"
     """end_run: the run's state from then on."""
     evidence: dict[str, Any] = field(default_factory=dict)
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Hosts that are left out from now on, and for what kind of fault."""
 
 
 WAIT = Decision("wait")
@@ -66,10 +69,23 @@ def _planned(view: RunView) -> Decision:
 
 def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
     if view.exit is not None:
-        return Decision("end_attempt", cause=describe_exit(view.exit), exit_code=_exit_code(view))
+        return Decision(
+            "end_attempt",
+            cause=_told(view, view.exit),
+            exit_code=_exit_code(view),
+            hosts=_killed_on(view, view.exit),
+        )
     if findings:
         first = findings[0]
-        return Decision("condemn", first.summary, cause=first.summary, evidence=first.evidence)
+        return Decision(
+            "condemn",
+            first.summary,
+            cause=first.summary,
+            evidence=first.evidence,
+            hosts=first.hosts,
+        )
+    if view.observed.waiting:
+        return WAIT  # a scheduler holds it: that is no hang
     waited_s = view.stop_waited_s
     if waited_s is not None and waited_s > view.settings.stop_grace_s:
         return Decision(
@@ -79,9 +95,30 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             cause="did not stop in time",
         )
     silent_s = min(view.attempt_idle_s, view.submitted_s or math.inf)
-    if view.observed.alive is None and silent_s > RESUBMIT_AFTER_S:
+    unseen = any(node.probes_failed for node in view.observed.nodes)
+    if view.observed.alive is None and not unseen and silent_s > RESUBMIT_AFTER_S:
         return Decision("start", reason="its supervisor has not reported")
     return WAIT
+
+
+def _told(view: RunView, content: dict[str, Any]) -> str:
+    """How the attempt ended, with the host of the ranks that ended it."""
+    hosts = {view.host_of(rank) for rank in _ended_by_signal(content)} - {""}
+    return describe_exit(content) + (f" on {', '.join(sorted(hosts))}" if hosts else "")
+
+
+def _killed_on(view: RunView, content: dict[str, Any]) -> dict[str, str]:
+    """A rank that a signal ended, and not its own program: short memory, a faulty device, or
+    somebody on that host. Where there is a spare, the next attempt need not find out which."""
+    hosts = {view.host_of(rank) for rank in _ended_by_signal(content)} - {""}
+    return dict.fromkeys(sorted(hosts), "killed")
+
+
+def _ended_by_signal(content: dict[str, Any]) -> list[int]:
+    code = content["exit_code"]
+    if code is None or code >= 0:  # a named cause is the program's own
+        return []
+    return [int(rank) for rank, own in content.get("failures", {}).items() if own == code]
 
 
 def _ended(view: RunView) -> Decision:

@@ -1,9 +1,11 @@
 """What the monitor knows of a run at one moment: everything that a decision may depend on."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from launcher.backends.base import Observation
+from launcher.placement import Placement
 from launcher.store import Attempt, Run
 from smolplan.rundir import Phase
 from smolplan.spec.monitor import MonitorSpec
@@ -49,9 +51,22 @@ class RunView:
     blind: str = ""
     """Why the run directory could not be looked at; empty if it could."""
 
+    placement: Placement | None = None
+    """Which host is which node; None before it is settled."""
+
     @property
     def attempt(self) -> Attempt:
         return self.attempts[-1]
+
+    @property
+    def nodes(self) -> int:
+        return 1 if self.placement is None else len(self.placement.hosts)
+
+    def host_of(self, rank: int) -> str:
+        """Empty where all ranks are on one host."""
+        if self.placement is None or self.nodes == 1:
+            return ""
+        return self.placement.hosts[self.placement.node_of(rank)]
 
 
 @dataclass(frozen=True)
@@ -61,3 +76,5 @@ class Finding:
     kind: str
     summary: str
     evidence: dict[str, Any]
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Hosts that are to blame, and for what kind of fault (launcher.store.HostFault.kind)."""

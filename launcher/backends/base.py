@@ -1,5 +1,6 @@
 """What a backend is: how an attempt is started, looked at and ended on one kind of machine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +19,11 @@ class NodeView:
     alive: bool | None
     """Whether its supervisor runs; None if it has not reported, or it cannot be told."""
     trouble: str = ""
-    """Why it cannot be told: the host does not answer."""
+    """Why it cannot be told, in the words of the last probe: the host does not answer."""
+    probes_failed: int = 0
+    """How many probes in a row."""
+    silent_s: float = 0.0
+    """For how long."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,12 @@ class Backend(Protocol):
     def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
         """Start an attempt, detached. Raises SmolplanError if it cannot be started."""
 
-    def await_report(self, run: RunDir, attempt: Attempt) -> None:
+    def await_report(
+        self,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Until every node has said that it runs, or how it ended, or a scheduler holds the
         attempt. Raises SmolplanError if it says nothing."""
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from launcher.backends.base import NodeView, Observation
@@ -83,7 +84,12 @@ class LocalBackend:
                 f"cannot start attempt {attempt.number}: no answer in 60 s"
             ) from None
 
-    def await_report(self, run: RunDir, attempt: Attempt) -> None:
+    def await_report(
+        self,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
         deadline = time.monotonic() + REPORT_WITHIN_S
         while (
             read_json(run.node(attempt.number, 0)) is None

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 
-from monitor.detect.dead import supervisor_vanished
+from monitor.detect.dead import host_lost, supervisor_vanished
 from monitor.detect.hang import hung
 from monitor.view import Finding, RunView
 
-DETECTORS: tuple[Callable[[RunView], Finding | None], ...] = (supervisor_vanished, hung)
+DETECTORS: tuple[Callable[[RunView], Finding | None], ...] = (supervisor_vanished, host_lost, hung)
 
 
 def detect(view: RunView) -> tuple[Finding, ...]:
-    """All findings about a running attempt. Blind eyes find nothing."""
-    if view.blind or view.attempt.state != "running":
+    """All findings about a running attempt. Blind eyes find nothing, and what a scheduler has not
+    started cannot hang."""
+    if view.blind or view.attempt.state != "running" or view.observed.waiting:
         return ()
     return tuple(finding for detector in DETECTORS if (finding := detector(view)) is not None)

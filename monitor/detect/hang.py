@@ -15,6 +15,11 @@ def hang_limit_s(view: RunView, rank: RankView) -> float:
     return max(settings.hang_min_s, settings.hang_step_multiple * view.step_s)
 
 
+def _on(view: RunView, rank: int) -> str:
+    host = view.host_of(rank)
+    return f" on {host}" if host else ""
+
+
 def hung(view: RunView) -> Finding | None:
     """Collectives keep ranks in lock-step, so the rank that is furthest behind is the suspect."""
     if view.exit is not None:
@@ -23,9 +28,11 @@ def hung(view: RunView) -> Finding | None:
         limit = view.settings.startup_timeout_s
         if view.attempt_idle_s > limit:
             missing = sorted(set(range(view.ranks_expected)) - set(view.ranks))
+            hosts = sorted({view.host_of(rank) for rank in missing} - {""})
+            where = f" (on {', '.join(hosts)})" if hosts else ""
             return Finding(
                 "hang",
-                f"ranks {missing} gave no sign of life within {limit:g} s of the start",
+                f"ranks {missing}{where} gave no sign of life within {limit:g} s of the start",
                 {"ranks": missing, "limit_s": limit},
             )
         return None
@@ -36,8 +43,9 @@ def hung(view: RunView) -> Finding | None:
     limit = hang_limit_s(view, suspect)
     return Finding(
         "hang",
-        f"rank {suspect.rank} has shown no progress for {suspect.idle_s:.1f} s while "
-        f"{suspect.phase} at step {suspect.step} (limit {limit:.1f} s)",
+        f"rank {suspect.rank}{_on(view, suspect.rank)} has shown no progress for "
+        f"{suspect.idle_s:.1f} s while {suspect.phase} at step {suspect.step} "
+        f"(limit {limit:.1f} s)",
         {
             "rank": suspect.rank,
             "step": suspect.step,

@@ -1,8 +1,10 @@
 """When the monitor acts."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from smolplan.spec.fields import Count, Seconds, SpecPart
+from smolplan.spec.fields import ADDED_LATER, Count, Seconds, SpecPart
 
 
 class MonitorSpec(SpecPart):
@@ -11,6 +13,10 @@ class MonitorSpec(SpecPart):
         default=10.0, gt=1, description="No step for this many recent step times is a hang …"
     )
     hang_min_s: Seconds = Field(default=60.0, description="… but never sooner than this.")
+    host_timeout_s: Annotated[Seconds, ADDED_LATER] = Field(
+        default=30.0,
+        description="A host that is silent for this long, while no step is made, is lost.",
+    )
     startup_timeout_s: Seconds = Field(
         default=900.0, description="From start to the first step (import, load, compile)."
     )

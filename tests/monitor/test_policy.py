@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from launcher.backends.base import NodeView, Observation
+from launcher.placement import Placement
 from launcher.store import RESUMED, Attempt, Run
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
@@ -177,3 +178,58 @@ def test_heartbeats_of_an_earlier_attempt_do_not_count() -> None:
     tracker.look({0: Heartbeat(1, 0, "h", 1, 3, "training", 0.0, 0.0, 0.2)}, 1.0)
     assert tracker.ranks == {}
     assert tracker.idle_s == 1.0
+
+
+PLACED = Placement(("n1", "n2"), 1)
+
+
+def fleet(*states: bool | None, silent_s: float = 0.0, **fields: Any) -> RunView:
+    nodes = tuple(
+        NodeView(i, f"n{i + 1}", alive)
+        if alive is not None
+        else NodeView(i, f"n{i + 1}", None, "no route", probes_failed=9, silent_s=silent_s)
+        for i, alive in enumerate(states)
+    )
+    return view(attempt(1), observed=Observation(nodes), placement=PLACED, **fields)
+
+
+def test_a_host_that_is_silent_while_the_run_stands_still_is_lost_and_left_out() -> None:
+    seen = fleet(True, None, silent_s=31.0, attempt_idle_s=31.0)
+    decision = decide(seen, detect(seen))
+    assert decision.action == "condemn" and decision.hosts == {"n2": "unreachable"}
+    assert "n2 has not answered for 31 s (no route)" in decision.reason
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        fleet(True, None, silent_s=31.0, attempt_idle_s=0.2),  # its ranks go on
+        fleet(True, None, silent_s=5.0, attempt_idle_s=31.0),  # not for long
+        fleet(None, None, silent_s=31.0, attempt_idle_s=31.0),  # all: it may be us
+    ],
+)
+def test_a_silent_host_alone_is_no_fault(seen: RunView) -> None:
+    assert action(seen) == "wait"
+
+
+def test_a_supervisor_that_is_gone_on_one_host_condemns_the_attempt_and_names_the_host() -> None:
+    seen = fleet(True, False)
+    decision = decide(seen, detect(seen))
+    assert decision.action == "condemn" and decision.hosts == {"n2": "gone"}
+    assert "n2" in decision.reason
+
+
+def test_the_host_of_a_rank_that_a_signal_ended_is_named_and_left_out() -> None:
+    killed = {"exit_code": -9, "failures": {"0": 1, "1": -9}}
+    decision = decide(fleet(True, True, exit=killed), ())
+    assert decision.action == "end_attempt" and decision.hosts == {"n2": "killed"}
+    assert decision.cause.endswith("on n2")
+    crashed = decide(fleet(True, True, exit={"exit_code": 1, "failures": {"0": 1}}), ())
+    assert crashed.hosts == {}
+
+
+def test_what_a_scheduler_holds_back_does_not_hang() -> None:
+    waiting = view(
+        attempt(1), ranks={}, observed=Observation(waiting="Resources"), attempt_idle_s=1e6
+    )
+    assert action(waiting) == "wait"
