@@ -157,11 +157,21 @@ def settle(store: Store, run: Run) -> Run:
         return store.run(run.id)
     backend = backend_of_run(directory)
     try:
-        alive = backend.observe(directory, attempt).alive
+        seen = backend.observe(directory, attempt)
+        if seen.successor is not None:
+            step = max((b.step for b in directory.read_heartbeats().values()), default=0)
+            store.adopt_attempt(
+                attempt, seen.successor.token, seen.successor.reason, fence=None, step=step
+            )
+            return store.run(run.id)
+        if seen.waiting:
+            return run
+        alive = False if seen.cancelled else seen.alive
         content = read_exit(directory, attempt.number, attempt.token)
         if content is None and alive is not False:
             return run
-        content = content or {"exit_code": 1, "error": "its processes are gone without a word"}
+        gone = seen.cancelled or "its processes are gone without a word"
+        content = content or {"exit_code": 1, "error": gone}
         if not backend.end(directory, attempt, describe_exit(content)):
             return run
     finally:

@@ -450,6 +450,32 @@ class Store:
             ).rowcount
         return changed == 1
 
+    def adopt_attempt(
+        self, attempt: Attempt, token: str, reason: str, *, fence: int | None, step: int
+    ) -> bool:
+        """Put on record that a scheduler has begun the next attempt by itself, and that this one
+        is over for that reason. False if another is on record by now. Raises LostLease."""
+        with self._transaction() as db:
+            self._check_fence(db, attempt.run_id, fence)
+            newest = db.execute(
+                "SELECT max(number) FROM attempts WHERE run_id = ?", (attempt.run_id,)
+            ).fetchone()[0]
+            if newest != attempt.number:
+                return False
+            now = time.time()
+            db.execute(
+                "UPDATE attempts SET state = 'ended', ended_at = coalesce(ended_at, ?), "
+                "cause = CASE WHEN cause = '' THEN ? ELSE cause END, step_at_end = ? "
+                "WHERE run_id = ? AND number = ?",
+                (now, reason, step, attempt.run_id, attempt.number),
+            )
+            db.execute(
+                "INSERT INTO attempts (run_id, number, token, state, reason, not_before, "
+                "created_at, step_at_start) VALUES (?, ?, ?, 'running', ?, ?, ?, ?)",
+                (attempt.run_id, attempt.number + 1, token, reason, now, now, step),
+            )
+        return True
+
     # Hosts
 
     def blame_host(

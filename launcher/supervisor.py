@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("attempt", type=int)
     parser.add_argument("--node", type=int, default=0)
+    parser.add_argument("--node-from", help="Environment variable that holds the node's index.")
     parser.add_argument("--stay", action="store_true", help="Do not detach: a scheduler waits.")
     arguments = parser.parse_args()
     # The starter waits for this process only, and init inherits the rest: no zombie is left
@@ -55,7 +56,8 @@ def main() -> None:
         os.setsid()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     token = os.environ.get(TOKEN_VARIABLE, "")
-    code = supervise(RunDir(arguments.run), arguments.attempt, token, arguments.node)
+    node = int(os.environ[arguments.node_from]) if arguments.node_from else arguments.node
+    code = supervise(RunDir(arguments.run), arguments.attempt, token, node)
     if arguments.stay:
         raise SystemExit(min(code, 255) if code >= 0 else 128 - code)
 

@@ -242,6 +242,8 @@ class Daemon:
                     # after a pause, and not for ever.
                     log.error("run %s: %s", run.id, error)
                     self._store.move_attempt(attempt, "condemned", fence=fence, cause=str(error))
+            case "adopt":
+                self._adopt(view, watch, fence)
             case "condemn":
                 self._store.move_attempt(attempt, "condemned", fence=fence, cause=decision.cause)
             case "end_attempt":
@@ -258,6 +260,22 @@ class Daemon:
             case "end_run":
                 self._store.end_run(run.id, decision.end_state, decision.reason, fence=fence)
                 _record(watch.dir, "run_ended", state=decision.end_state, reason=decision.reason)
+
+    def _adopt(self, view: RunView, watch: Watch, fence: int) -> None:
+        successor = view.observed.successor
+        assert successor is not None
+        step = max((r.step for r in view.ranks.values()), default=0)
+        if self._store.adopt_attempt(
+            view.attempt, successor.token, successor.reason, fence=fence, step=step
+        ):
+            _record(
+                watch.dir,
+                "attempt_ended",
+                attempt=view.attempt.number,
+                cause=successor.reason,
+                exit_code=None,
+                step=step,
+            )
 
     def _end_attempt(self, view: RunView, watch: Watch, decision: Decision, fence: int) -> None:
         attempt: Attempt = view.attempt

@@ -13,10 +13,13 @@ from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
 from monitor.view import Finding, RunView
 from smolplan.errors import ExitCode
 
-Action = Literal["wait", "start", "condemn", "end_attempt", "restart", "end_run"]
+Action = Literal["wait", "start", "adopt", "condemn", "end_attempt", "restart", "end_run"]
 
 NO_CURE = {ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
 """Causes that would come again at every start."""
+
+CANCELLED = "cancelled: "
+"""How the cause of an attempt begins that a person ended by the scheduler's own means."""
 
 RESUBMIT_AFTER_S = 10.0
 """A supervisor that has not reported by then is started again; starting twice starts one."""
@@ -68,6 +71,15 @@ def _planned(view: RunView) -> Decision:
 
 
 def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
+    seen = view.observed
+    if seen.successor is not None:
+        return Decision("adopt", seen.successor.reason)
+    if seen.cancelled:
+        return Decision("condemn", seen.cancelled, cause=CANCELLED + seen.cancelled)
+    if seen.waiting:  # a scheduler holds it: that is no hang, and how it ended before no matter
+        if view.run.stop_requested_at is None:
+            return WAIT
+        return Decision("condemn", "stopped while it was queued", cause="stopped while queued")
     if view.exit is not None:
         return Decision(
             "end_attempt",
@@ -84,8 +96,6 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             evidence=first.evidence,
             hosts=first.hosts,
         )
-    if view.observed.waiting:
-        return WAIT  # a scheduler holds it: that is no hang
     waited_s = view.stop_waited_s
     if waited_s is not None and waited_s > view.settings.stop_grace_s:
         return Decision(
@@ -128,6 +138,9 @@ def _ended(view: RunView) -> Decision:
         return Decision("end_run", "all steps are done", end_state="finished")
     if view.run.stop_requested_at is not None:
         return Decision("end_run", "stopped by request", end_state="stopped")
+    if attempt.cause.startswith(CANCELLED):
+        why = attempt.cause.removeprefix(CANCELLED)
+        return Decision("end_run", f"{why}; it is not submitted again", end_state="stopped")
     if code in NO_CURE:
         return Decision("end_run", f"{attempt.cause}: a restart would end in the same way")
     if code == ExitCode.NON_FINITE_LOSS and _same_fault_before(view):

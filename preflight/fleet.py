@@ -1,11 +1,32 @@
 """What a check of all hosts together may use: their names, and what each has found of itself."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from planner.plan import Plan
+from preflight.once import ProbeError
 from preflight.report import Result
 from smolplan.spec import RunSpec
+
+Answer = dict[str, Any] | ProbeError
+
+
+class Ask(Protocol):
+    """Has hosts make a probe, all at once, and hands back what each one said."""
+
+    def __call__(
+        self,
+        probe: str,
+        arguments: Sequence[str] | Callable[[str], Sequence[str]] = (),
+        *,
+        hosts: Collection[str] | None = None,
+        timeout_s: float,
+    ) -> dict[str, Answer]:
+        """Host → the JSON object that `python -m preflight.probes.PROBE ARGUMENTS` prints there,
+        or why there is none. `arguments` may be a function of the host's name; `hosts` are all
+        unless given. Never raises for a host."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +38,9 @@ class FleetContext:
     """Every host of the inventory, spares too."""
     results: tuple[Result, ...]
     """What the hosts have found of themselves so far."""
+    ask: Ask
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    """Where each host is reached by the others."""
 
     def of(self, check: str) -> dict[str, Result]:
         """Each host's result of a check; hosts that gave none are not in it."""

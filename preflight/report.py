@@ -29,6 +29,8 @@ class Finding(_Part):
     measured: dict[str, float] = Field(default={})
     """Figures by name; the name ends in the unit."""
     needed: dict[str, float] = Field(default={})
+    facts: dict[str, str] = Field(default={})
+    """Words by name in which the hosts of one fleet should be alike, such as versions."""
     source: Source = "none"
     host: str = ""
     """Whom it is about; empty: the fleet as a whole."""

@@ -126,6 +126,11 @@ class RunDir:
         """Present: the ranks save a checkpoint after the step at hand and end."""
         return self.path / "stop-requested"
 
+    def yield_request(self, number: int) -> Path:
+        """Present: the attempt's ranks do the same, since its time on the hosts is nearly over;
+        the run goes on with the next attempt. Written by whoever knows of the time."""
+        return self.attempt(number) / "yield"
+
     def latest_attempt(self) -> int:
         """The highest attempt number that has a folder; 0 before the first."""
         try:

@@ -77,7 +77,9 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         loss = _backward(model, tokens, spec.parallel.micro_batch_size, dataset.separator)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optim.clip_norm)
         grad_norm = _scalar(norm)
-        asked = stop.is_set() or (world.rank == 0 and run.stop_request.exists())
+        asked = stop.is_set() or (
+            world.rank == 0 and (run.stop_request.exists() or run.yield_request(attempt).exists())
+        )
         summed = world.sum([loss / world.size, float(checksum(batch)), float(asked)])
         global_loss, batch_checksum, stop_votes = summed[0], int(summed[1]), summed[2]
         if not (math.isfinite(global_loss) and math.isfinite(grad_norm)):

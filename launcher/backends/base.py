@@ -27,12 +27,23 @@ class NodeView:
 
 
 @dataclass(frozen=True)
+class Successor:
+    """The next attempt, which the scheduler has begun by itself."""
+
+    token: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Observation:
     """An attempt, as its backend sees it."""
 
     nodes: tuple[NodeView, ...] = ()
     waiting: str = ""
     """Why a scheduler has not started it yet; empty where none holds it back."""
+    cancelled: str = ""
+    """That somebody has cancelled it by the scheduler's own means; empty if nobody has."""
+    successor: Successor | None = None
 
     @property
     def alive(self) -> bool | None:
@@ -83,7 +94,11 @@ def backend_of(spec: RunSpec) -> Backend:
             from launcher.backends.local import LocalBackend
 
             return LocalBackend()
-        case "ssh" | "slurm" | "kubernetes" as name:
+        case "slurm":
+            from launcher.backends.slurm import SlurmBackend
+
+            return SlurmBackend()
+        case "ssh" | "kubernetes" as name:
             raise UserError(f"launch.backend {name} cannot be used yet", where="launch.backend")
 
 

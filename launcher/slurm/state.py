@@ -1,0 +1,71 @@
+"""What Slurm says of a job, read from the text that its tools have printed for twenty years.
+
+Their JSON has changed its shape from release to release; `--noheader --format` has not.
+"""
+
+from dataclasses import dataclass
+
+QUEUE_FORMAT = "%i|%T|%r|%k"
+"""Job, state in full, reason, comment (squeue(1)); the comment comes last, as it may hold a |."""
+
+WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
+RUNNING = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
+CANCELLED = frozenset({"CANCELLED", "REVOKED"})
+
+
+@dataclass(frozen=True)
+class Job:
+    number: str
+    state: str
+    """In full, as squeue(1) has it: PENDING, RUNNING, NODE_FAIL …"""
+    reason: str
+    """Why it waits, or why it ended; "None" where there is none."""
+    comment: str
+
+    @property
+    def waits(self) -> bool:
+        return self.state in WAITING
+
+    @property
+    def runs(self) -> bool:
+        return self.state in RUNNING
+
+    @property
+    def cancelled(self) -> bool:
+        return self.state in CANCELLED
+
+
+def parse_queue(text: str) -> list[Job]:
+    """The jobs in what squeue has printed in QUEUE_FORMAT. Lines of another kind are passed over:
+    sites let it print greetings."""
+    jobs = []
+    for line in text.splitlines():
+        fields = line.split("|", 3)
+        if len(fields) == 4 and fields[0].strip():
+            number, state, reason, comment = (field.strip() for field in fields)
+            jobs.append(Job(number, state.partition(" ")[0], reason, comment))
+    return jobs
+
+
+def parse_fields(text: str) -> dict[str, str]:
+    """`scontrol -o show …`: Name=value pairs on one line; a value may hold blanks, so that a pair
+    begins only where a word has a =."""
+    found: dict[str, str] = {}
+    name = ""
+    for word in text.split():
+        left, equals, right = word.partition("=")
+        if equals and left and left[0].isalpha() and left.replace("_", "").isalnum():
+            name, found[left] = left, right
+        elif name:
+            found[name] += f" {word}"
+    return found
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """`scontrol show config`: a setting a line, with its name in lower case."""
+    found = {}
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals:
+            found[name.strip().lower()] = value.strip()
+    return found
