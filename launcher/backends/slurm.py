@@ -56,7 +56,13 @@ class SlurmBackend:
             "script": _script(spec, run, attempt_number),
         }
 
-    def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
+    def submit(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Doing it twice submits one job: it carries the attempt's token as its comment."""
         number = attempt.number
         record = read_record(run, number)
