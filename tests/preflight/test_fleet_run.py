@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher.hosts.fleet import local_fleet
 from preflight import fleet_run, registry
 from preflight.checks import storage_shared
 from preflight.fleet_run import HostProgress, run_fleet
@@ -96,6 +97,23 @@ def test_a_host_that_falls_silent_is_given_up_while_the_others_are_heard(
     assert of(report, "host.reached", "").summary == "2 of 3 hosts"
     hosts.reach.close()
     assert not [p for p in psutil.Process().children() if "sleep" in p.name()]
+
+
+def test_hosts_are_asked_over_the_launchers_connections(
+    spec: RunSpec, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cache = str(tmp_path_factory.mktemp("cache"))
+    only = ["host.memory", "host.clock_offset", "storage.shared"]
+    with local_fleet(["a", "b"], python=sys.executable, cache=cache) as fleet:
+        report = run_fleet(spec, tmp_path, fleet, ["a", "b"], only=only)
+    assert [(r.name, r.host, r.state) for r in report.results] == [
+        ("host.reached", "", "pass"),
+        ("host.memory", "a", "pass"),
+        ("host.memory", "b", "pass"),
+        ("host.clock_offset", "a", "pass"),
+        ("host.clock_offset", "b", "pass"),
+        ("storage.shared", "", "pass"),
+    ]
 
 
 def test_progress_is_told_by_host(spec: RunSpec, tmp_path: Path, hosts: Hosts) -> None:
