@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -59,6 +60,7 @@ def run(
         seconds=time.monotonic() - began,
         tier=tier,
         started_at=started_at,
+        made_on=platform.node(),
     )
 
 
