@@ -1,6 +1,7 @@
 """All hosts of a run, asked at once: one connection a host, kept from call to call."""
 
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,6 +16,8 @@ from launcher.hosts.host import Host, Trouble
 from launcher.hosts.loop import Loop
 from launcher.hosts.pool import Pool
 from launcher.hosts.stream import HostTrouble, Stream, open_local
+from smolplan.spec import RunSpec
+from smolplan.spec.launch import SshSpec
 
 Answer = dict[str, Any] | Trouble
 Open = Callable[[Host, str], Stream]
@@ -22,6 +25,9 @@ Open = Callable[[Host, str], Stream]
 
 GRACE_S = 2.0
 """What a host's own time-out has to arrive in, before it is said that there is no answer."""
+
+CONNECTING_S = 120.0
+"""Beyond all deadlines of a connection: what only a name server that does not answer comes to."""
 
 DEFAULT_FANOUT = 64
 
@@ -32,10 +38,16 @@ class _Request:
 
     host: Host
     arguments: Mapping[str, Any]
+    begun_at: float = 0.0
     number: int = 0
+    given_up: bool = False
     connection: Connection | None = None
     sent_at: float = 0.0
     sent_ns: int = 0
+
+    def due(self, timeout_s: float) -> float:
+        """When its time is over."""
+        return self.sent_at + timeout_s + GRACE_S if self.sent_at else self.begun_at + CONNECTING_S
 
 
 @dataclass
@@ -59,6 +71,7 @@ class Fleet:
         cache: str = "",
         fanout: int = DEFAULT_FANOUT,
         bundle: Bundle | None = None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.hosts = tuple(host.name for host in hosts)
         self._open, self._python, self._cache = open_stream, python, cache
@@ -66,7 +79,7 @@ class Fleet:
         self._lines = {host.name: _Line(host) for host in hosts}
         self._pool = Pool(fanout)
         self._loop = Loop(self._pool.submit)
-        self._closed = False
+        self._closed, self._on_close = False, on_close
 
     def __enter__(self) -> Self:
         return self
@@ -85,6 +98,7 @@ class Fleet:
             self._closed = True
             self._loop.stop()
             self._pool.stop()
+            self._on_close()
 
     def call(
         self,
@@ -126,6 +140,7 @@ class Fleet:
                 on_answer(name, answers[name])
         finally:
             for request in asking.values():
+                request.given_up = True
                 self._pool.submit(lambda r=request: _cancel(r))  # type: ignore[misc]
         return {name: answers[name] for name in wanted}
 
@@ -134,21 +149,23 @@ class Fleet:
     ) -> tuple[str, dict[str, Any] | Trouble]:
         """What comes next, if only that somebody's time is over."""
         while True:
-            sent = [r for r in asking.values() if r.sent_at]
-            first = min(sent, key=lambda r: r.sent_at, default=None)
-            left = 1.0 if first is None else first.sent_at + timeout_s + GRACE_S - time.monotonic()
-            if first is not None and left <= 0:
+            begun = [r for r in asking.values() if r.begun_at]
+            first = min(begun, key=lambda r: r.due(timeout_s), default=None)
+            left = first.due(timeout_s) - time.monotonic() if first else 1.0
+            if first and left <= 0:
                 # What has come already counts, however late it is looked at.
                 with suppress(queue.Empty):
                     return events.get_nowait()
                 return first.host.name, self._give_up(first, timeout_s)
             with suppress(queue.Empty):
-                # Others may be asked meanwhile, whose time is then over after this one's.
+                # Others may be asked meanwhile, whose time is over sooner.
                 return events.get(timeout=min(left, 1.0))
 
     def _give_up(self, request: _Request, timeout_s: float) -> Trouble:
+        request.given_up = True
         connection = request.connection
-        assert connection is not None
+        if connection is None or not request.sent_at:
+            return Trouble("timeout", f"it could not be asked within {CONNECTING_S:g} s")
         quiet_s = time.monotonic() - connection.heard_at
         if connection.heard_at < request.sent_at:
             # Not even a sign of life since it was asked: the next call shall not wait for it again.
@@ -168,11 +185,14 @@ class Fleet:
     ) -> None:
         """In a thread of the pool: see to it that there is a connection, and send."""
         name = request.host.name
+        request.begun_at = time.monotonic()
         try:
             # A connection may turn out to be dead at the first try to use it.
             for last_try in (False, True):
                 connection = self._connection(self._lines[name])
                 request.connection, request.sent_ns = connection, time.time_ns()
+                if request.given_up:
+                    return
                 try:
                     request.number = connection.send(
                         operation,
@@ -233,6 +253,23 @@ def _cancel(request: _Request) -> None:
             request.connection.cancel(request.number)
 
 
-def local_fleet(names: Sequence[str], *, python: str, cache: str = "") -> Fleet:
+def local_fleet(names: Sequence[str], *, python: str = sys.executable, cache: str = "") -> Fleet:
     """Hosts that are all this machine: an agent process each."""
     return Fleet([Host(name) for name in names], open_local, python=python, cache=cache)
+
+
+def fleet_of(spec: RunSpec, hosts: Sequence[Host]) -> Fleet:
+    """Hosts as the spec reaches them: this machine for backend local, else by SSH. Raises
+    UserError if ssh_config cannot be read."""
+    launch = spec.launch
+    python = str(launch.python or sys.executable)
+    cache = str(launch.cache or "")
+    if launch.backend == "local":
+        return Fleet(hosts, open_local, python=python, cache=cache)
+    from launcher.hosts.ssh import SshConnector
+
+    connector = SshConnector(launch.ssh)
+    fanout = (launch.ssh or SshSpec()).fanout
+    return Fleet(
+        hosts, connector, python=python, cache=cache, fanout=fanout, on_close=connector.close
+    )
