@@ -50,7 +50,7 @@ def judge(results: Sequence[Result], checks: Iterable[Check]) -> tuple[Result, .
     by_check: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         # Where a host is found wanting by itself, that is what is to be told of it.
-        if result.host and result.state in ("pass", "warn"):
+        if result.state in ("pass", "warn"):
             by_check[result.name].append(result)
     told: dict[tuple[str, str], Result] = {}
     for name, group in by_check.items():
