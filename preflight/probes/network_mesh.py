@@ -52,12 +52,6 @@ class Meeting:
             patience_s=told["patience_s"],
         )
 
-    def shifted(self, shift: int) -> tuple[str, str]:
-        """Whom this host dials, and who dials it, when all dial the one `shift` places on."""
-        hosts = list(self.addresses)
-        mine = hosts.index(self.me)
-        return hosts[(mine + shift) % len(hosts)], hosts[(mine - shift) % len(hosts)]
-
 
 class Wire:
     """A connection that speaks in lines of JSON, and may carry raw bytes in between."""

@@ -1,8 +1,8 @@
 """`python -m preflight.probes.network_pairs reach|latency|bandwidth|datagrams JSON`: on every host
 at once, what lies between this host and the others.
 
-The JSON is a Meeting (preflight/probes/network_mesh.py) and "shifts": in turn, each host measures
-to the one so many places further on, so that every host sends to one and receives from one.
+The JSON is a Meeting (preflight/probes/network_mesh.py), "targets", the hosts to measure to in
+turn, and "expected", those that will measure to this one.
 """
 
 import json
@@ -11,7 +11,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from statistics import median
@@ -37,11 +37,10 @@ Measure = Callable[[Mesh, str], Row]
 
 
 def reach(meeting: Meeting, told: dict[str, Any]) -> dict[str, Any]:
-    """Who can be connected to at which port, who connected to us, and why others could not."""
-    peers = [peer for peer in told["peers"] if peer != meeting.me]
+    """Who can be connected to at which port, and why others could not."""
     mesh = Mesh(meeting, {"hello": lambda wire, peer: None})
 
-    def one(pair: tuple[str, int]) -> dict[str, Any]:
+    def one(pair: tuple[str, int]) -> Row:
         peer, port = pair
         try:
             mesh.dial(peer, "hello", port).close()
@@ -49,35 +48,31 @@ def reach(meeting: Meeting, told: dict[str, Any]) -> dict[str, Any]:
             return {"to": peer, "port": port, "kind": error.kind, "words": error.words}
         return {"to": peer, "port": port, "kind": ""}
 
-    pairs = [(peer, port) for peer in peers for port in meeting.ports]
     with ThreadPoolExecutor(64) as pool:
-        rows = list(pool.map(one, pairs))
+        pairs = [(peer, port) for peer in told["targets"] for port in meeting.ports]
+        found = list(pool.map(one, pairs))
     expected = {(peer, "hello", port) for peer in told["expected"] for port in meeting.ports}
     mesh.stay(expected, linger_s=meeting.patience_s)
-    return {"rows": rows}
+    return {"rows": found}
 
 
-def in_shifts(
-    meeting: Meeting, shifts: Sequence[int], purpose: str, serve: Serve, measure: Measure
+def in_turn(
+    meeting: Meeting, told: dict[str, Any], purpose: str, serve: Serve, measure: Measure
 ) -> dict[str, Any]:
-    """One measurement after another, each to the host `shift` places on; then serve the rest."""
+    """One target after another; then serve the rest."""
     mesh = Mesh(meeting, {purpose: serve})
-    rows, unreachable = [], set[str]()
-    for shift in shifts:
-        peer, _ = meeting.shifted(shift)
-        if peer in unreachable:
-            continue
+    found = []
+    for peer in told["targets"]:
         try:
             row = measure(mesh, peer)
         except Unreached as error:
-            unreachable.add(peer)
             row = {"kind": error.kind, "words": error.words}
         except (OSError, ValueError) as error:
             row = {"kind": "other", "words": f"the connection broke: {error}"}
-        rows.append({"to": peer, **row})
-    expected = {(meeting.shifted(shift)[1], purpose, meeting.ports[0]) for shift in shifts}
+        found.append({"to": peer, **row})
+    expected = {(peer, purpose, meeting.ports[0]) for peer in told["expected"]}
     mesh.stay(expected, linger_s=meeting.patience_s)
-    return {"rows": rows}
+    return {"rows": found}
 
 
 def echo(wire: Wire, peer: str) -> None:
@@ -177,18 +172,18 @@ def main() -> None:
 
 
 def latency(meeting: Meeting, told: dict[str, Any]) -> dict[str, Any]:
-    return in_shifts(meeting, told["shifts"], "latency", echo, ping)
+    return in_turn(meeting, told, "latency", echo, ping)
 
 
 def bandwidth(meeting: Meeting, told: dict[str, Any]) -> dict[str, Any]:
     sink = Sink(told["seconds"])
-    return in_shifts(meeting, told["shifts"], "bandwidth", sink.serve, stream)
+    return in_turn(meeting, told, "bandwidth", sink.serve, stream)
 
 
 def datagrams(meeting: Meeting, told: dict[str, Any]) -> dict[str, Any]:
     """Which of a train of datagrams arrive, and which sizes pass whole."""
-    with closing(Datagrams(meeting)) as ours:
-        return in_shifts(meeting, told["shifts"], "datagrams", ours.serve, ours.measure)
+    with closing(Datagrams(meeting, told["train"])) as ours:
+        return in_turn(meeting, told, "datagrams", ours.serve, ours.measure)
 
 
 MEASURES = {"reach": reach, "latency": latency, "bandwidth": bandwidth, "datagrams": datagrams}

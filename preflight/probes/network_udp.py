@@ -11,8 +11,6 @@ import psutil
 
 from preflight.probes.network_mesh import Meeting, Mesh, Wire
 
-TRAIN = 1000
-"""One lost is 0.1 %."""
 BURST = 8
 PAUSE_S = 0.001
 """Between bursts: eight full packets a millisecond are 0.1 Gb/s, far from filling any link."""
@@ -29,8 +27,9 @@ TRIES = 3
 """Of each size: one may be lost by chance."""
 
 HEADER = struct.Struct("!16sHI")
-"""Token, index of the sender among the hosts, number; a train's count from 0, and sizes follow."""
-SIZES_FROM = 2**31
+"""Token, index of the sender among the hosts, number; a train's count from 0."""
+SIZES = 2**31
+"""The number of those that are sent for their size."""
 
 # From Linux's headers, where Python has no names for them.
 IP_MTU_DISCOVER, IP_MTU, IPV6_MTU_DISCOVER, IPV6_MTU = 10, 14, 23, 24
@@ -41,8 +40,8 @@ SO_MEMINFO, MEMINFO_DROPS = 55, 8
 class Datagrams:
     """One end of it. Raises OSError where the port cannot be had."""
 
-    def __init__(self, meeting: Meeting) -> None:
-        self._meeting = meeting
+    def __init__(self, meeting: Meeting, train: int) -> None:
+        self._meeting, self._train = meeting, train
         self._hosts = list(meeting.addresses)
         self._token = meeting.token.encode()[:16].ljust(16)
         self._lock = threading.Lock()
@@ -60,42 +59,40 @@ class Datagrams:
 
     def _receive(self) -> None:
         while self._open:
-            with suppress(TimeoutError):
-                try:
-                    packet = self._socket.recv(2**16)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    return
-                if len(packet) < HEADER.size:
-                    continue
-                token, sender, number = HEADER.unpack_from(packet)
-                if token != self._token:
-                    continue
-                with self._lock:
-                    self._last = time.monotonic()
-                    if number >= SIZES_FROM:
-                        self._sizes.setdefault(sender, set()).add(len(packet))
-                    else:
-                        self._arrived.setdefault(sender, set()).add(number)
+            try:
+                packet = self._socket.recv(2**16)
+            except TimeoutError:
+                continue
+            except OSError:
+                return
+            if not packet.startswith(self._token) or len(packet) < HEADER.size:
+                continue
+            _, sender, number = HEADER.unpack_from(packet)
+            with self._lock:
+                self._last = time.monotonic()
+                if number == SIZES:
+                    self._sizes.setdefault(sender, set()).add(len(packet))
+                else:
+                    self._arrived.setdefault(sender, set()).add(number)
 
     def serve(self, wire: Wire, peer: str) -> None:
         """Tell a peer, once it has sent all, what of it has come."""
         sender = self._hosts.index(peer)
         before = self._dropped_here()
         wire.say({"go": True})
-        sent = int(wire.hear()["sent"])
+        told = wire.hear()
         self._last = time.monotonic()
         while time.monotonic() - self._last < SETTLE_S:
             with self._lock:
-                if len(self._arrived.get(sender, ())) >= sent:
+                all_sizes = len(self._sizes.get(sender, ())) >= told["sizes"]
+                if all_sizes and len(self._arrived.get(sender, ())) >= told["sent"]:
                     break
             time.sleep(0.005)
         with self._lock:
             arrived = len(self._arrived.pop(sender, ()))
             sizes = sorted(self._sizes.pop(sender, ()))
         # What found this process's buffer full was not lost by the network.
-        dropped = min(self._dropped_here() - before, sent - arrived)
+        dropped = min(self._dropped_here() - before, told["sent"] - arrived)
         wire.say({"arrived": arrived, "dropped_by_buffer": dropped, "payload_sizes": sizes})
 
     def _dropped_here(self) -> int:
@@ -118,18 +115,22 @@ class Datagrams:
                 ordinary = min(largest, ETHERNET_MTU_BYTES - headers)
                 me = self._hosts.index(self._meeting.me)
                 _forbid_fragments(sender)
-                refused = self._send_sizes(sender, me, sorted({ordinary, largest}))
-                self._send_train(sender, me, min(ordinary, 1400))
-            wire.say({"sent": TRAIN})
-            told = wire.hear()
+                sizes = sorted({ordinary, largest})
+                refused = self._send_sizes(sender, me, sizes)
+                self._send_train(sender, me, ordinary)
+                wire.say({"sent": self._train, "sizes": len(sizes) - len(refused)})
+                told = wire.hear()
+                # A router that says "too large" is heard by now: TCP then sends smaller ones.
+                path_mtu = _path_mtu(sender)
         passed = [size + headers for size in told["payload_sizes"]]
         return {
             "interface": interface,
             "mtu_bytes": mtu,
-            "tried_bytes": [size + headers for size in sorted({ordinary, largest})],
+            "path_mtu_bytes": path_mtu,
+            "tried_bytes": [size + headers for size in sizes],
             "passed_bytes": passed,
             "refused_bytes": [size + headers for size in refused],
-            "sent": TRAIN,
+            "sent": self._train,
             "arrived": told["arrived"],
             "dropped_by_buffer": told["dropped_by_buffer"],
         }
@@ -141,7 +142,7 @@ class Datagrams:
         """Sizes that this host itself refused to send."""
         refused = []
         for size in sizes:
-            packet = self._packet(me, SIZES_FROM, size)
+            packet = self._packet(me, SIZES, size)
             for _ in range(TRIES):
                 try:
                     sender.send(packet)
@@ -151,7 +152,7 @@ class Datagrams:
         return refused
 
     def _send_train(self, sender: socket.socket, me: int, size: int) -> None:
-        for number in range(TRAIN):
+        for number in range(self._train):
             # ECONNREFUSED tells of an earlier one that a firewall rejected: it counts as lost.
             with suppress(OSError):
                 sender.send(self._packet(me, number, size))
@@ -178,6 +179,12 @@ def _bound(port: int) -> socket.socket:
         ours.bind(("", port))
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 2**20)
     return ours
+
+
+def _path_mtu(sender: socket.socket) -> int:
+    if sender.family == socket.AF_INET:
+        return sender.getsockopt(socket.IPPROTO_IP, IP_MTU)
+    return sender.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
 
 
 def _forbid_fragments(sender: socket.socket) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from preflight.checks.network import meeting, reach
+from preflight.checks.network import links, meeting, reach
 from preflight.fleet import FleetContext
 from preflight.report import Finding
 from smolplan.spec import RunSpec
@@ -32,6 +32,7 @@ def fleet(
 ) -> Iterator[FleetContext]:
     """Without faults at its beginning and end; impatient, as all hosts are this machine."""
     monkeypatch.setattr(meeting, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(links, "SENDING_S", 0.1)
     yield fleet_in(spec, lab)
     for host in lab.hosts:
         lab.no_rules(host)
@@ -73,3 +74,55 @@ def test_a_link_that_is_down_is_named_with_its_host(lab: Namespaces, fleet: Flee
         lab.on("hub", "ip", "link", "set", "vn4", "up")
     assert [(f.state, f.host) for f in findings] == [("fail", "n4")]
     assert findings[0].summary == "is cut off from n1, n2, n3"
+
+
+def test_healthy_links_raise_no_alarm(fleet: FleetContext) -> None:
+    (bandwidth,) = links.bandwidth(fleet)
+    assert (bandwidth.state, bandwidth.source) == ("pass", "fleet")
+    (loss,) = links.loss(fleet)
+    assert (loss.state, loss.summary) == ("pass", "0 of 12,000 packets lost, 12 ways")
+    (mtu,) = links.mtu(fleet)
+    assert mtu.summary == "MTU 1500 on all, and packets of it arrive, 12 ways"
+
+
+def test_a_throttled_link_is_named_with_its_host_and_direction(
+    lab: Namespaces, fleet: FleetContext
+) -> None:
+    shape = ("rate", "20mbit", "burst", "32kb", "latency", "50ms")
+    lab.on("n2", "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *shape)
+    try:
+        (finding,) = links.bandwidth(fleet)
+    finally:
+        lab.on("n2", "tc", "qdisc", "del", "dev", "eth0", "root")
+    assert (finding.state, finding.host, finding.source) == ("fail", "n2", "fleet")
+    assert "from it, elsewhere" in finding.summary
+    assert finding.measured["bytes_per_s"] < 4e6 < finding.needed["bytes_per_s"]
+
+
+def test_a_link_that_drops_packets_is_named_with_their_share(
+    lab: Namespaces, fleet: FleetContext
+) -> None:
+    lab.rule("n3", "meta l4proto udp numgen random mod 100 < 5 drop")
+    (finding,) = links.loss(fleet)
+    assert (finding.state, finding.host) == ("fail", "n3")
+    assert finding.summary.endswith("% of packets are lost to it")
+    assert 0.03 < finding.measured["loss_share"] < 0.07
+
+
+def test_an_mtu_that_differs_is_named_with_what_vanishes(
+    lab: Namespaces, fleet: FleetContext
+) -> None:
+    lab.on("n4", "ip", "link", "set", "eth0", "mtu", "1400")
+    try:
+        (finding,) = links.mtu(fleet)
+    finally:
+        lab.on("n4", "ip", "link", "set", "eth0", "mtu", "1500")
+    assert (finding.state, finding.host) == ("fail", "n4")
+    assert finding.summary == "its MTU is 1400, others' 1500: packets of 1500 B vanish to it"
+
+
+def test_blocked_datagrams_are_no_loss(lab: Namespaces, fleet: FleetContext) -> None:
+    lab.rule("n1", "meta l4proto udp drop")
+    (finding,) = links.loss(fleet)
+    assert (finding.state, finding.host) == ("warn", "n1")
+    assert finding.summary == "no datagram arrives to it"

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from preflight.checks.network.blame import Pair
@@ -33,6 +33,16 @@ def shifts(hosts: int) -> list[int]:
     return [2**power for power in range((hosts - 1).bit_length())]
 
 
+def in_shifts(hosts: Sequence[str]) -> list[Pair]:
+    """All pairs that are measured, in the order in which each host takes its own: each sends to
+    one and receives from one at a time."""
+    return [
+        (host, hosts[(i + shift) % len(hosts)])
+        for shift in shifts(len(hosts))
+        for i, host in enumerate(hosts)
+    ]
+
+
 def random_ports(count: int) -> tuple[int, ...]:
     """Of the ephemeral range, spread over it."""
     step = (LAST_PORT - FIRST_PORT) // count
@@ -42,14 +52,19 @@ def random_ports(count: int) -> tuple[int, ...]:
 def meet(
     context: FleetContext,
     what: str,
-    told: Mapping[str, Any] | Callable[[str], Mapping[str, Any]],
+    pairs: Sequence[Pair],
+    told: Mapping[str, Any] | None = None,
     *,
     fixed_ports: Sequence[int] = (),
     free_ports: int = 1,
     timeout_s: float,
 ) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
-    """What each host says, and a finding for each that says nothing. Hosts that do not answer are
-    left out by the others' patience."""
+    """What each host of these pairs (from, to) says, and a finding for each that says nothing."""
+    targets: dict[str, list[str]] = {host: [] for pair in pairs for host in pair}
+    expected: dict[str, list[str]] = {host: [] for host in targets}
+    for one, other in pairs:
+        targets[one].append(other)
+        expected[other].append(one)
     addresses = {host: context.addresses.get(host, host) for host in context.hosts}
 
     def ask() -> tuple[dict[str, dict[str, Any]], list[Finding]]:
@@ -61,11 +76,11 @@ def meet(
         }
 
         def arguments(host: str) -> list[str]:
-            own = told(host) if callable(told) else told
-            return [what, json.dumps({**meeting, "me": host, **own})]
+            own = {"me": host, "targets": targets[host], "expected": expected[host]}
+            return [what, json.dumps({**meeting, **own, **(told or {})})]
 
-        answers = context.ask("network_pairs", arguments, timeout_s=timeout_s)
-        return split(answers, context.hosts)
+        answers = context.ask("network_pairs", arguments, hosts=tuple(targets), timeout_s=timeout_s)
+        return split(answers, targets)
 
     said, silent = ask()
     if any("busy" in answer for answer in said.values()) and not fixed_ports:

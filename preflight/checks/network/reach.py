@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preflight.checks.network.blame import Pair, blame
@@ -11,8 +11,8 @@ from preflight.checks.network.meeting import (
     PATIENCE_S,
     SPARE_S,
     among,
+    in_shifts,
     meet,
-    shifts,
     split,
     too_few,
 )
@@ -51,19 +51,11 @@ def reach(context: FleetContext) -> list[Finding]:
     """Every host reaches every other, at the rendezvous port and at ephemeral ones."""
     if skipped := too_few(context):
         return skipped
-    hosts, port = context.hosts, context.spec.launch.rendezvous_port
-    dialled = {host: _peers(context, host) for host in hosts}
-
-    def told(host: str) -> dict[str, Any]:
-        return {
-            "peers": dialled[host],
-            "expected": [other for other in hosts if host in dialled[other]],
-        }
-
+    port = context.spec.launch.rendezvous_port
     said, silent = meet(
         context,
         "reach",
-        told,
+        _pairs(context.hosts),
         fixed_ports=(port,) if port else (),
         free_ports=2,
         timeout_s=2 * PATIENCE_S + SPARE_S,
@@ -84,14 +76,12 @@ def reach(context: FleetContext) -> list[Finding]:
     return [*_findings(failed, measured), *silent]
 
 
-def _peers(context: FleetContext, host: str) -> list[str]:
-    """All, or in a large fleet those at growing distances, and the first, where ranks meet."""
-    hosts = context.hosts
+def _pairs(hosts: Sequence[str]) -> list[Pair]:
+    """All, or in a large fleet those at growing distances, and to the first, where ranks meet."""
     if len(hosts) <= FULL_MATRIX_UP_TO:
-        return [other for other in hosts if other != host]
-    mine = hosts.index(host)
-    peers = {hosts[(mine + shift) % len(hosts)] for shift in shifts(len(hosts))} | {hosts[0]}
-    return sorted(peers - {host})
+        return [(one, other) for one in hosts for other in hosts if one != other]
+    to_first = [(host, hosts[0]) for host in hosts[1:]]
+    return sorted({*in_shifts(hosts), *to_first})
 
 
 def _findings(failed: Mapping[Pair, Mapping[str, Any]], measured: set[Pair]) -> list[Finding]:
