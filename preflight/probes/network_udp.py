@@ -21,6 +21,8 @@ LARGEST_BYTES = 9216
 """The largest frame that Ethernet switches usually pass; the loopback interface's 65,536 is no
 path's."""
 ETHERNET_MTU_BYTES = 1500
+SMALLEST_BYTES = 576
+"""What every IPv4 host takes (RFC 791): where it does not arrive either, UDP is filtered."""
 IPV4_UDP_HEADERS_BYTES = 28
 IPV6_UDP_HEADERS_BYTES = 48
 TRIES = 3
@@ -115,7 +117,7 @@ class Datagrams:
                 ordinary = min(largest, ETHERNET_MTU_BYTES - headers)
                 me = self._hosts.index(self._meeting.me)
                 _forbid_fragments(sender)
-                sizes = sorted({ordinary, largest})
+                sizes = sorted({SMALLEST_BYTES - headers, ordinary, largest})
                 refused = self._send_sizes(sender, me, sizes)
                 self._send_train(sender, me, ordinary)
                 wire.say({"sent": self._train, "sizes": len(sizes) - len(refused)})

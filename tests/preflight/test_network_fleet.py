@@ -32,7 +32,7 @@ def fleet(
 ) -> Iterator[FleetContext]:
     """Without faults at its beginning and end; impatient, as all hosts are this machine."""
     monkeypatch.setattr(meeting, "PATIENCE_S", 1.5)
-    monkeypatch.setattr(links, "SENDING_S", 0.1)
+    monkeypatch.setattr(links, "SENDING_S", 0.2)
     yield fleet_in(spec, lab)
     for host in lab.hosts:
         lab.no_rules(host)
@@ -91,7 +91,8 @@ def test_a_throttled_link_is_named_with_its_host_and_direction(
     shape = ("rate", "20mbit", "burst", "32kb", "latency", "50ms")
     lab.on("n2", "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *shape)
     try:
-        (finding,) = links.bandwidth(fleet)
+        # A pair without a host: other work on this machine may well slow one down.
+        (finding,) = [found for found in links.bandwidth(fleet) if found.host]
     finally:
         lab.on("n2", "tc", "qdisc", "del", "dev", "eth0", "root")
     assert (finding.state, finding.host, finding.source) == ("fail", "n2", "fleet")

@@ -31,7 +31,7 @@ BANDWIDTH_SHARE = 0.5
 """Of the fleet's median that a pair must reach. OPERATIONS' 0.9 is for collectives on idle hosts;
 a few streams of TCP between many hosts at once vary by a third."""
 
-TRIES_AGAIN = 2
+TRIES_AGAIN = 3
 """Of pairs that seem slow."""
 
 TRAIN = 1000
