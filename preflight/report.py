@@ -55,6 +55,11 @@ class Report(_Part):
     runs_dir: str
     results: tuple[Result, ...]
     seconds: float
+    hosts: tuple[str, ...] = ()
+    """All that were asked, in the inventory's order; empty: this machine only."""
+    tier: str = "standard"
+    started_at: float = 0.0
+    """Seconds since 1970."""
 
     def count(self, state: State) -> int:
         return sum(result.state == state for result in self.results)
@@ -64,7 +69,15 @@ class Report(_Part):
     def fit(self) -> bool:
         """Whether no required check failed. A check that could not be made is shown, but nothing
         is known against the machine."""
-        return not any(r.state == "fail" and r.severity == "required" for r in self.results)
+        return not self.failed()
+
+    def failed(self, host: str | None = None) -> tuple[Result, ...]:
+        """Required checks that failed: all, or those of a host."""
+        return tuple(
+            r
+            for r in self.results
+            if r.state == "fail" and r.severity == "required" and host in (None, r.host)
+        )
 
     @property
     def exit_code(self) -> int:
