@@ -10,6 +10,7 @@ from preflight.checks.network.meeting import (
     PATIENCE_S,
     SPARE_S,
     in_shifts,
+    live,
     meet,
     rows,
     shifts,
@@ -50,7 +51,7 @@ def _measure(
 ) -> tuple[dict[Pair, dict[str, Any]], list[Finding]]:
     """What was measured of these pairs (of those that a whole fleet takes, unless given), and
     findings of hosts that said nothing."""
-    wanted = in_shifts(context.hosts)
+    wanted = in_shifts(live(context))
     if pairs:
         wanted = [pair for pair in wanted if pair in pairs]
     said, silent = meet(
@@ -58,7 +59,7 @@ def _measure(
         what,
         wanted,
         told,
-        timeout_s=2 * PATIENCE_S + SPARE_S + seconds_each * len(shifts(len(context.hosts))),
+        timeout_s=2 * PATIENCE_S + SPARE_S + seconds_each * len(shifts(len(live(context)))),
     )
     found = rows(said)
     if not found and not silent:

@@ -65,7 +65,7 @@ def meet(
     for one, other in pairs:
         targets[one].append(other)
         expected[other].append(one)
-    addresses = {host: context.addresses.get(host, host) for host in context.hosts}
+    addresses = {host: address_of(context, host) for host in live(context)}
 
     def ask() -> tuple[dict[str, dict[str, Any]], list[Finding]]:
         meeting = {
@@ -120,9 +120,18 @@ def rows(said: Mapping[str, Mapping[str, Any]]) -> dict[Pair, dict[str, Any]]:
     }
 
 
+def live(context: FleetContext) -> tuple[str, ...]:
+    """Hosts that answer; of the others host.reached tells."""
+    return tuple(host for host in context.hosts if host not in context.troubles)
+
+
+def address_of(context: FleetContext, host: str) -> str:
+    return context.addresses.get(host, host)
+
+
 def too_few(context: FleetContext) -> list[Finding] | None:
     """What a check says of one host alone."""
-    if len(context.hosts) > 1:
+    if len(live(context)) > 1:
         return None
     return [Finding(state="skipped", summary="one host has nobody to talk to")]
 

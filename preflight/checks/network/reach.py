@@ -10,8 +10,10 @@ from preflight.checks.network.meeting import (
     EVERY_PAIR_UP_TO,
     PATIENCE_S,
     SPARE_S,
+    address_of,
     among,
     in_shifts,
+    live,
     meet,
     split,
     too_few,
@@ -55,7 +57,7 @@ def reach(context: FleetContext) -> list[Finding]:
     said, silent = meet(
         context,
         "reach",
-        _pairs(context.hosts),
+        _pairs(live(context)),
         fixed_ports=(port,) if port else (),
         free_ports=2,
         timeout_s=2 * PATIENCE_S + SPARE_S,
@@ -127,11 +129,11 @@ def resolve(context: FleetContext) -> list[Finding]:
     """The names of the hosts mean the same on all of them, and none means the host itself."""
     if skipped := too_few(context):
         return skipped
-    names = sorted({context.addresses.get(host, host) for host in context.hosts})
+    names = sorted({address_of(context, host) for host in live(context)})
     names = [name for name in names if not _is_address(name)]
     if not names:
         return [Finding(state="skipped", summary="all are reached by address, none by name")]
-    said, findings = split(context.ask("network_names", names, timeout_s=12.0), context.hosts)
+    said, findings = split(context.ask("network_names", names, timeout_s=12.0), live(context))
     for name in names:
         answers = {host: tuple(answer["names"][name]) for host, answer in said.items()}
         findings += _of_name(name, answers, context)
