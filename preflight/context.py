@@ -41,6 +41,8 @@ class Context:
         ProbeError."""
         self.gpus = Once(lambda: self.probe("gpu", timeout_s=20.0))
         """What NVML says (preflight/probes/gpu.py). Raises ProbeError."""
+        self.kernel_log = Once(lambda: self.probe("kernel_log", timeout_s=9.0))
+        """What the kernel has said (preflight/probes/kernel_log.py). Raises ProbeError."""
         self.dataset = Once(self._prepare_data)
         """dataset.json of the spec's own text. Raises ProbeError and DataRefused."""
         self.small_run = Once(self._make_small_run)

@@ -1,0 +1,91 @@
+"""What the kernel's log tells of the GPUs: Xids, each with its meaning and what to do."""
+
+from collections.abc import Sequence
+
+from preflight.context import Context
+from preflight.registry import check
+from preflight.report import Finding
+from preflight.xid_log import Burst, Xid, bursts, parse
+from smolplan.units import format_duration
+
+RECENT_S = 2 * 3600.0
+"""Azure's node health checks look back this far: with no end, a healed node stays out."""
+READ_THE_LOG = "Run this as root, or set kernel.dmesg_restrict to 0."
+
+
+@check(
+    "gpu.kernel_log",
+    remedy="Do what stands there before a long run.",
+    tier="quick",
+    passive=True,
+)
+def kernel_log(context: Context) -> Finding:
+    """The kernel's log since the last boot tells of no GPU error (Xid) of late."""
+    if context.spec.cluster.gpu == "cpu":
+        return Finding(state="skipped", summary="the spec runs on CPUs")
+    answer = context.kernel_log()
+    if answer["error"]:
+        return Finding(
+            state="unknown",
+            summary="the kernel's log cannot be read",
+            why=answer["error"],
+            remedy=READ_THE_LOG,
+        )
+    if mismatch := answer["lines"]["driver_mismatch"]:
+        return Finding(
+            state="fail",
+            summary="the driver's parts are of different versions",
+            why=f"{mismatch[-1]['text']}: it was changed while it was loaded, so no program can "
+            "use the GPUs",
+            remedy="Reboot, or unload the kernel modules (rmmod) and load them anew.",
+        )
+    found = [parse(line["text"], line["age_s"]) for line in answer["lines"]["xid"]]
+    return judge_xids([x for x in found if x is not None])
+
+
+def judge_xids(found: Sequence[Xid]) -> Finding:
+    """A burst whose cause is hardware fails if it is recent, and warns if it is older; any other
+    recent one warns. Of equal causes the newest is told."""
+    telling: dict[tuple[str, str], Burst] = {}
+    for burst in bursts(found):
+        grave, recent = burst.cause.meaning.weight == "hardware", burst.age_s <= RECENT_S
+        if grave or (recent and burst.cause.meaning.action != "none"):
+            telling.setdefault((burst.cause.pci, burst.cause.label), burst)
+    if not telling:
+        return Finding(
+            state="pass",
+            summary=f"no Xid within {format_duration(RECENT_S)}"
+            + (f", {len(found)} before or of no weight" if found else ""),
+            source="table",
+        )
+    shown = sorted(telling.values(), key=lambda b: (not _fails(b), b.age_s))
+    return Finding(
+        state="fail" if _fails(shown[0]) else "warn",
+        summary=", ".join(dict.fromkeys(b.cause.label for b in shown)),
+        why="; ".join(map(_told, shown)),
+        remedy=". ".join(dict.fromkeys(_remedy(b) for b in shown)),
+        measured={"xids": len(found)},
+        source="table",
+    )
+
+
+def _fails(burst: Burst) -> bool:
+    return burst.cause.meaning.weight == "hardware" and burst.age_s <= RECENT_S
+
+
+def _told(burst: Burst) -> str:
+    cause, others = burst.cause, len(burst.xids) - 1
+    told = (
+        f"{cause.label} on {cause.pci or 'an unnamed GPU'} {format_duration(cause.age_s)} ago: "
+        f"{cause.meaning.what}"
+    )
+    if others:
+        labels = ", ".join(dict.fromkeys(x.label for x in burst.xids))
+        told += f" (with {others} more within minutes, on {len(burst.places)} GPUs: {labels})"
+    return told
+
+
+def _remedy(burst: Burst) -> str:
+    if burst.is_the_programs:
+        return f"{burst.cause.label} on several GPUs at once: look at the program, not at a GPU"
+    return f"{burst.cause.label}: {burst.cause.meaning.action}"
