@@ -25,13 +25,14 @@ KINDS: dict[str, re.Pattern[str]] = {
     "driver_mismatch": re.compile(r"NVRM: API mismatch"),
     "out_of_memory": re.compile(r"[Oo]ut of memory: Killed process"),
     "machine_check": re.compile(
-        r"\[Hardware Error\]|[Mm]achine [Cc]heck|mce: .*(error|Error)|EDAC .*\b\d+ UE\b"
+        r"Machine Check Exception: \d|\[Hardware Error\].*(severity: (fatal|recoverable)"
+        r"|[Uu]ncorrected|[Ff]atal)|EDAC .*\b[1-9]\d* UE\b"
     ),
-    "corrected_memory": re.compile(r"EDAC .*\b\d+ CE\b"),
+    "corrected": re.compile(r"\[Hardware Error\]|EDAC .*\b[1-9]\d* CE\b"),
     "pcie": re.compile(r"AER: .*(Uncorrect|Fatal|non-fatal)"),
     "storage": re.compile(
-        r"I/O error, dev|EXT4-fs error|XFS .*([Cc]orruption|I/O error)|nvme.*(controller is down"
-        r"|timeout, (aborting|reset))|Buffer I/O error"
+        r"I/O error(, | on )dev (?!fd|sr|loop)|EXT4-fs error|XFS .*([Cc]orruption|I/O error)"
+        r"|nvme.*(controller is down|timeout, (aborting|reset))"
     ),
     "hung": re.compile(
         r"blocked for more than \d+ seconds|soft lockup|hard LOCKUP|self-detected stall"
