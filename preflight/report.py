@@ -11,6 +11,10 @@ Source = Literal["plan", "spec", "fleet", "table", "none"]
 hosts of this fleet, a table of experience (docs/preflight.md), or there is none."""
 
 
+IDENTITY = "id."
+"""Facts whose names begin so tell who something is, as GPUs' serial numbers do: they are never
+compared between hosts, and by them a part is known again."""
+
 STATES: tuple[State, ...] = ("pass", "warn", "fail", "skipped", "unknown")
 
 

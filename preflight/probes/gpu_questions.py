@@ -11,6 +11,8 @@ from typing import Any
 
 import pynvml
 
+from preflight.pci_devices import short
+
 LINK_ERRORS = {"replay": 0, "recovery": 1, "crc_flit": 2, "crc_data": 3, "ecc_data": 4}
 """NVML_NVLINK_ERROR_DL_*. NVLink 5 has none of them: its errors are Xids 144 to 150."""
 
@@ -169,7 +171,7 @@ QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "name": lambda h: text(pynvml.nvmlDeviceGetName(h)),
     "uuid": lambda h: text(pynvml.nvmlDeviceGetUUID(h)),
     "serial": lambda h: text(pynvml.nvmlDeviceGetSerial(h)),
-    "pci": lambda h: text(pynvml.nvmlDeviceGetPciInfo(h).busId),
+    "pci": lambda h: short(text(pynvml.nvmlDeviceGetPciInfo(h).busId)),
     "vbios": lambda h: text(pynvml.nvmlDeviceGetVbiosVersion(h)),
     "gsp": lambda h: text(pynvml.nvmlDeviceGetGspFirmwareVersion(h)),
     "memory": _memory,

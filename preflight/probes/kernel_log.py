@@ -18,7 +18,7 @@ KMSG = "/dev/kmsg"
 RECORD_BYTES = 8192  # a record is never longer: Documentation/ABI/testing/dev-kmsg
 MOST = 2000
 """Lines of one kind that are handed on, the newest: a fault can fill the log."""
-JOURNAL_S = 6.0
+PROGRAM_S = 4.0
 
 KINDS: dict[str, re.Pattern[str]] = {
     "xid": re.compile(r"NVRM:.*Xid \(|SXid \(|NVRM:.*fallen off the bus"),
@@ -93,21 +93,43 @@ def read_journal() -> list[Record]:
     if journalctl is None or not is_real():
         return []
     words = "|".join(f"(?:{pattern.pattern})" for pattern in KINDS.values())
+    told = _lines(
+        [
+            *(journalctl, "--dmesg", "--boot", "--output=json", "--no-pager", "--quiet"),
+            *(f"--grep={words}", f"--lines={MOST}"),
+        ]
+    )
+    return [record for line in told if (record := parse_journal(line))]
+
+
+def _lines(command: list[str]) -> list[str]:
+    """What the program prints; nothing if it does not work or takes too long."""
     try:
         done = subprocess.run(
-            [
-                *(journalctl, "--dmesg", "--boot", "--output=json", "--no-pager", "--quiet"),
-                *(f"--grep={words}", f"--lines={MOST}"),
-            ],
+            command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=JOURNAL_S,
+            timeout=PROGRAM_S,
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [record for line in done.stdout.splitlines() if (record := parse_journal(line))]
+    return done.stdout.splitlines()
+
+
+def parse_dmesg(line: str) -> Record | None:
+    """Of `<6>[    1.261025] text`."""
+    found = re.match(r"<\d+>\[ *(\d+)\.(\d{6})\] (.*)", line)
+    return (int(found[1] + found[2]), found[3]) if found else None
+
+
+def read_dmesg() -> list[Record]:
+    """The ring by the system call, which some containers allow that have no /dev/kmsg."""
+    dmesg = shutil.which("dmesg")
+    if dmesg is None or not is_real():
+        return []
+    return [record for line in _lines([dmesg, "--raw"]) if (record := parse_dmesg(line))]
 
 
 def kind_of(text: str) -> str | None:
@@ -126,6 +148,8 @@ def look() -> dict[str, Any]:
         error = f"{KMSG}: {failure.strerror}"
     if not whole and (kept := read_journal()):
         records, error = [*kept, *records], ""
+    elif error and (ring := read_dmesg()):
+        records, error = ring, ""
     now_us = time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6
     found: dict[str, dict[Record, None]] = {kind: {} for kind in KINDS}
     for record in sorted(records):

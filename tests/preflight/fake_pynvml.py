@@ -105,7 +105,7 @@ def nvmlDeviceGetSerial(handle: int) -> bytes:
 
 
 def nvmlDeviceGetPciInfo(handle: int) -> SimpleNamespace:
-    return SimpleNamespace(busId=f"0000:{handle:02x}:00.0")
+    return SimpleNamespace(busId=f"00000000:{0xA0 + handle:02X}:00.0".encode())
 
 
 def nvmlDeviceGetVbiosVersion(handle: int) -> str:

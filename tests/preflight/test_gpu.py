@@ -61,7 +61,7 @@ def test_a_gpu_that_knows_less_is_not_blamed_for_it(
         ({"lost": 1}, "gpu.present", "fail", "GPU 3 (unknown place): the driver cannot reach"),
         ({"vbios": 1}, "gpu.versions", "warn", "vbios: 96.00.74.00.01, 96.00.75.00.01"),
         ({"recovery": 2}, "gpu.recovery", "fail", "the driver asks to reboot the node"),
-        ({"ecc": 2}, "gpu.memory_errors", "fail", "GPU 3 (0000:03:00.0): 2 uncorrected ECC"),
+        ({"ecc": 2}, "gpu.memory_errors", "fail", "GPU 3 (0000:a3:00.0): 2 uncorrected ECC"),
         ({"pending": 1}, "gpu.memory_errors", "fail", "row remap pending"),
         ({"failed": 1}, "gpu.memory_errors", "fail", "row remap failed"),
         ({"remaps": 513}, "gpu.memory_errors", "fail", "513 rows remapped"),
@@ -69,8 +69,8 @@ def test_a_gpu_that_knows_less_is_not_blamed_for_it(
         ({"sram": 1}, "gpu.memory_errors", "fail", "uncorrected errors of its SRAM"),
         ({"ampere": 1, "pages_pending": 1}, "gpu.memory_errors", "fail", "page retirement pending"),
         ({"deaf": "ecc"}, "gpu.memory_errors", "unknown", "ecc_uncorrected: Unknown Error"),
-        ({"ecc_on": 0}, "gpu.ecc", "warn", "GPU 3 (0000:03:00.0): ECC is off"),
-        ({"throttle": 0x8}, "gpu.throttling", "fail", "GPU 3 (0000:03:00.0): hardware slowdown"),
+        ({"ecc_on": 0}, "gpu.ecc", "warn", "GPU 3 (0000:a3:00.0): ECC is off"),
+        ({"throttle": 0x8}, "gpu.throttling", "fail", "GPU 3 (0000:a3:00.0): hardware slowdown"),
         ({"throttle": 0x40}, "gpu.throttling", "fail", "hardware thermal"),
         ({"throttle": 0x80}, "gpu.throttling", "fail", "power brake"),
         ({"throttle": 0x24}, "gpu.throttling", "warn", "software thermal"),
@@ -106,6 +106,23 @@ def test_each_fault_of_a_gpu_is_named(
     assert result.state == state
     assert said in result.why
     assert result.remedy
+
+
+def test_a_missing_gpu_is_told_apart_by_whether_the_bus_has_it(
+    gpus: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpus.setenv("FAKE_NVML", '{"count": 7}')
+    gpus.setenv("SMOLPLAN_SYSTEM_ROOT", str(tmp_path / "root"))
+    for index in range(8):
+        folder = tmp_path / f"root/sys/bus/pci/devices/0000:{0xA0 + index:02x}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "class").write_text("0x030200\n")
+        (folder / "vendor").write_text("0x10de\n")
+    there = only("gpu.present", load_preset("smollm3-3b"), tmp_path)
+    assert there.why.endswith("on the bus, but not with the driver: 0000:a7:00.0")
+    shutil.rmtree(folder)
+    gone = only("gpu.present", load_preset("smollm3-3b"), tmp_path)
+    assert gone.why.endswith("the bus has 7: a missing one is off, unseated or dead")
 
 
 def test_a_driver_that_hangs_is_unknown(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -161,9 +161,16 @@ def test_a_line_written_to_the_kernels_log_is_read_back() -> None:
     assert 0 <= time.clock_gettime(time.CLOCK_MONOTONIC) - found[0][0] / 1e6 < 60
 
 
-def test_the_journals_lines_are_read_as_text_or_bytes() -> None:
+def test_lines_of_the_journal_and_of_dmesg_are_read() -> None:
     line = '{"MESSAGE": "NVRM: Xid", "_SOURCE_MONOTONIC_TIMESTAMP": "1200"}'
     assert kernel_log.parse_journal(line) == (1200, "NVRM: Xid")
     line = '{"MESSAGE": [78, 86, 255], "__MONOTONIC_TIMESTAMP": "7"}'
     assert kernel_log.parse_journal(line) == (7, "NV\ufffd")
     assert kernel_log.parse_journal("not JSON") is None
+    line = "<6>[    1.261025] virtio_blk virtio1: [vda] new size"
+    assert kernel_log.parse_dmesg(line) == (1261025, "virtio_blk virtio1: [vda] new size")
+
+
+def test_the_gpu_that_an_xid_is_of_is_named_as_elsewhere() -> None:
+    names = {"0000:9b:00": "GPU 5 (0000:9b:00)"}
+    assert "Xid 79 on GPU 5 (0000:9b:00) " in judge_xids([Xid(79, "0000:9b:00", 9.0)], names).why

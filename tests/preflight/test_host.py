@@ -210,7 +210,7 @@ def test_each_fault_in_a_machines_files_is_named(
     [
         (
             "Out of memory: Killed process 77 (python3) total-vm:1kB",
-            *("warn", "1 processes killed for want of memory, the last 1 min ago"),
+            *("warn", "1 processes killed for want of memory, the last 1"),
         ),
         (f"mce: [Hardware Error]: CPU 0: {HOLE}", "fail", "1 hardware errors"),
         ("{1}[Hardware Error]: event severity: corrected", "pass", ""),

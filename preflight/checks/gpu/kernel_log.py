@@ -1,8 +1,10 @@
 """What the kernel's log tells of the GPUs: Xids, each with its meaning and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from preflight.context import Context
+from preflight.once import ProbeError
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.xid_log import Burst, Xid, bursts, parse
@@ -10,12 +12,15 @@ from smolplan.units import format_duration
 
 RECENT_S = 2 * 3600.0
 """Azure's node health checks look back this far: with no end, a healed node stays out."""
+EMPTY: Mapping[str, str] = MappingProxyType({})
 READ_THE_LOG = "Run this as root, or set kernel.dmesg_restrict to 0."
 
 
 @check(
     "gpu.kernel_log",
     remedy="Do what stands there before a long run.",
+    # NVML is asked too, for which GPU it is.
+    deadline_s=30.0,
     tier="quick",
     passive=True,
 )
@@ -40,12 +45,25 @@ def kernel_log(context: Context) -> Finding:
             remedy="Reboot, or unload the kernel modules (rmmod) and load them anew.",
         )
     found = [parse(line["text"], line["age_s"]) for line in answer["lines"]["xid"]]
-    return judge_xids([x for x in found if x is not None])
+    return judge_xids([x for x in found if x is not None], _names(context))
 
 
-def judge_xids(found: Sequence[Xid]) -> Finding:
+def _names(context: Context) -> dict[str, str]:
+    """Which GPU is at which place, where the driver tells."""
+    try:
+        devices = context.gpus()["devices"]
+    except ProbeError:
+        return {}
+    return {
+        d["pci"].partition(".")[0]: f"GPU {d['index']} ({d['pci'].partition('.')[0]})"
+        for d in devices
+        if d["pci"]
+    }
+
+
+def judge_xids(found: Sequence[Xid], names: Mapping[str, str] = EMPTY) -> Finding:
     """A burst whose cause is hardware fails if it is recent, and warns if it is older; any other
-    recent one warns. Of equal causes the newest is told."""
+    recent one warns. Of equal causes the newest is told. `names` are the GPUs' by place."""
     telling: dict[tuple[str, str], Burst] = {}
     for burst in bursts(found):
         grave, recent = burst.cause.meaning.weight == "hardware", burst.age_s <= RECENT_S
@@ -62,7 +80,7 @@ def judge_xids(found: Sequence[Xid]) -> Finding:
     return Finding(
         state="fail" if _fails(shown[0]) else "warn",
         summary=", ".join(dict.fromkeys(b.cause.label for b in shown)),
-        why="; ".join(map(_told, shown)),
+        why="; ".join(_told(burst, names) for burst in shown),
         remedy=". ".join(dict.fromkeys(_remedy(b) for b in shown)),
         measured={"xids": len(found)},
         source="table",
@@ -73,12 +91,10 @@ def _fails(burst: Burst) -> bool:
     return burst.cause.meaning.weight == "hardware" and burst.age_s <= RECENT_S
 
 
-def _told(burst: Burst) -> str:
+def _told(burst: Burst, names: Mapping[str, str]) -> str:
     cause, others = burst.cause, len(burst.xids) - 1
-    told = (
-        f"{cause.label} on {cause.pci or 'an unnamed GPU'} {format_duration(cause.age_s)} ago: "
-        f"{cause.meaning.what}"
-    )
+    where = names.get(cause.pci, cause.pci or "an unnamed GPU")
+    told = f"{cause.label} on {where} {format_duration(cause.age_s)} ago: {cause.meaning.what}"
     if others:
         labels = ", ".join(dict.fromkeys(x.label for x in burst.xids))
         told += f" (with {others} more within minutes, on {len(burst.places)} GPUs: {labels})"

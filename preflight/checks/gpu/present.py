@@ -4,8 +4,9 @@ from typing import Any
 
 from preflight.checks.gpu.devices import DEADLINE_S, Device, devices_of, named, verdict
 from preflight.context import Context
+from preflight.pci_devices import NVIDIA, gpus
 from preflight.registry import check
-from preflight.report import Finding
+from preflight.report import IDENTITY, Finding
 
 
 @check(
@@ -50,7 +51,8 @@ def present(context: Context) -> Finding:
             state="fail",
             summary=f"{len(devices)} of {cluster.gpus_per_node} GPUs",
             why=f"{said}; the spec wants {cluster.gpus_per_node} × {cluster.gpu}"
-            + (f"; NVML says: {answer['error']}" if answer["error"] else ""),
+            + (f"; NVML says: {answer['error']}" if answer["error"] else "")
+            + _on_the_bus(devices),
             **figures,
         )
     lost = [named(d) for d in devices if any("is lost" in e for e in d["errors"].values())]
@@ -76,13 +78,22 @@ def present(context: Context) -> Finding:
     return Finding(state="pass", summary=said, **figures)
 
 
+def _on_the_bus(devices: list[Device]) -> str:
+    """What the bus has that the driver has not: then the GPU is there, and does not work."""
+    known, there = {d["pci"] for d in devices}, gpus(NVIDIA)
+    undriven = [address for address in there if address not in known]
+    if undriven:
+        return f"; on the bus, but not with the driver: {', '.join(undriven)}"
+    return f"; the bus has {len(there)}: a missing one is off, unseated or dead" if there else ""
+
+
 def _identities(devices: list[Device]) -> dict[str, str]:
     # A board without a serial number reports "0" (from memory).
     told = {
         d["index"]: d["serial"] if d["serial"] not in (None, "", "0") else d["uuid"]
         for d in devices
     }
-    return {f"id.gpu{index}": identity for index, identity in told.items() if identity}
+    return {f"{IDENTITY}gpu{index}": identity for index, identity in told.items() if identity}
 
 
 @check(

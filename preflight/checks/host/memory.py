@@ -6,6 +6,7 @@ import psutil
 
 from preflight import cgroup
 from preflight.context import Context
+from preflight.pci_devices import FOLDER, NVIDIA, gpus
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.system_files import names_in, read_text
@@ -152,12 +153,5 @@ def numa(context: Context) -> Finding:
 
 def _gpu_nodes() -> str:
     """NUMA node of each NVIDIA GPU, in the order of their addresses."""
-    places = []
-    for device in names_in("/sys/bus/pci/devices"):
-        folder = f"/sys/bus/pci/devices/{device}"
-        # PCI's base class 3 is a display controller; 0x10de is NVIDIA.
-        if read_text(f"{folder}/vendor") == "0x10de" and (
-            read_text(f"{folder}/class") or ""
-        ).startswith("0x03"):
-            places.append(read_text(f"{folder}/numa_node") or "?")
-    return ",".join(places)
+    places = (read_text(f"{FOLDER}/{name}/numa_node") for name in gpus(NVIDIA))
+    return ",".join(place or "?" for place in places)

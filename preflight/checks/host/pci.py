@@ -5,11 +5,11 @@ import struct
 from collections.abc import Iterator
 
 from preflight.context import Context
+from preflight.pci_devices import AMD, FOLDER, NVIDIA, bridges, gpus
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.system_files import names_in, read_text, system_path
 
-FOLDER = "/sys/bus/pci/devices"
 EXTENDED = 0x100
 """PCIe base specification: extended capabilities begin here in a device's configuration space."""
 ACS = 0x000D
@@ -31,17 +31,15 @@ def pci_acs(context: Context) -> Finding:
     """GPUs and adapters reach each other without a way round by the CPU (ACS, IOMMU)."""
     if context.spec.cluster.gpu == "cpu":
         return Finding(state="skipped", summary="the spec runs on CPUs")
-    gpus = [name for name in names_in(FOLDER) if is_gpu(name)]
-    if len(gpus) + len(names_in("/sys/class/infiniband")) < 2 or not gpus:
+    cards = gpus(NVIDIA, AMD)
+    if len(cards) + len(names_in("/sys/class/infiniband")) < 2 or not cards:
         return Finding(state="skipped", summary="no two GPUs or adapters here")
     if re.search(r"^flags\s*:.*\bhypervisor\b", read_text("/proc/cpuinfo") or "", re.MULTILINE):
         # There it is the host's business, and ACS has to be on.
         return Finding(state="skipped", summary="a virtual machine: its host decides")
-    bridges = [
-        n for n in names_in(FOLDER) if (read_text(f"{FOLDER}/{n}/class") or "")[:6] == "0x0604"
-    ]
+    found = bridges()
     redirecting, unread = [], 0
-    for name in bridges:
+    for name in found:
         control = acs_control(name)
         if control is None:
             unread += 1
@@ -49,7 +47,7 @@ def pci_acs(context: Context) -> Finding:
             redirecting.append(name)
     translated = [
         name
-        for name in gpus
+        for name in cards
         if (read_text(f"{FOLDER}/{name}/iommu_group/type") or "").startswith("DMA")
     ]
     said = []
@@ -66,20 +64,14 @@ def pci_acs(context: Context) -> Finding:
             measured={"acs_bridges": len(redirecting)},
             source="table",
         )
-    if bridges and unread == len(bridges):
+    if found and unread == len(found):
         return Finding(
             state="unknown",
             summary="bridges cannot be read",
             why="their configuration space is for root",
             remedy="Run this as root.",
         )
-    return Finding(state="pass", summary=f"off at {len(bridges)} bridges", source="table")
-
-
-def is_gpu(name: str) -> bool:
-    """Base class 3 is a display controller; 0x10de is NVIDIA, 0x1002 AMD."""
-    kind = read_text(f"{FOLDER}/{name}/class") or ""
-    return kind.startswith("0x03") and read_text(f"{FOLDER}/{name}/vendor") in ("0x10de", "0x1002")
+    return Finding(state="pass", summary=f"off at {len(found)} bridges", source="table")
 
 
 def acs_control(name: str) -> int | None:

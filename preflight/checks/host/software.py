@@ -5,8 +5,8 @@ import os
 import platform
 import re
 import sys
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, distributions, version
-from importlib.util import find_spec
 from pathlib import Path
 
 from preflight.context import Context
@@ -87,7 +87,7 @@ def versions(context: Context) -> Finding:
 
 def torch_cuda() -> str | None:
     """The CUDA that torch was built for, by its own file, since importing it takes seconds."""
-    spec = find_spec("torch")
+    spec = PathFinder.find_spec("torch")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         try:
             text = (Path(folder) / "version.py").read_text("utf-8")
