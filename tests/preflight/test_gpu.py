@@ -13,6 +13,7 @@ from preflight.catalog import limits_of
 from preflight.context import Context
 from preflight.registry import Check, all_checks
 from preflight.runner import run, run_check
+from preflight.summary import SUMMARY_SIGNS
 from smolplan.errors import UserError
 from smolplan.spec import load_preset
 from tests.preflight.support import only, put_first, with_part
@@ -38,6 +39,7 @@ def test_eight_sound_gpus_pass(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert {r.name: (r.state, r.why) for r in report.results} == dict.fromkeys(
         READINGS, ("pass", "")
     )
+    assert max(len(r.summary) for r in report.results) <= SUMMARY_SIGNS
     assert report.results[0].summary == "8 × NVIDIA H100 80GB HBM3, driver 570.86.15"
     assert report.results[0].facts["id.gpu7"] == "1650000000007"
 
@@ -105,6 +107,7 @@ def test_each_fault_of_a_gpu_is_named(
     result = only(name, load_preset("smollm3-3b"), tmp_path)
     assert result.state == state
     assert said in result.why
+    assert len(result.summary) <= SUMMARY_SIGNS
     assert result.remedy
 
 

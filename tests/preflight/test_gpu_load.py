@@ -14,6 +14,7 @@ from preflight.probes.gpu_load import load as put_to_work
 from preflight.registry import all_checks
 from preflight.report import Result
 from preflight.runner import run_check
+from preflight.summary import SUMMARY_SIGNS
 from smolplan.spec import load_preset
 from tests.preflight.support import put_first
 
@@ -188,6 +189,7 @@ def test_each_fault_under_load_is_named(
 ) -> None:
     result = judged(name, answers_with(plant), tmp_path)
     assert (result.state, result.source) == (state, source)
+    assert len(result.summary) <= SUMMARY_SIGNS
     assert said in result.why
     assert result.summary.startswith("GPU 3: ")
     assert result.remedy

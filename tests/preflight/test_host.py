@@ -18,6 +18,7 @@ from preflight.process_table import Process, always_waiting, busiest, relatives
 from preflight.registry import all_checks
 from preflight.report import Result
 from preflight.runner import run, run_check
+from preflight.summary import SUMMARY_SIGNS
 from smolplan.spec import load_preset
 from tests.preflight.support import only, with_part
 
@@ -117,6 +118,7 @@ def of(name: str, folder: Path) -> Result:
 def test_a_sound_machine_passes(machine: Machine, tmp_path: Path) -> None:
     results = run(load_preset("smollm3-3b"), tmp_path, only=PLANTED).results
     assert {r.name: (r.state, r.why) for r in results} == dict.fromkeys(PLANTED, ("pass", ""))
+    assert max(len(r.summary) for r in results) <= SUMMARY_SIGNS
     told = {name: said for r in results for name, said in r.facts.items()}
     assert told["gpu_numa_nodes"] == "0,1"
     assert told["transparent_huge_pages"] == "madvise"
@@ -125,6 +127,7 @@ def test_a_sound_machine_passes(machine: Machine, tmp_path: Path) -> None:
 def test_this_machine_raises_no_alarm_for_what_it_does_not_have(tmp_path: Path) -> None:
     results = run(load_preset("tiny-cpu"), tmp_path, only=["host"]).results
     # A test machine may be busy or badly set up, which warns; its kernel's log may be for root.
+    assert [r.summary for r in results if len(r.summary) > SUMMARY_SIGNS] == []
     states = {r.name: (r.state, r.why) for r in results if r.name != "host.kernel_log"}
     assert {s for s, _ in states.values()} <= {"pass", "skipped", "warn"}, states
     absent = ("host.driver", "host.locked_memory", "host.pci_acs")
@@ -202,6 +205,7 @@ def test_each_fault_in_a_machines_files_is_named(
     result = of(name, tmp_path)
     assert result.state == state
     assert said in result.why
+    assert len(result.summary) <= SUMMARY_SIGNS
     assert bool(result.remedy) == (state != "pass")
 
 
@@ -330,7 +334,7 @@ def test_a_small_shared_memory_and_a_full_temporary_folder_are_named(
         subprocess.run(["umount", str(place)], check=True)
     assert (small.state, small.needed["free_bytes"]) == ("warn", 128e6 * 8)
     assert "Bus error" in small.why
-    assert (full.state, full.summary) == ("warn", f"{place}: 16.8 MB free")
+    assert (full.state, full.summary) == ("warn", "temporary folder: 16.8 MB free")
 
 
 def test_a_temporary_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

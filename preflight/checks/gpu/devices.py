@@ -6,6 +6,7 @@ from typing import Any
 
 from preflight.context import Context
 from preflight.report import Finding, Source
+from preflight.summary import brief
 
 DEADLINE_S = 25.0
 """Beyond the 20 s that the probe has: a driver in trouble takes seconds to answer."""
@@ -66,11 +67,9 @@ def verdict(
     is what that means for the run. A GPU that did not answer makes a pass `unknown`."""
     silent = unasked(devices, *questions)
     if bad or soft:
-        first = (*bad, *soft)[0]
-        more = f" and {len(bad) + len(soft) - 1} more" if len(bad) + len(soft) > 1 else ""
         return Finding(
             state="fail" if bad else "warn",
-            summary=_short(first) + more,
+            summary=brief(without_place((*bad, *soft)[0]), len(bad) + len(soft) - 1),
             why="; ".join([*bad, *soft, *([silent] if silent else [])])
             + (f": {follows}" if follows else ""),
             source=source,
@@ -81,6 +80,6 @@ def verdict(
     return Finding(state="pass", summary=good, source=source, **figures)
 
 
-def _short(said: str) -> str:
+def without_place(said: str) -> str:
     """Of "GPU 3 (0000:03:00.0): what": "GPU 3: what"."""
     return re.sub(r"^(GPU \d+) \([^)]*\)", r"\1", said)

@@ -7,6 +7,7 @@ from preflight.context import Context
 from preflight.once import ProbeError
 from preflight.registry import check
 from preflight.report import Finding
+from preflight.summary import brief
 from preflight.xid_log import Burst, Xid, bursts, parse
 from smolplan.units import format_duration
 
@@ -79,7 +80,7 @@ def judge_xids(found: Sequence[Xid], names: Mapping[str, str] = EMPTY) -> Findin
     shown = sorted(telling.values(), key=lambda b: (not _fails(b), b.age_s))
     return Finding(
         state="fail" if _fails(shown[0]) else "warn",
-        summary=", ".join(dict.fromkeys(b.cause.label for b in shown)),
+        summary=brief(", ".join(dict.fromkeys(b.cause.label for b in shown))),
         why="; ".join(_told(burst, names) for burst in shown),
         remedy=". ".join(dict.fromkeys(_remedy(b) for b in shown)),
         measured={"xids": len(found)},

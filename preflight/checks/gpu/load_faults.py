@@ -7,9 +7,10 @@ from statistics import median
 from typing import Any
 
 from preflight.catalog import GpuLimits, limits_of
-from preflight.checks.gpu.devices import Device, named
+from preflight.checks.gpu.devices import Device, named, without_place
 from preflight.checks.gpu.heat import BAD_THROTTLE, SOFT_THROTTLE
 from preflight.report import Finding, Source
+from preflight.summary import brief
 from smolplan.units import format_bytes
 
 SLOWER_THAN_PEERS = 0.9
@@ -138,11 +139,9 @@ def judge(faults: Sequence[Fault], good: str, follows: str, **figures: Any) -> F
     if not faults:
         return Finding(state="pass", summary=good, **figures)
     ordered = sorted(faults, key=lambda fault: not fault.grave)
-    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
-    device, _, what = ordered[0].text.partition(": ")
     return Finding(
         state="fail" if ordered[0].grave else "warn",
-        summary=f"{device.partition(' (')[0]}: {what[:50]}{more}",
+        summary=brief(without_place(ordered[0].text), len(faults) - 1),
         why="; ".join(fault.text for fault in ordered) + f": {follows}",
         **{**figures, "source": ordered[0].source},
     )

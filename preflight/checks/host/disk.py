@@ -6,6 +6,7 @@ import tempfile
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from preflight.summary import brief
 from smolplan.units import format_bytes
 
 LEAST_BYTES = 2e9
@@ -29,7 +30,7 @@ def disk(context: Context) -> Finding:
     if why := _trouble(told):
         return Finding(
             state="warn",
-            summary=f"{temporary}: {why}",
+            summary=brief(f"temporary folder: {why}"),
             why=f"{temporary}: {why}; torch, Triton and Python keep compiled code, sockets and "
             "scratch files there",
             measured=figures,
@@ -38,8 +39,10 @@ def disk(context: Context) -> Finding:
         )
     return Finding(
         state="pass",
-        summary=f"{format_bytes(told['free_bytes'])} free in {temporary}; Python on "
-        f"{python.get('kind') or 'an unknown file system'}",
+        summary=brief(
+            f"{format_bytes(told['free_bytes'])} free; Python on "
+            f"{python.get('kind') or 'an unknown file system'}"
+        ),
         measured=figures,
         needed={"free_bytes": LEAST_BYTES},
         source="table",

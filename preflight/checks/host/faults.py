@@ -7,6 +7,7 @@ from typing import Any
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from preflight.summary import brief
 from preflight.system_files import names_in, read_int, read_text
 from smolplan.units import format_duration
 
@@ -99,7 +100,7 @@ def judge(lines: dict[str, list[dict[str, Any]]]) -> Finding:
     grave = any(kind.grave for kind, _ in told)
     return Finding(
         state="fail" if grave else "warn",
-        summary=", ".join(f"{len(found)} {kind.what}" for kind, found in told)[:60],
+        summary=brief(", ".join(f"{len(found)} {kind.what}" for kind, found in told)),
         why="; ".join(_said(kind, found) for kind, found in told),
         remedy=" ".join(kind.remedy for kind, _ in told),
         measured={f"{kind}_lines": len(found) for kind, found in recent.items()},
@@ -170,7 +171,7 @@ def pressure(context: Context) -> Finding:
     said = ", ".join(f"{what} {share:g} %" for what, share in waited.items())
     return Finding(
         state="warn" if bad else "pass",
-        summary=f"waited in the last minute: {said}",
+        summary=f"waits: {said}",
         why=f"everything stood still for {said} of the time" if bad else "",
         measured={f"{what}_stalled_percent": share for what, share in waited.items()},
         needed={"stalled_percent_max": PRESSURE_MOST_PERCENT},

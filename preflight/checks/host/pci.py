@@ -8,6 +8,7 @@ from preflight.context import Context
 from preflight.pci_devices import AMD, FOLDER, NVIDIA, bridges, gpus
 from preflight.registry import check
 from preflight.report import Finding
+from preflight.summary import brief
 from preflight.system_files import names_in, read_text, system_path
 
 EXTENDED = 0x100
@@ -58,7 +59,7 @@ def pci_acs(context: Context) -> Finding:
     if said:
         return Finding(
             state="warn",
-            summary="; ".join(said)[:60],
+            summary=brief("; ".join(said)),
             why=f"{'; '.join(said)}: what goes between GPUs and adapters takes the way by the CPU, "
             "slower by half and more, or hangs",
             measured={"acs_bridges": len(redirecting)},

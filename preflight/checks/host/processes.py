@@ -14,6 +14,7 @@ from preflight.process_table import (
 )
 from preflight.registry import check
 from preflight.report import Finding
+from preflight.summary import brief
 from preflight.system_files import read_text
 from smolplan.units import format_bytes
 
@@ -57,7 +58,7 @@ def hung_processes(context: Context) -> Finding:
     )
     return Finding(
         state="warn",
-        summary=f"{len(hung)}: {hung[0].name}{' and others' if len(hung) > 1 else ''}",
+        summary=brief(f"{hung[0].name} (pid {hung[0].pid})", len(hung) - 1),
         why=f"{named}: whatever they wait for will hold up ranks that need it too",
         measured={"hung_processes": len(hung)},
     )
@@ -95,7 +96,7 @@ def foreign_load(context: Context) -> Finding:
     said += [f"{p.name} (pid {p.pid}) has {format_bytes(p.resident_bytes)}" for p in large[:NAMED]]
     return Finding(
         state="warn" if said else "pass",
-        summary=f"{total:.1f} CPUs used by others" if not large or total > allowed else said[0],
+        summary=brief(said[0]) if said else f"{total:.1f} CPUs used by others",
         why=f"{'; '.join(said)}: ranks that wait for a CPU hold up all others" if said else "",
         measured={"foreign_cpus": round(total, 3)},
         needed={"foreign_cpus_max": allowed},

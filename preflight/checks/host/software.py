@@ -13,6 +13,7 @@ from preflight.context import Context
 from preflight.once import INSTALL_TRAINER
 from preflight.registry import check
 from preflight.report import Finding
+from preflight.summary import brief
 from preflight.system_files import read_text, system_path
 
 OLDEST_TORCH = (2, 11)
@@ -171,7 +172,7 @@ def kernel(context: Context) -> Finding:
     gone = folder.is_dir() and any(folder.iterdir()) and not (folder / release).is_dir()
     return Finding(
         state="warn" if gone else "pass",
-        summary=f"{name}, {release}",
+        summary=brief(f"{release}, {name}"),
         why=f"/lib/modules/{release} is gone: an update has replaced this kernel, and a driver "
         "that is not loaded yet cannot be"
         if gone
