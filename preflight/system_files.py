@@ -25,6 +25,14 @@ def read_text(path: str) -> str | None:
         return None
 
 
+def read_bytes(path: str) -> bytes:
+    """What is in it; nothing if there is no such file or it cannot be read."""
+    try:
+        return system_path(path).read_bytes()
+    except OSError:
+        return b""
+
+
 def read_int(path: str) -> int | None:
     """The number; None if there is none."""
     try:

@@ -1,7 +1,5 @@
 """Who uses the GPUs, and in which mode they are."""
 
-from collections.abc import Iterable
-
 from preflight.checks.gpu.devices import DEADLINE_S, devices_of, named, verdict
 from preflight.context import Context
 from preflight.registry import check
@@ -100,12 +98,4 @@ def modes(context: Context) -> Finding:
         soft,
         *("mig", "compute_mode", "persistence"),
         source="none",
-        facts={
-            "persistence": _shared("off" if d["persistence"] == 0 else "on" for d in devices),
-            "mig": _shared("on" if (d["mig"] or [0])[0] else "off" for d in devices),
-        },
     )
-
-
-def _shared(words: Iterable[str]) -> str:
-    return ", ".join(sorted(set(words)))

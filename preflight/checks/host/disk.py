@@ -46,7 +46,6 @@ def disk(context: Context) -> Finding:
         measured=figures,
         needed={"free_bytes": LEAST_BYTES},
         source="table",
-        facts={"python_file_system": python.get("kind", "")} if python.get("kind") else {},
     )
 
 

@@ -8,6 +8,7 @@ from preflight.process_table import (
     Process,
     always_waiting,
     busiest,
+    is_preflight,
     of_the_kernel,
     processes,
     relatives,
@@ -81,7 +82,11 @@ def foreign_load(context: Context) -> Finding:
     samples = _samples(context)
     last = samples[-1]
     mine = relatives(last, os.getpid())
-    used = [u for u in busiest(samples[0], last, LOOK_S) if u[1].pid not in mine]
+    used = [
+        (cpus, p)
+        for cpus, p in busiest(samples[0], last, LOOK_S)
+        if p.pid not in mine and not is_preflight(p.pid)
+    ]
     allowed = max(FOREIGN_CPUS, FOREIGN_SHARE * (os.cpu_count() or 1))
     total = sum(cpus for cpus, _ in used)
     memory = float((read_text("/proc/meminfo") or "MemTotal: 0").split()[1]) * 1024

@@ -44,7 +44,7 @@ PACKAGES = re.compile(
     r"torch|triton|numpy|safetensors|tokenizers|pydantic|pyyaml|nvidia[-_].*|flash[-_]attn"
     r"|transformer[-_]engine|apex|deepspeed|megatron[-_]core|torchao|xformers"
 )
-"""Those that are told by name; of all others one digest is."""
+"""Those whose version decides what is computed."""
 
 
 @check("host.versions", remedy=INSTALL_TRAINER, tier="quick", passive=True)
@@ -133,21 +133,44 @@ def driver(context: Context) -> Finding:
     passive=True,
 )
 def packages(context: Context) -> Finding:
-    """The packages that compute are told by version, all others by one digest, for comparison."""
+    """The packages that compute are told by version, for comparison."""
+    found = context.once("packages", _installed)
+    named = {name: said for name, said in sorted(found.items()) if PACKAGES.fullmatch(name)}
+    nccl = next((v for n, v in named.items() if n.startswith("nvidia-nccl")), "")
+    return Finding(
+        state="pass",
+        summary=f"{len(named)} that compute" + (f", NCCL {nccl}" if nccl else ""),
+        measured={"packages": len(named)},
+        facts=named,
+    )
+
+
+def _installed() -> dict[str, str]:
     found: dict[str, str] = {}
     for one in distributions():
         if name := one.metadata["Name"]:
             # The first on the path is the one that is imported.
             found.setdefault(name.lower().replace("_", "-"), one.version)
-    named = {name: said for name, said in sorted(found.items()) if PACKAGES.fullmatch(name)}
-    rest = "\n".join(f"{n}=={v}" for n, v in sorted(found.items()) if n not in named)
-    digest = hashlib.sha256(rest.encode()).hexdigest()[:12]
-    nccl = next((v for n, v in named.items() if n.startswith("nvidia-nccl")), "")
+    return found
+
+
+@check(
+    "host.other_packages",
+    severity="advisory",
+    remedy="pip freeze on both shows the difference: install the same lock file on all hosts.",
+    tier="quick",
+    passive=True,
+)
+def other_packages(context: Context) -> Finding:
+    """All other packages are told by one digest, for comparison."""
+    found = context.once("packages", _installed)
+    rest = [f"{n}=={v}" for n, v in sorted(found.items()) if not PACKAGES.fullmatch(n)]
+    digest = hashlib.sha256("\n".join(rest).encode()).hexdigest()[:12]
     return Finding(
         state="pass",
-        summary=f"{len(found)} packages" + (f", NCCL {nccl}" if nccl else ""),
-        measured={"packages": len(found)},
-        facts={**named, "other_packages": digest},
+        summary=f"{len(rest)}, digest {digest}",
+        measured={"packages": len(rest)},
+        facts={"other_packages": digest},
     )
 
 
