@@ -92,6 +92,10 @@ def nvmlDeviceGetHandleByIndex(index: int) -> int:
     return index
 
 
+def nvmlDeviceGetHandleByUUID(uuid: str) -> int:
+    return int(uuid.removeprefix("GPU-"))
+
+
 def nvmlDeviceGetName(handle: int) -> bytes:
     return str(FAULT.get("name", "NVIDIA H100 80GB HBM3")).encode()
 

@@ -176,6 +176,8 @@ def test_each_gpu_has_the_row_that_its_driver_names() -> None:
         "NVIDIA H100 PCIe": "h100-pcie",
         "NVIDIA H100 NVL": "h100-nvl",
         "NVIDIA H200": "h200",
+        "NVIDIA H200 NVL": "h200-nvl",
+        "NVIDIA GH200 480GB": "",
         "NVIDIA A100-SXM4-80GB": "a100",
         "NVIDIA GB200": "gb200",
         "NVIDIA B200": "b200",

@@ -1,6 +1,8 @@
 """GPUs at work: the real workers on a CPU, and their answers with faults planted judged."""
 
 import copy
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,25 @@ def test_a_wrong_product_and_a_stuck_bit_are_seen(monkeypatch: pytest.MonkeyPatc
         planted.setattr(torch, "bitwise_xor", stuck)
         # Four blocks; two of the four patterns have the bit clear there.
         assert gpu_work.memory_pattern(cpu, 4096, 1024)["wrong_words"] == 8
+
+
+def test_a_gpu_is_looked_at_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from preflight.probes import gpu_work
+
+    monkeypatch.setenv("FAKE_NVML", '{"heat": 30, "throttle": 64}')
+    fake = importlib.import_module("tests.preflight.fake_pynvml")
+    monkeypatch.setitem(sys.modules, "pynvml", importlib.reload(fake))
+    importlib.import_module("preflight.probes.gpu_questions")  # so that it is put back
+    monkeypatch.delitem(sys.modules, "preflight.probes.gpu_questions")
+    look = gpu_work.nvml_look("GPU-3", "temperature_c", "throttle_reasons", "clocks")
+    assert look() == {
+        "temperature_c": 70,
+        "throttle_reasons": 0x40,
+        "clocks": dict.fromkeys(("sm_mhz", "memory_mhz"), 345)
+        | dict.fromkeys(("sm_max_mhz", "memory_max_mhz"), 1980),
+    }
+    assert gpu_work.nvml_look("", "clocks")() == {}
 
 
 SOUND = {

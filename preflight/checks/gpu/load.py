@@ -192,8 +192,14 @@ def under_load(context: Context) -> Finding:
     pairs = _load(context, STANDARD_S, STANDARD_SHARE)
     if isinstance(pairs, Finding):
         return pairs
-    readings = [(d, answer["products"]["reading"]) for d, answer in working_of(pairs)]
-    hottest = max((told.get("temperature_c") or 0 for _, told in readings), default=0)
+    readings = [(d, told) for d, a in working_of(pairs) if (told := a["products"]["reading"])]
+    if not readings:
+        return Finding(
+            state="unknown",
+            summary="NVML told nothing",
+            why="the GPUs worked, and NVML gave no temperature and no clock meanwhile",
+        )
+    hottest = max(told.get("temperature_c") or 0 for _, told in readings)
     clocks = {f"sm_gpu{d['index']}_mhz": c["sm_mhz"] for d, t in readings if (c := t.get("clocks"))}
     return judge(
         throttled(pairs),
