@@ -8,6 +8,7 @@ import pytest
 
 from preflight.checks.gpu.kernel_log import judge_xids
 from preflight.probes import kernel_log
+from preflight.report import Finding
 from preflight.xid import CODES
 from preflight.xid_log import Xid, bursts, parse
 from smolplan.spec import load_preset
@@ -107,6 +108,18 @@ def test_the_same_illegal_address_on_several_gpus_is_the_programs() -> None:
     finding = judge_xids([Xid(31, f"0000:0{gpu}:00", 50.0) for gpu in range(3)])
     assert finding.state == "warn"
     assert "look at the program, not at a GPU" in finding.remedy
+
+
+def test_what_comes_again_on_one_gpu_within_a_day_weighs_more() -> None:
+    def of(code: int, *ages_s: float) -> Finding:
+        return judge_xids([Xid(code, "0000:01:00", age_s) for age_s in ages_s])
+
+    program = of(31, 4 * 3600.0, 20 * 3600.0)
+    assert (program.state, "dcgmi diag -r 3" in program.remedy) == ("warn", True)
+    assert of(31, 4 * 3600.0, 40 * 3600.0).state == "pass"
+    hardware = of(48, 60.0, 20 * 3600.0)
+    assert "2 times in a day" in hardware.why
+    assert "have the GPU or its link replaced" in hardware.remedy
 
 
 def test_every_code_says_what_it_is_and_hardware_says_what_to_do() -> None:

@@ -1,5 +1,6 @@
 """What the kernel's log tells of the GPUs: Xids, each with its meaning and what to do."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -13,6 +14,9 @@ from smolplan.units import format_duration
 
 RECENT_S = 2 * 3600.0
 """Azure's node health checks look back this far: with no end, a healed node stays out."""
+DAY_S = 24 * 3600.0
+"""What comes again on one GPU within a day is seldom chance: NVSentinel and NVIDIA's workflows for
+Xid 13 and 31 count so."""
 EMPTY: Mapping[str, str] = MappingProxyType({})
 READ_THE_LOG = "Run this as root, or set kernel.dmesg_restrict to 0."
 
@@ -64,45 +68,58 @@ def _names(context: Context) -> dict[str, str]:
 
 def judge_xids(found: Sequence[Xid], names: Mapping[str, str] = EMPTY) -> Finding:
     """A burst whose cause is hardware fails if it is recent, and warns if it is older; any other
-    recent one warns. Of equal causes the newest is told. `names` are the GPUs' by place."""
+    recent one warns, and one of a program that comes again on the same GPU. Of equal causes the
+    newest is told. `names` are the GPUs' by place."""
+    every = bursts(found)
+    times = Counter(_key(burst) for burst in every if burst.age_s <= DAY_S)
     telling: dict[tuple[str, str], Burst] = {}
-    for burst in bursts(found):
-        grave, recent = burst.cause.meaning.weight == "hardware", burst.age_s <= RECENT_S
-        if grave or (recent and burst.cause.meaning.action != "none"):
-            telling.setdefault((burst.cause.pci, burst.cause.label), burst)
+    for burst in every:
+        meaning, recent = burst.cause.meaning, burst.age_s <= RECENT_S
+        again = meaning.weight == "application" and times[_key(burst)] > 1
+        if meaning.weight == "hardware" or again or (recent and meaning.action != "none"):
+            telling.setdefault(_key(burst), burst)
     if not telling:
         return Finding(
             state="pass",
             summary=f"no Xid within {format_duration(RECENT_S)}"
-            + (f", {len(found)} before or of no weight" if found else ""),
+            + (f", {len(found)} before or light" if found else ""),
             source="table",
         )
     shown = sorted(telling.values(), key=lambda b: (not _fails(b), b.age_s))
     return Finding(
         state="fail" if _fails(shown[0]) else "warn",
         summary=brief(", ".join(dict.fromkeys(b.cause.label for b in shown))),
-        why="; ".join(_told(burst, names) for burst in shown),
-        remedy=". ".join(dict.fromkeys(_remedy(b) for b in shown)),
+        why="; ".join(_told(burst, names, times[_key(burst)]) for burst in shown),
+        remedy=". ".join(dict.fromkeys(_remedy(b, times[_key(b)]) for b in shown)),
         measured={"xids": len(found)},
         source="table",
     )
+
+
+def _key(burst: Burst) -> tuple[str, str]:
+    return burst.cause.pci, burst.cause.label
 
 
 def _fails(burst: Burst) -> bool:
     return burst.cause.meaning.weight == "hardware" and burst.age_s <= RECENT_S
 
 
-def _told(burst: Burst, names: Mapping[str, str]) -> str:
+def _told(burst: Burst, names: Mapping[str, str], times: int) -> str:
     cause, others = burst.cause, len(burst.xids) - 1
     where = names.get(cause.pci, cause.pci or "an unnamed GPU")
     told = f"{cause.label} on {where} {format_duration(cause.age_s)} ago: {cause.meaning.what}"
     if others:
         labels = ", ".join(dict.fromkeys(x.label for x in burst.xids))
         told += f" (with {others} more within minutes, on {len(burst.places)} GPUs: {labels})"
-    return told
+    return told + (f", {times} times in a day" if times > 1 else "")
 
 
-def _remedy(burst: Burst) -> str:
+def _remedy(burst: Burst, times: int) -> str:
+    label, meaning = burst.cause.label, burst.cause.meaning
     if burst.is_the_programs:
-        return f"{burst.cause.label} on several GPUs at once: look at the program, not at a GPU"
-    return f"{burst.cause.label}: {burst.cause.meaning.action}"
+        return f"{label} on several GPUs at once: look at the program, not at a GPU"
+    if times > 1 and meaning.weight == "hardware":
+        return f"{label} has come again: leave the host out, and have the GPU or its link replaced"
+    if times > 1 and meaning.weight == "application":
+        return f"{label} came again on one GPU: run dcgmi diag -r 3 on it before it is used"
+    return f"{label}: {meaning.action}"

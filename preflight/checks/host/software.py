@@ -9,6 +9,7 @@ from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
+import preflight
 from preflight.context import Context
 from preflight.once import INSTALL_TRAINER
 from preflight.registry import check
@@ -234,6 +235,12 @@ def reboot(context: Context) -> Finding:
     )
 
 
+def _without_ourselves(path: str) -> str:
+    """Where smolplan's own code is put on a host is no setting of the user's."""
+    own = str(Path(preflight.__file__).parents[1])
+    return os.pathsep.join(part for part in path.split(os.pathsep) if part != own)
+
+
 @check(
     "host.environment",
     severity="advisory",
@@ -254,6 +261,8 @@ def environment(context: Context) -> Finding:
         for name, value in sorted(variables.items())
         if DECISIVE.fullmatch(name) and not SECRET.search(name)
     }
+    if "PYTHONPATH" in facts:
+        facts["PYTHONPATH"] = _without_ourselves(facts["PYTHONPATH"])
     return Finding(
         state="warn" if harmful else "pass",
         summary=f"{len(harmful)} of {len(HARMFUL)} harmful variables set",
