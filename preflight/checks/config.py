@@ -2,27 +2,13 @@
 
 import psutil
 
-from preflight.checks import (
-    config_checkpoints,
-    config_environment,
-    config_monitor,
-    config_schedule,
-    config_text,
-)
 from preflight.context import Context
 from preflight.expected import expected_step_s
 from preflight.registry import check
 from preflight.report import Finding
 from smolplan.units import format_bytes
 
-__all__ = [
-    "config_checkpoints",
-    "config_environment",
-    "config_monitor",
-    "config_schedule",
-    "config_text",
-    "expected_step_s",
-]
+__all__ = ["expected_step_s", "layout", "memory"]
 
 FULLEST = 0.92
 """Share of the memory that the plan may fill; the CUDA context, NCCL and fragmentation need
@@ -34,6 +20,7 @@ the rest."""
     remedy="Change the layout to one that the bundled trainer runs.",
     tier="quick",
     passive=True,
+    once=True,
 )
 def layout(context: Context) -> Finding:
     """The bundled trainer can run the layout."""

@@ -35,6 +35,7 @@ EARLY_S = 60.0
     "an hour or two.",
     tier="quick",
     passive=True,
+    once=True,
 )
 def checkpoints(context: Context) -> Finding:
     """The run is saved often enough that a fault loses little."""
@@ -98,6 +99,7 @@ def interval_oddities(run: Planned) -> Iterator[Oddity]:
     remedy="Give the job more time, or save more often.",
     tier="quick",
     passive=True,
+    once=True,
 )
 def time_limit(context: Context) -> Finding:
     """A job of Slurm gets on before its time is over, and has time to save."""

@@ -16,6 +16,7 @@ from preflight.report import Finding
     remedy="Remove the variables named.",
     tier="quick",
     passive=True,
+    once=True,
 )
 def environment(context: Context) -> Finding:
     """No variable of the spec or of this shell slows the run down, blinds it or breaks it."""

@@ -20,6 +20,7 @@ alone under 30 s)."""
     remedy="Change the times named.",
     tier="quick",
     passive=True,
+    once=True,
 )
 def monitor(context: Context) -> Finding:
     """Timeouts leave room for what they time, and restarts have an end."""

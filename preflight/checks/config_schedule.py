@@ -20,6 +20,7 @@ Below are continued trainings, such as SmolLM3's long-context stages at 2e-5."""
     "the last 10 to 20 %.",
     tier="quick",
     passive=True,
+    once=True,
 )
 def schedule(context: Context) -> Finding:
     """Warm-up, decay and peak learning rate are within what is usual."""

@@ -26,6 +26,7 @@ Background User's Guide: 128 bytes)."""
     remedy="Change the settings named.",
     tier="quick",
     passive=True,
+    once=True,
 )
 def model(context: Context) -> Finding:
     """Sequence length, rotary embedding, vocabulary and precision go together."""
