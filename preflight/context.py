@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 class Context:
     """One preflight. Closing it ends every process and removes every file that it made."""
 
-    def __init__(self, spec: RunSpec, plan: Plan, runs_dir: Path) -> None:
+    def __init__(
+        self, spec: RunSpec, plan: Plan, runs_dir: Path, *, scripts: Sequence[Path] = ()
+    ) -> None:
+        self.scripts = tuple(scripts)
+        """Of the user, to be read for what they delete."""
         self.spec = spec
         self.plan = plan
         self.runs_dir = runs_dir

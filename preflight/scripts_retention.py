@@ -49,11 +49,13 @@ def retention_problems(
             yield problem(command, script, why, KEEP, grave=grave)
         if grave:
             yield problem(
-                command, script,
+                command,
+                script,
                 "it counts folders, not whole checkpoints: a newest one that is half written or "
                 "damaged is kept, and the last whole one may go",
-                KEEP, grave=(listing.kept or 0) < 2,
-            )  # fmt: skip
+                KEEP,
+                grave=(listing.kept or 0) < 2,
+            )
 
 
 def _faults(listing: Listing) -> Iterator[str]:

@@ -8,7 +8,8 @@ from preflight.scripts_places import WHAT
 from preflight.scripts_retention import retention_problems
 from preflight.scripts_state import KEEP, Problem, Script, problem
 from preflight.scripts_stores import git_problems, kill_problems, store_problems, sync_problems
-from preflight.shell import Command, Word
+from preflight.shell import Command
+from preflight.shell_words import Word
 
 Rule = Callable[[Command, Sequence[str], Script], Iterator[Problem]]
 
@@ -27,9 +28,12 @@ def judge(command: Command, pipeline: tuple[Command, ...], script: Script) -> It
         yield from retention_problems(command, pipeline, script)
     if re.search(r"shutil\.rmtree|os\.(remove|unlink|rmdir)\(", " ".join(words)):
         yield problem(
-            command, script, "a program within the script deletes, and what it does is not read",
-            "Read it again.", grave=False,
-        )  # fmt: skip
+            command,
+            script,
+            "a program within the script deletes, and what it does is not read",
+            "Read it again.",
+            grave=False,
+        )
 
 
 def _arguments(command: Command) -> Iterator[Word]:
@@ -58,11 +62,13 @@ def _rm(command: Command, words: Sequence[str], script: Script) -> Iterator[Prob
         if script.unsafe_cd is not None and recursive and not target.startswith(("/", "$", "~")):
             place = script.unsafe_cd
             yield problem(
-                command, script,
+                command,
+                script,
                 f"if {place.text!r} of line {place.line} fails, this deletes where the script "
                 "stands",
-                f"Write {place.text} || exit 1, or delete by an absolute path.", grave=True,
-            )  # fmt: skip
+                f"Write {place.text} || exit 1, or delete by an absolute path.",
+                grave=True,
+            )
         elif kind == "everything":
             yield problem(
                 command,
@@ -73,18 +79,21 @@ def _rm(command: Command, words: Sequence[str], script: Script) -> Iterator[Prob
             )
         elif kind and target not in ("", "$(…)"):
             yield problem(
-                command, script,
+                command,
+                script,
                 f"it deletes {target}: {WHAT[kind]}"
                 + (", also on the day that the run ends" if kind != "data" else ""),
                 KEEP if kind != "data" else "Remove the line, or name what is to go.",
                 grave=True,
-            )  # fmt: skip
+            )
         if kind and script.uploaded is not None and _same(target, script.uploaded, script):
             yield problem(
-                command, script,
+                command,
+                script,
                 f"it deletes whether or not the upload of line {script.uploaded.line} came through",
-                "Delete only after what was uploaded has been read back and compared.", grave=True,
-            )  # fmt: skip
+                "Delete only after what was uploaded has been read back and compared.",
+                grave=True,
+            )
 
 
 def _same(target: str, upload: Command, script: Script) -> bool:
@@ -103,11 +112,12 @@ def _empty(
     held = " or ".join(dict.fromkeys(names)) or "a variable"
     whole = re.fullmatch(r"/+\*?(/\*)?", bare)
     yield problem(
-        command, script,
+        command,
+        script,
         f"where {held} is empty it deletes {bare}",
         f"Write ${{{names[0] if names else 'NAME'}:?}}, which ends the script where it is empty.",
         grave=bool(whole),
-    )  # fmt: skip
+    )
 
 
 def _split(command: Command, word: Word, script: Script) -> Iterator[Problem]:
@@ -118,17 +128,19 @@ def _split(command: Command, word: Word, script: Script) -> Iterator[Problem]:
             if known is not None and not re.search(r"[\s*?$]", known):
                 continue
             yield problem(
-                command, script,
+                command,
+                script,
                 f"${piece.text} stands without quotes: a path with a blank becomes two, and both "
                 "are deleted",
-                f'Write "{word.raw}".', grave=False,
-            )  # fmt: skip
+                f'Write "{word.raw}".',
+                grave=False,
+            )
 
 
 def _find(command: Command, words: Sequence[str], script: Script) -> Iterator[Problem]:
     deletes = "-delete" in words
-    for number, word in enumerate(words):
-        if word in ("-exec", "-execdir", "-ok"):
+    for number, option in enumerate(words):
+        if option in ("-exec", "-execdir", "-ok"):
             rest = [w.rpartition("/")[2] for w in words[number + 1 : number + 3]]
             deletes = deletes or "rm" in rest
     if not deletes:
@@ -151,12 +163,13 @@ def _find(command: Command, words: Sequence[str], script: Script) -> Iterator[Pr
         if kind:
             age = any(w in ("-mtime", "-mmin", "-ctime", "-atime") for w in words)
             yield problem(
-                command, script,
+                command,
+                script,
                 f"it deletes in {target}: {WHAT[kind]}"
                 + (", by age: after a pause all are old, the newest too" if age else ""),
                 KEEP if kind != "data" else "Remove the line, or name what is to go.",
                 grave=True,
-            )  # fmt: skip
+            )
 
 
 def _truncations(command: Command, script: Script) -> Iterator[Problem]:
@@ -175,15 +188,20 @@ def _truncations(command: Command, script: Script) -> Iterator[Problem]:
         target = script.resolve(word).removeprefix("of=")
         if target.startswith("/dev/") and name == "dd" and target != "/dev/null":
             yield problem(
-                command, script, f"it overwrites the device {target}", "Remove the line.",
+                command,
+                script,
+                f"it overwrites the device {target}",
+                "Remove the line.",
                 grave=True,
-            )  # fmt: skip
+            )
         elif _LIVE.search(target) or re.search(r"\.(safetensors|distcp|pt|pth)$", target):
             yield problem(
-                command, script,
+                command,
+                script,
                 f"it empties {target}, which a restart and the monitor read",
-                "Write elsewhere, or append by >>.", grave=True,
-            )  # fmt: skip
+                "Write elsewhere, or append by >>.",
+                grave=True,
+            )
 
 
 def _mv(command: Command, words: Sequence[str], script: Script) -> Iterator[Problem]:
@@ -195,16 +213,21 @@ def _mv(command: Command, words: Sequence[str], script: Script) -> Iterator[Prob
         target = script.resolve(word)
         if (kind := script.places.kind(target)) in ("runs", "checkpoints", "everything"):
             yield problem(
-                command, script,
+                command,
+                script,
                 f"it moves {target} away: {WHAT[kind]} are not where a restart looks",
-                "Copy instead, or move when the run has ended for good.", grave=False,
-            )  # fmt: skip
+                "Copy instead, or move when the run has ended for good.",
+                grave=False,
+            )
     safe = {"n", "b"} & set(_options(words)) or "--no-clobber" in words or "--backup" in words
     if script.places.kind(goal) == "checkpoints" and not safe:
         yield problem(
-            command, script, f"what {goal} held before is lost",
-            "Write mv -n, or to a new name.", grave=False,
-        )  # fmt: skip
+            command,
+            script,
+            f"what {goal} held before is lost",
+            "Write mv -n, or to a new name.",
+            grave=False,
+        )
 
 
 def _format(command: Command, words: Sequence[str], script: Script) -> Iterator[Problem]:

@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass, field, replace
 
 from preflight.scripts_places import Places
-from preflight.shell import Command, Word
+from preflight.shell import Command
+from preflight.shell_words import Word
 
 KEEP = "Remove the line: smolplan keeps the newest checkpoint.keep_last whole checkpoints itself."
 
