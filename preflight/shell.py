@@ -106,7 +106,11 @@ class _Parser:
             elif testing:
                 continue  # within [[ ]] they compare
             elif token in _SEPARATORS:
-                if token == "(" and len(words) == 1 and self.reader.text[self.reader.at] == ")":
+                if (
+                    token == "("
+                    and len(words) == 1
+                    and self.reader.text.startswith(")", self.reader.at)
+                ):
                     coming, words = words[0].raw, []
                     self.reader.at += 1
                     continue
