@@ -21,6 +21,7 @@ from smolplan.spec import RunSpec
 
 if TYPE_CHECKING:
     from preflight.ranks import RankServer
+    from preflight.real_steps import Steps
     from preflight.small_run import SmallRun
 
 
@@ -51,6 +52,8 @@ class Context:
         self.small_run = Once(self._make_small_run)
         """The small training run that several checks look at. Raises ProbeError, and
         TrainingFailed if the trainer ends with an error."""
+        self.real_steps = Once(self._make_real_steps)
+        """The first steps of the run itself (preflight/real_steps.py), which may be TooLarge."""
 
     @property
     def local_ranks(self) -> int:
@@ -142,6 +145,11 @@ class Context:
         from preflight.small_run import SmallRun
 
         return SmallRun(self)
+
+    def _make_real_steps(self) -> "Steps":
+        from preflight.real_steps import make_steps
+
+        return make_steps(self)
 
     def abandon(self, check_name: str) -> None:
         """End what a check that is out of time has started."""
