@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,7 @@ from smolplan.spec import RunSpec
 
 if TYPE_CHECKING:
     from preflight.ranks import RankServer
+    from preflight.real_steps import Steps
     from preflight.small_run import SmallRun
 
 T = TypeVar("T")
@@ -29,7 +30,11 @@ T = TypeVar("T")
 class Context:
     """One preflight. Closing it ends every process and removes every file that it made."""
 
-    def __init__(self, spec: RunSpec, plan: Plan, runs_dir: Path) -> None:
+    def __init__(
+        self, spec: RunSpec, plan: Plan, runs_dir: Path, *, scripts: Sequence[Path] = ()
+    ) -> None:
+        self.scripts = tuple(scripts)
+        """Of the user, to be read for what they delete."""
         self.spec = spec
         self.plan = plan
         self.runs_dir = runs_dir
@@ -52,6 +57,8 @@ class Context:
         self.small_run = Once(self._make_small_run)
         """The small training run that several checks look at. Raises ProbeError, and
         TrainingFailed if the trainer ends with an error."""
+        self.real_steps = Once(self._make_real_steps)
+        """The first steps of the run itself (preflight/real_steps.py), which may be TooLarge."""
 
     def once(self, name: str, make: Callable[[], T]) -> T:
         """What several checks look at, made by the first of them under this name. Raises what
@@ -150,6 +157,11 @@ class Context:
         from preflight.small_run import SmallRun
 
         return SmallRun(self)
+
+    def _make_real_steps(self) -> "Steps":
+        from preflight.real_steps import make_steps
+
+        return make_steps(self)
 
     def abandon(self, check_name: str) -> None:
         """End what a check that is out of time has started."""
