@@ -1,4 +1,4 @@
-"""Storage that is too slow, gets slower, or lets a rank hang is found; the plan says what slow is."""
+"""Storage that is slow by the plan, gets slower, or lets ranks hang is found."""
 
 import threading
 import time
