@@ -1,4 +1,4 @@
-"""Network, host, config and data: planted faults are found and named."""
+"""Network, host and config: planted faults are found and named."""
 
 import os
 import socket
@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from planner.plan import make_plan
-from preflight.context import Context
-from preflight.registry import all_checks
-from preflight.runner import run, run_check
-from smolplan.spec import SourceSpec, load_preset
+from preflight.runner import run
+from smolplan.spec import load_preset
 from tests.preflight.support import only, with_part
 from tests.support import make_spec
 
@@ -34,48 +31,6 @@ def test_a_port_in_use_is_named_with_its_holder(data_cache: Path, tmp_path: Path
     assert f"(pid {os.getpid()}) holds it" in taken.why
     assert collective.state == "skipped"
     assert report.exit_code == 1
-
-
-def test_missing_text_is_named(data_cache: Path, tmp_path: Path) -> None:
-    sources = (SourceSpec(path="/no/such"), SourceSpec(path=str(tmp_path), glob="*.none"))
-    spec = with_part(make_spec(data_cache), "data", sources=sources)
-    report = run(spec, tmp_path, only=["data"])
-    states = {r.name: (r.state, r.why) for r in report.results}
-    assert states["data.sources"][0] == "fail"
-    assert "data.sources.0: /no/such: does not exist" in states["data.sources"][1]
-    assert f"data.sources.1: {tmp_path}: no text matches '*.none'" in states["data.sources"][1]
-    assert states["data.tokens"][0] == "fail"
-    assert "/no/such does not exist" in states["data.tokens"][1]
-    assert states["data.checksums"][0] == "skipped"
-
-
-def test_no_text_at_all_is_named(tmp_path: Path) -> None:
-    result = only("data.sources", load_preset("smollm3-3b"), tmp_path)
-    assert (result.state, result.why) == ("fail", "data.sources is empty")
-
-
-def test_too_little_text_for_the_tokens_asked_fails(data_cache: Path, tmp_path: Path) -> None:
-    spec = with_part(make_spec(data_cache), "data", max_epochs=0.001)
-    result = only("data.tokens", spec, tmp_path)
-    assert result.state == "fail"
-    assert result.measured["epochs"] > result.needed["epochs_max"]
-
-
-def test_a_flipped_byte_in_the_tokens_is_named(tmp_path: Path) -> None:
-    checks = {c.name: c for c in all_checks()}
-    spec = make_spec(tmp_path / "cache")
-    context = Context(spec, make_plan(spec), tmp_path)
-    try:
-        assert run_check(checks["data.tokens"], context).state == "pass"
-        assert run_check(checks["data.checksums"], context).state == "pass"
-        tokens = Path(context.dataset()["folder"]) / "train.bin"
-        content = bytearray(tokens.read_bytes())
-        content[100] ^= 1
-        tokens.write_bytes(content)
-        result = run_check(checks["data.checksums"], context)
-    finally:
-        context.close()
-    assert (result.state, result.why) == ("fail", f"{tokens}: its checksum differs")
 
 
 def test_variables_that_make_training_slow_are_named(
