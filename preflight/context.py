@@ -52,8 +52,11 @@ class Context:
         """What NVML says (preflight/probes/gpu.py). Raises ProbeError."""
         self.kernel_log = Once(lambda: self.probe("kernel_log", timeout_s=9.0))
         """What the kernel has said (preflight/probes/kernel_log.py). Raises ProbeError."""
+        self.dataset_made = Once(self._made_data)
+        """dataset.json of the spec's own text, if it was made before, whole or damaged; else None.
+        Raises ProbeError and DataRefused."""
         self.dataset = Once(self._prepare_data)
-        """dataset.json of the spec's own text. Raises ProbeError and DataRefused."""
+        """The same, made now if it was not. Raises ProbeError and DataRefused."""
         self.small_run = Once(self._make_small_run)
         """The small training run that several checks look at. Raises ProbeError, and
         TrainingFailed if the trainer ends with an error."""
@@ -147,6 +150,11 @@ class Context:
 
     def _nearest_folder(self) -> Path:
         return Path(self.probe("storage", "nearest", str(self.runs_dir), timeout_s=5.0)["folder"])
+
+    def _made_data(self) -> dict[str, Any] | None:
+        from preflight.dataset import made
+
+        return made(self)
 
     def _prepare_data(self) -> dict[str, Any]:
         from preflight.dataset import prepare
