@@ -21,6 +21,7 @@ from launcher.placement import read_placement
 from launcher.slurm import commands, script
 from launcher.slurm.commands import SlurmError
 from launcher.slurm.nodes import left_out
+from launcher.slurm.queue import Queue
 from launcher.slurm.record import SlurmRecord, job_of, read_record, write_record
 from launcher.slurm.state import Job
 from launcher.store import Attempt
@@ -29,9 +30,6 @@ from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 
 log = logging.getLogger("launcher.slurm")
-
-LOOK_S = 2.0
-"""Slurm's controller is shared by all: it is not asked more often than this."""
 
 GO_BY_ITSELF_S = 5.0
 """A job whose ranks have ended ends by itself soon; cancelled, it would be told of as that."""
@@ -43,10 +41,7 @@ SETTLED = {ExitCode.OK, ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
 class SlurmBackend:
     """See launcher.backends.base.Backend."""
 
-    _looked: ClassVar[dict[str, tuple[float, Job | None]]] = {}
-
-    def __init__(self) -> None:
-        self._failed: dict[str, tuple[int, float]] = {}
+    queue: ClassVar[Queue] = Queue()
 
     def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
         arguments = _arguments(spec, run, attempt_number, "…")
@@ -107,13 +102,10 @@ class SlurmBackend:
         if after := _successor(run, number):
             return Observation(successor=after)
         try:
-            job = self._look(name)
+            job = self.queue.find(name)
         except (SlurmError, UserError) as error:
-            count, since_s = self._failed.get(name, (0, time.monotonic()))
-            self._failed[name] = (count + 1, since_s)
-            silent_s = time.monotonic() - since_s
-            return Observation(_nodes(run, number, None, str(error), count + 1, silent_s))
-        self._failed.pop(name, None)
+            failed, silent_s = max(1, self.queue.failed), self.queue.silent_s
+            return Observation(_nodes(run, number, None, str(error), failed, silent_s))
         if job is None:
             over = f"Slurm knows job {name} no more, and it said nothing of its end"
             return Observation(_nodes(run, number, False), over=over)
@@ -128,18 +120,12 @@ class SlurmBackend:
         if job.runs and gives_way:
             return Observation(_nodes(run, number, True), settling=f"job {name} gives way")
         if job.cancelled:
-            return Observation(cancelled=f"job {name} was cancelled ({job.reason})")
+            return Observation(cancelled=f"job {name} was cancelled")
         if gives_way and not job.runs and not _goes_on(run):
             why = f"the time of job {name} is over, and launch.slurm.requeue is false"
             return Observation(cancelled=why)
         over = "" if job.runs else f"job {name} ended: {job.state} ({job.reason})"
         return Observation(_nodes(run, number, job.runs), over=over)
-
-    def _look(self, number: str) -> Job | None:
-        now_s = time.monotonic()
-        if number not in self._looked or now_s - self._looked[number][0] > LOOK_S:
-            self._looked[number] = (now_s, commands.find_job(number))
-        return self._looked[number][1]
 
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
         """A job that Slurm starts again from now on finds that its attempt has ended."""

@@ -76,8 +76,12 @@ def find_job(number: str) -> Job | None:
 
 def find_by_comment(comment: str) -> Job | None:
     """The job of this user with that comment. Raises SlurmError."""
-    said = run(_squeue("--me", "--states=all"))
-    return next((job for job in parse_queue(said) if job.comment == comment), None)
+    return next((job for job in own_jobs() if job.comment == comment), None)
+
+
+def own_jobs(*, timeout_s: float = DEADLINE_S) -> list[Job]:
+    """All jobs of this user that Slurm still knows. Raises SlurmError."""
+    return parse_queue(run(_squeue("--me", "--states=all"), timeout_s=timeout_s))
 
 
 def _squeue(*options: str) -> list[str]:

@@ -72,6 +72,11 @@ class SlurmLab:
         self._start(name, "slurmd", "-D", "-N", name)
         self._await(lambda: self.node_state(name) == "idle", f"{name} does not come up")
 
+    def stop_node(self, name: str) -> None:
+        """Its slurmd is gone at once, as when a host dies; what it has started goes on, as on a
+        host that lost its network."""
+        self._stop(name)
+
     def node_state(self, name: str) -> str:
         return self._said("sinfo", "--noheader", f"--nodes={name}", "--format=%T").strip()
 
@@ -167,6 +172,7 @@ class SlurmLab:
             SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
             SlurmdParameters=config_overrides
             ReturnToService=2
+            MessageTimeout=2
             SlurmctldTimeout=10
             SlurmdTimeout=30
             KillWait=2

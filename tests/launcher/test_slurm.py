@@ -1,20 +1,35 @@
 """Real runs on a real Slurm: queued, out of time, moved, cancelled and stopped."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from launcher import control
+from launcher import control, create
+from launcher.backends.base import NotNow
+from launcher.backends.slurm import SlurmBackend
 from launcher.compare import compare
-from launcher.slurm.record import job_of
+from launcher.placement import read_placement
+from launcher.processes import find_by_token, is_alive
+from launcher.slurm import commands, queue
+from launcher.slurm.record import SlurmRecord, job_of, write_record
+from launcher.status import run_status
 from launcher.store import Run, Store
+from monitor.daemon import Daemon, Watch
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
 from tests.lab.slurm import SlurmLab
-from tests.support import events, make_spec, start, steps_done, wait_until
+from tests.support import events, make_spec, smolplan, start, steps_done, wait_until
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def asked_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "LOOK_S", 0.0)
+    monkeypatch.setattr(queue, "UNHEARD_S", 0.0)
 
 
 def on_slurm(spec: RunSpec, *, nodes: int = 2, **settings: Any) -> RunSpec:
@@ -49,3 +64,116 @@ def test_a_job_out_of_time_saves_is_queued_again_and_equals_the_undisturbed_run(
     assert slurm.job(job(run))["Restarts"] == "1"
     actions = [e["action"] for e in events(run, "decision")]
     assert list(dict.fromkeys(actions)) == ["adopt", "end_attempt", "end_run"]
+
+
+def watchman(store: Store, run: Run) -> Callable[[], None]:
+    """One look of a monitor, with what it decides on done."""
+    daemon, watch = Daemon(store), Watch(run)
+
+    def look() -> None:
+        watch.fence = store.acquire(run.id, daemon.holder, 600, is_alive)
+        daemon.step(store.run(run.id), watch)
+
+    return look
+
+
+def look_until(look: Callable[[], None], true: Callable[[], bool]) -> None:
+    def looked() -> bool:
+        look()
+        return true()
+
+    wait_until(looked)
+
+
+def test_a_waiting_job_is_told_of_left_alone_while_slurm_is_away_and_ends_when_it_is_cancelled(
+    slurm: SlurmLab, store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    spec = on_slurm(make_spec(data_cache), options={"begin": "now+1hour"})
+    run = start(spec, store, tmp_path, monitored=False)
+    look, number = watchman(store, run), job(run)
+    assert run_status(store, run).phase == f"job {number} is pending (BeginTime)"
+    slurm.stop_controller()
+    try:
+        look()
+        assert "Unable to contact slurm controller" in run_status(store, run).problem
+    finally:
+        slurm.start_controller()
+    look()
+    assert [a.state for a in store.attempts(run.id)] == ["running"]
+    slurm.run("scancel", number)
+    look_until(look, lambda: store.run(run.id).state != "active")
+    ended = store.run(run.id)
+    assert ended.state == "stopped"
+    assert ended.reason == f"job {number} was cancelled; it is not submitted again"
+    assert len(store.attempts(run.id)) == 1
+
+
+def test_a_start_while_slurm_is_away_is_made_up_for_and_one_that_was_heard_is_not_repeated(
+    slurm: SlurmLab,
+    store: Store,
+    data_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("launcher.store.LAUNCHER_S", 0.0)
+    spec = on_slurm(make_spec(data_cache), options={"begin": "now+1hour"})
+    run, attempt = create.create_run(spec, store, tmp_path, monitored=False)
+    directory, backend, look = RunDir(run.path), SlurmBackend(), watchman(store, run)
+    slurm.stop_controller()
+    try:
+        look()
+        assert run_status(store, run).phase == "not taken by Slurm yet"
+        with pytest.raises(NotNow, match="Unable to contact slurm controller"):
+            backend.submit(spec, directory, attempt)
+    finally:
+        slurm.start_controller()
+    backend.submit(spec, directory, attempt)
+    number = job(run)
+    write_record(directory, 1, SlurmRecord(attempt.token))  # killed before it knew the number
+    backend.submit(spec, directory, attempt)
+    assert job(run) == number
+    comments = [job.comment for job in commands.own_jobs()]
+    assert comments.count(f"smolplan:{attempt.token}") == 1
+    store.request_stop(run.id)
+    look_until(look, lambda: store.run(run.id).state == "stopped")
+    assert slurm.job(number)["JobState"] == "CANCELLED"
+
+
+def test_a_failing_node_gives_its_place_to_a_spare_and_a_blamed_one_is_asked_for_no_more(
+    slurm: SlurmLab, store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    spec = on_slurm(make_spec(data_cache, steps=10_000, every=1000))
+    run = start(spec, store, tmp_path, monitored=False)
+    look, directory = watchman(store, run), RunDir(run.path)
+    wait_until(lambda: directory.node(1, 1).exists())
+    assert read_hosts(run, 1) == ("n1", "n2")
+    slurm.stop_node("n2")
+    slurm.run("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    try:
+        wait_until(lambda: directory.node(2, 1).exists())
+        assert read_hosts(run, 2) == ("n1", "n3")
+        look_until(look, lambda: len(store.attempts(run.id)) == 2)
+        assert store.attempts(run.id)[0].cause.endswith("node failure or preemption")
+        assert store.host_faults() == []
+    finally:
+        slurm.start_node("n2")
+    wait_until(lambda: bool(ranks_of(store, run)))
+    ranks_of(store, run)[-1].kill()
+    look_until(look, lambda: len(store.attempts(run.id)) == 3)
+    (fault,) = store.host_faults()
+    assert fault.host == "n3"
+    look_until(look, lambda: job_of(directory, 3) != "")
+    assert slurm.job(job(run, 3))["ExcNodeList"] == "n3"
+    assert smolplan("stop", run.id, "--now").returncode == 0
+    assert store.run(run.id).state == "stopped"
+
+
+def read_hosts(run: Run, attempt: int) -> tuple[str, ...]:
+    placement = read_placement(RunDir(run.path), attempt)
+    return placement.hosts if placement else ()
+
+
+def ranks_of(store: Store, run: Run) -> list[psutil.Process]:
+    """Those that have a node's last rank, of the newest attempt."""
+    token = store.attempts(run.id)[-1].token
+    return [p for p in find_by_token(token) if p.environ().get("RANK") == "1"]
