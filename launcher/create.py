@@ -12,6 +12,7 @@ from pathlib import Path
 
 from launcher.environment import keep_environment
 from launcher.processes import is_alive, process_name
+from launcher.slurm.script import check as check_for_slurm
 from launcher.store import Attempt, Run, Store
 from planner.plan import make_plan
 from smolplan.errors import UserError
@@ -44,6 +45,20 @@ def check(spec: RunSpec) -> None:
     if problems := spec.unsupported_by_trainer():
         raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
     make_plan(spec)  # refuses a GPU that nobody knows
+    match spec.launch.backend:
+        case "slurm":
+            check_for_slurm(spec)
+        case "local":
+            _check_for_local(spec)
+
+
+def _check_for_local(spec: RunSpec) -> None:
+    if spec.cluster.nodes > 1:
+        raise UserError(
+            f"local starts ranks on this machine alone, and cluster.nodes is {spec.cluster.nodes}",
+            where="launch.backend",
+            remedy="Set launch.backend to ssh, slurm or kubernetes, or cluster.nodes to 1.",
+        )
     if trouble := port_trouble(spec.launch.rendezvous_port):
         raise UserError(
             f"port {spec.launch.rendezvous_port} cannot be used: {trouble.strerror}",

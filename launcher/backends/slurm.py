@@ -7,7 +7,6 @@ is a new job. docs/slurm.md tells which cause is whose.
 """
 
 import logging
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +44,7 @@ class SlurmBackend:
 
     def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
         arguments = _arguments(spec, run, attempt_number, "…")
-        return f"{shlex.join(arguments)} <<'END'\n{_script(spec, run, attempt_number)}END"
+        return script.render(arguments, _script(spec, run, attempt_number))
 
     def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
         return {
@@ -67,7 +66,7 @@ class SlurmBackend:
         try:
             known = None if record is None else _find(run, attempt)
             if record is None:
-                script.job_log(run, number).parent.mkdir(parents=True, exist_ok=True)
+                run.begin_attempt(number)
                 write_record(run, number, SlurmRecord(attempt.token))
             job = (
                 known.number

@@ -143,6 +143,7 @@ def next_attempt(run: RunDir, job: str, restart: int) -> int | None:
         return None
     reason = TIME_LIMIT if run.yield_request(newest).exists() else NODE_OR_PREEMPTION
     run.attempt(newest + 1).mkdir()  # fails if somebody else was faster
+    run.begin_attempt(newest + 1)
     write_record(run, newest + 1, SlurmRecord(uuid.uuid4().hex, job, restart, reason))
     return newest + 1
 

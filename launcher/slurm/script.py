@@ -129,6 +129,14 @@ def job_script(python: Path | str, run: RunDir, attempt: int) -> str:
     return f"#!/bin/sh\nexec {shlex.join(program)}\n"
 
 
+def render(arguments: list[str], text: str) -> str:
+    """What is sent, as lines for a shell that would send the same."""
+    end = "END"
+    while end in text.splitlines():  # a path may hold anything
+        end += "_"
+    return f"{shlex.join(arguments)} <<'{end}'\n{text}{end}"
+
+
 def job_log(run: RunDir, attempt: int) -> Path:
     return run.attempt(attempt) / "logs" / "slurm.log"
 

@@ -32,6 +32,9 @@ def asked_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "UNHEARD_S", 0.0)
 
 
+HOSTILE = "a b'c\"d$(touch INJECTED)`touch INJECTED`;\n#SBATCH --hold\nEND\n% %j \\ é😀 -"
+
+
 def on_slurm(spec: RunSpec, *, nodes: int = 2, **settings: Any) -> RunSpec:
     content = spec.model_dump(mode="json", exclude_unset=True)
     ranks = content["parallel"]["data_parallel"]
@@ -177,3 +180,36 @@ def ranks_of(store: Store, run: Run) -> list[psutil.Process]:
     """Those that have a node's last rank, of the newest attempt."""
     token = store.attempts(run.id)[-1].token
     return [p for p in find_by_token(token) if p.environ().get("RANK") == "1"]
+
+
+def test_names_and_values_of_any_kind_arrive_unharmed_run_nothing_and_a_stop_saves(
+    slurm: SlurmLab,
+    store: Store,
+    data_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = on_slurm(
+        make_spec(data_cache, steps=10_000, every=1000, ranks=1),
+        nodes=1,
+        options={"mail-user": HOSTILE, "mail-type": "INVALID_DEPEND"},
+    )
+    spec = spec.model_copy(
+        update={"launch": spec.launch.model_copy(update={"environment": {"GREETING": HOSTILE}})}
+    )
+    run = start(spec, store, tmp_path / HOSTILE.replace("/", "."), monitored=False)
+    wait_until(lambda: steps_done(run) >= 1)
+    processes = find_by_token(store.attempts(run.id)[0].token)
+    started = [p for p in processes if p.cmdline()[1:4] == ["-P", "-m", "launcher.supervisor"]]
+    (supervisor,) = started
+    assert supervisor.cmdline()[4:6] == [str(run.path), "1"]
+    assert supervisor.environ()["GREETING"] == HOSTILE
+    assert f"MailUser={HOSTILE}" in slurm.run("scontrol", "show", "job", job(run))
+    assert slurm.job(job(run))["JobName"] == spec.name
+    done = smolplan("stop", run.id)
+    assert "stopped by request" in done.stdout, done.stderr
+    assert RunDir(run.path).checkpoint(steps_done(run)).is_dir()
+    assert (RunDir(run.path).attempt(1) / "logs" / "slurm.log").exists()
+    wait_until(lambda: slurm.job(job(run))["JobState"] == "COMPLETED")
+    assert list(tmp_path.rglob("INJECTED")) == []
