@@ -131,6 +131,12 @@ def kill(store: Store, run: Run) -> Run:
     return store.run(run.id)
 
 
+def fail(store: Store, run: Run, attempt: Attempt, reason: str) -> None:
+    """Put on record that an attempt could not be started, and its run is over. Raises
+    SmolplanError if processes are left."""
+    _end(store, run, attempt, "failed", reason)
+
+
 def _end(store: Store, run: Run, attempt: Attempt, state: RunState, reason: str) -> None:
     """Raises SmolplanError if processes are left."""
     store.move_attempt(attempt, "condemned", fence=None, cause=reason)

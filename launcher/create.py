@@ -76,6 +76,21 @@ def create_run(
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Run, Attempt]:
     """Write spec, plan and dataset, and put the run on record with its first attempt planned.
+    Raises UserError for whatever the user can mend."""
+    path = build_folder(spec, folder, on_progress)
+    return put_on_record(spec, store, path, monitored=monitored)
+
+
+def put_on_record(
+    spec: RunSpec, store: Store, path: Path, *, monitored: bool
+) -> tuple[Run, Attempt]:
+    return store.add_run(path.name, path, spec.content_hash(), monitored=monitored)
+
+
+def build_folder(
+    spec: RunSpec, folder: Path, on_progress: Callable[[str], None] = lambda line: None
+) -> Path:
+    """A run directory in `folder`, named as the run is to be; no run yet.
 
     It is built beside its final name and renamed: killed at any moment, this leaves no run
     behind that looks like one. Raises UserError for whatever the user can mend.
@@ -109,7 +124,7 @@ def create_run(
             with suppress(OSError):  # somebody else's run is in it by now
                 folder.rmdir()
         raise
-    return store.add_run(run_id, final, spec.content_hash(), monitored=monitored)
+    return final
 
 
 def _sweep(folder: Path) -> None:

@@ -26,6 +26,8 @@ class RunStatus:
     events: tuple[dict[str, Any], ...]
     watched: bool
     """Whether a monitor looks after the run."""
+    queued: str
+    """Why a scheduler has not started the attempt yet; empty where none holds it back."""
     problem: str
     """What keeps us from knowing more; empty if nothing does."""
 
@@ -78,6 +80,7 @@ def run_status(store: Store, run: Run) -> RunStatus:
         last=last,
         eta_s=(steps - step) * statistics.median(recent) if running else None,
         events=tuple(read_tail(directory.events, 5)),
+        queued=queued,
         watched=run.monitored and bool(store.live_daemons(is_alive)),
         problem=problem,
     )

@@ -3,7 +3,7 @@
 import math
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from smolplan.errors import UserError
@@ -80,10 +80,17 @@ def format_limit(seconds: float) -> str:
 
 
 def job_arguments(
-    spec: RunSpec, log: Path, token: str, *, exclude: Iterable[str] = ()
+    spec: RunSpec,
+    log: Path,
+    token: str,
+    *,
+    exclude: Iterable[str] = (),
+    array: str | None = None,
+    name: str | None = None,
 ) -> list[str]:
     """sbatch and its options, each a whole argument: no shell reads them. `log` takes what the
-    job's own program writes, and what Slurm has to say of the job."""
+    job's own program writes, and what Slurm has to say of the job; of an array, in one file a
+    task."""
     settings = spec.launch.slurm or SlurmSpec()
     cluster = spec.cluster
     gres = settings.gres
@@ -92,7 +99,8 @@ def job_arguments(
     limit = settings.time_limit_s
     out = [*settings.exclude, *(h for h in exclude if h not in settings.exclude)]
     options: dict[str, str | int | None] = {
-        "job-name": spec.name,
+        "job-name": name or spec.name,
+        "array": array,
         "comment": comment(token),
         "nodes": cluster.nodes,
         "ntasks-per-node": 1,
@@ -108,7 +116,7 @@ def job_arguments(
         "signal": f"B:{SIGNAL}@{math.ceil(settings.signal_before_s)}",
         "exclude": ",".join(out) or None,
         "open-mode": "append",
-        "output": _pattern(log),
+        "output": _pattern(log) if array is None else f"{_pattern(log)}/%a.log",
         # What the submitting process has been given; SBATCH_EXPORT may say otherwise.
         "export": "ALL",
         **settings.options,
@@ -125,8 +133,18 @@ def job_arguments(
 
 def job_script(python: Path | str, run: RunDir, attempt: int) -> str:
     """The script, on sbatch's standard input. `exec`: the signal reaches Python, not the shell."""
+    return f"#!/bin/sh\n{_start(python, run, attempt)}\n"
+
+
+def array_script(programs: Sequence[tuple[Path | str, RunDir, int]]) -> str:
+    """As job_script, for a job array: a program for each of its tasks."""
+    tasks = [f"{i}) {_start(*program)} ;;\n" for i, program in enumerate(programs)]
+    return f'#!/bin/sh\ncase "$SLURM_ARRAY_TASK_ID" in\n{"".join(tasks)}esac\n'
+
+
+def _start(python: Path | str, run: RunDir, attempt: int) -> str:
     program = [str(python), "-P", "-m", "launcher.slurm.batch", str(run.path), str(attempt)]
-    return f"#!/bin/sh\nexec {shlex.join(program)}\n"
+    return f"exec {shlex.join(program)}"
 
 
 def render(arguments: list[str], text: str) -> str:

@@ -1,5 +1,7 @@
 """Real runs on a real Slurm: queued, out of time, moved, cancelled and stopped."""
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from launcher.status import run_status
 from launcher.store import Run, Store
 from monitor.daemon import Daemon, Watch
 from smolplan.rundir import RunDir
-from smolplan.spec import RunSpec
+from smolplan.spec import RunSpec, dump_spec
 from tests.lab.slurm import SlurmLab
 from tests.support import events, make_spec, smolplan, start, steps_done, wait_until
 
@@ -213,3 +215,34 @@ def test_names_and_values_of_any_kind_arrive_unharmed_run_nothing_and_a_stop_sav
     assert (RunDir(run.path).attempt(1) / "logs" / "slurm.log").exists()
     wait_until(lambda: slurm.job(job(run))["JobState"] == "COMPLETED")
     assert list(tmp_path.rglob("INJECTED")) == []
+
+
+def test_several_specs_are_tasks_of_one_array_of_which_so_many_run_at_a_time(
+    slurm: SlurmLab, store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    waits = tmp_path / "python"  # all but one task only wait, so as to be seen
+    waits.write_text(f'#!/bin/sh\ncase "$4" in *b-*) exec {sys.executable} "$@";; esac\nsleep 99')
+    waits.chmod(0o755)
+    spec = on_slurm(make_spec(data_cache, steps=6, ranks=1), nodes=1)
+    names = []
+    for name, rate in {"a": 1e-3, "b": 2e-3, "c": 3e-3}.items():
+        content = spec.model_dump(mode="json", exclude_unset=True) | {"name": name}
+        content["optim"]["learning_rate"] = rate
+        content["launch"]["python"] = str(waits)
+        names.append(str(tmp_path / f"{name}.yaml"))
+        Path(names[-1]).write_text(dump_spec(RunSpec.model_validate(content)))
+    launch = ("launch", *names, "--at-most", "2", "--runs-dir", str(tmp_path / "runs"))
+    assert "--array=0-2%2" in smolplan(*launch, "--dry-run").stdout
+    assert not (tmp_path / "runs").exists()
+    done = smolplan(*launch, "--no-monitor", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    a, b, c = (store.run(told_of["run"]) for told_of in told["runs"])
+    assert [job(run) for run in (a, b, c)] == [f"{told['job']}_{task}" for task in range(3)]
+    assert run_status(store, c).queued == f"job {told['job']}_2 is pending (JobArrayTaskLimit)"
+    assert control.await_end(store, b.id, 60).state == "finished"
+    assert RunDir(b.path).read_metrics()[0]["lr"] == pytest.approx(1e-3)  # half of it, in warm-up
+    wait_until(lambda: run_status(store, c).queued == "")  # its turn
+    for run in (a, c):
+        assert control.kill(store, run).state == "stopped"
+        assert slurm.job(job(run))["JobState"] == "CANCELLED"
