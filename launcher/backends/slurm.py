@@ -109,6 +109,8 @@ class SlurmBackend:
             over = f"Slurm knows job {name} no more, and it said nothing of its end"
             return Observation(_nodes(run, number, False), over=over)
         ended = read_exit(run, number, attempt.token)
+        if ended is not None and job.runs and _seconds_since(ended) < GO_BY_ITSELF_S:
+            return Observation(_nodes(run, number, True), settling=f"job {name} is ending")
         if ended is not None and ended["exit_code"] in SETTLED:
             return Observation(_nodes(run, number, job.runs))
         if job.waits:
@@ -141,7 +143,7 @@ class SlurmBackend:
         deadline = time.monotonic() + timeout_s
         try:
             job = _find(run, attempt)
-            by_itself = ended is not None and time.time() - ended["ended_at"] < GO_BY_ITSELF_S
+            by_itself = ended is not None and _seconds_since(ended) < GO_BY_ITSELF_S
             while job is not None and (job.waits or job.runs):
                 if not by_itself:
                     commands.run(["scancel", job.number])
@@ -196,6 +198,10 @@ def _find(run: RunDir, attempt: Attempt) -> Job | None:
     if name := job_of(run, attempt.number):
         return commands.find_job(name)
     return commands.find_by_comment(script.comment(attempt.token))
+
+
+def _seconds_since(ended: dict[str, Any]) -> float:
+    return time.time() - float(ended.get("ended_at", 0.0))
 
 
 def _goes_on(run: RunDir) -> bool:
