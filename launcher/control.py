@@ -21,7 +21,13 @@ UNSTARTED_AFTER_S = 60.0
 """A launcher starts what it has put on record at once."""
 
 
-def start(store: Store, run: Run, attempt: Attempt, spec: RunSpec) -> None:
+def start(
+    store: Store,
+    run: Run,
+    attempt: Attempt,
+    spec: RunSpec,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> None:
     """Start a planned attempt, and wait until it reports. Raises SmolplanError if it cannot be
     started; the run then ends as failed."""
     directory, backend = RunDir(run.path), backend_of(spec)
@@ -31,8 +37,8 @@ def start(store: Store, run: Run, attempt: Attempt, spec: RunSpec) -> None:
             # First: whatever becomes of this process, the attempt will be started.
             ensure_daemon(store)
         if store.move_attempt(attempt, "running", fence=None):
-            backend.submit(spec, directory, attempt)
-        backend.await_report(directory, attempt)
+            backend.submit(spec, directory, attempt, on_progress)
+        backend.await_report(directory, attempt, on_progress)
     except (SmolplanError, OSError) as error:
         _end(store, run, attempt, "failed", str(error))
         if isinstance(error, OSError):

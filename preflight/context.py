@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from launcher.environment import meeting_interface, rank_environment
 from launcher.processes import kill_by_token
@@ -21,6 +22,8 @@ from smolplan.spec import RunSpec
 if TYPE_CHECKING:
     from preflight.ranks import RankServer
     from preflight.small_run import SmallRun
+
+T = TypeVar("T")
 
 
 class Context:
@@ -36,16 +39,26 @@ class Context:
         self._processes: dict[subprocess.Popen[str], str] = {}
         self._server: RankServer | None = None
         self._closed = False
+        self._made: dict[str, Once[Any]] = {}
         self.storage = Once(self._nearest_folder)
         """The nearest folder to runs_dir that exists: it lies on the same file system. Raises
         ProbeError."""
         self.gpus = Once(lambda: self.probe("gpu", timeout_s=20.0))
         """What NVML says (preflight/probes/gpu.py). Raises ProbeError."""
+        self.kernel_log = Once(lambda: self.probe("kernel_log", timeout_s=9.0))
+        """What the kernel has said (preflight/probes/kernel_log.py). Raises ProbeError."""
         self.dataset = Once(self._prepare_data)
         """dataset.json of the spec's own text. Raises ProbeError and DataRefused."""
         self.small_run = Once(self._make_small_run)
         """The small training run that several checks look at. Raises ProbeError, and
         TrainingFailed if the trainer ends with an error."""
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What several checks look at, made by the first of them under this name. Raises what
+        making it raised."""
+        with self._lock:
+            made: Once[T] = self._made.setdefault(name, Once(make))
+        return made()
 
     @property
     def local_ranks(self) -> int:

@@ -74,7 +74,13 @@ class Backend(Protocol):
     def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
         """The same for machines."""
 
-    def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
+    def submit(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Start an attempt, detached. Raises SmolplanError if it cannot be started; NotNow if that
         is for now only."""
 
@@ -109,7 +115,11 @@ def backend_of(spec: RunSpec) -> Backend:
             from launcher.backends.slurm import SlurmBackend
 
             return SlurmBackend()
-        case "ssh" | "kubernetes" as name:
+        case "ssh":
+            from launcher.backends.ssh import SshBackend
+
+            return SshBackend(spec)
+        case "kubernetes" as name:
             raise UserError(f"launch.backend {name} cannot be used yet", where="launch.backend")
 
 

@@ -53,7 +53,13 @@ class SlurmBackend:
             "environment": rank_environment(spec, "…"),
         }
 
-    def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
+    def submit(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Doing it twice submits one job: it carries the attempt's token as its comment."""
         number = attempt.number
         record = read_record(run, number)

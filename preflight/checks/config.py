@@ -28,7 +28,7 @@ def expected_step_s(context: Context) -> float | None:
     return plan.flops_per_token * plan.global_batch_tokens / (plan.gpus * rate)
 
 
-@check("config.layout", remedy="Change the layout to one that the bundled trainer runs.")
+@check("config.layout", remedy="Change the layout to one that the bundled trainer runs.", once=True)
 def layout(context: Context) -> Finding:
     """The bundled trainer can run the layout."""
     spec = context.spec
@@ -58,6 +58,7 @@ def layout(context: Context) -> Finding:
     severity="advisory",
     remedy="Usual for warm-up, stable, decay: warm-up of 1 % of the steps or 2,000, decay over "
     "the last 10 to 20 %, peak learning rate 1e-4 to 5e-3.",
+    once=True,
 )
 def schedule(context: Context) -> Finding:
     """Warm-up, decay and peak learning rate are within what is usual."""
@@ -90,6 +91,7 @@ def schedule(context: Context) -> Finding:
     severity="advisory",
     remedy="Set checkpoint.every_steps so that a fault loses little: a hundredth of the run, or "
     "an hour or two.",
+    once=True,
 )
 def checkpoints(context: Context) -> Finding:
     """The run is saved often enough that a fault loses little."""
