@@ -8,6 +8,7 @@ are no part of it: they stay in the environment of whoever starts a process.
 import os
 import socket
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
@@ -51,6 +52,14 @@ def rank_environment(spec: RunSpec, token: str) -> dict[str, str]:
         **spec.launch.environment,
         TOKEN_VARIABLE: token,
     }
+
+
+def code_version() -> str:
+    """Of smolplan, as it is installed here; empty where it is not."""
+    try:
+        return version("smolplan")
+    except PackageNotFoundError:
+        return ""
 
 
 def meeting_interface(address: str, port: int) -> dict[str, str]:
