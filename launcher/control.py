@@ -166,11 +166,12 @@ def settle(store: Store, run: Run) -> Run:
             return store.run(run.id)
         if seen.waiting:
             return run
-        alive = False if seen.cancelled else seen.alive
+        over = seen.cancelled or seen.ended
+        alive = False if over else seen.alive
         content = read_exit(directory, attempt.number, attempt.token)
         if content is None and alive is not False:
             return run
-        gone = seen.cancelled or "its processes are gone without a word"
+        gone = over or "its processes are gone without a word"
         content = content or {"exit_code": 1, "error": gone}
         if not backend.end(directory, attempt, describe_exit(content)):
             return run

@@ -16,6 +16,12 @@ from launcher.processes import TOKEN_VARIABLE
 from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.spec import RunSpec
 
+HOST_VARIABLE = "SMOLPLAN_HOST"
+"""Where a node is a container: the name of the host that it runs on, for its supervisor."""
+
+VERSION_VARIABLE = "SMOLPLAN_VERSION"
+"""Where code is not carried to the hosts: the version that a supervisor there must be of."""
+
 _PREFIXES = (
     *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "CUBLAS", "CUDNN_", "HIP_", "ROCR_", "RCCL_"),
     *("TORCH", "PYTORCH_", "ATEN_", "TRITON_", "INDUCTOR_"),

@@ -1,7 +1,7 @@
 """What a backend is: how an attempt is started, looked at and ended on one kind of machine."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from launcher.store import Attempt
@@ -43,6 +43,10 @@ class Observation:
     """Why a scheduler has not started it yet; empty where none holds it back."""
     cancelled: str = ""
     """That somebody has cancelled it by the scheduler's own means; empty if nobody has."""
+    ended: str = ""
+    """Why it is over, where the scheduler knows more than its ranks can: a node was preempted."""
+    blamed: Mapping[str, str] = field(default_factory=dict)
+    """With `ended`: hosts that are to blame, and for what kind of fault."""
     successor: Successor | None = None
 
     @property
@@ -98,7 +102,11 @@ def backend_of(spec: RunSpec) -> Backend:
             from launcher.backends.slurm import SlurmBackend
 
             return SlurmBackend()
-        case "ssh" | "kubernetes" as name:
+        case "kubernetes":
+            from launcher.backends.kubernetes import KubernetesBackend
+
+            return KubernetesBackend()
+        case "ssh" as name:
             raise UserError(f"launch.backend {name} cannot be used yet", where="launch.backend")
 
 

@@ -5,7 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from launcher.environment import code_version, rank_environment
+from launcher.environment import (
+    HOST_VARIABLE,
+    VERSION_VARIABLE,
+    code_version,
+    rank_environment,
+)
 from launcher.kubernetes.names import (
     is_dns_label,
     is_dns_subdomain,
@@ -25,9 +30,6 @@ CONTAINER = "node"
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 """Set by the Job controller in the pods of an Indexed Job: which node a pod is."""
-
-HOST_VARIABLE = "SMOLPLAN_HOST"
-VERSION_VARIABLE = "SMOLPLAN_VERSION"
 
 HOST_LABEL = "kubernetes.io/hostname"
 SHARED_MEMORY = PurePosixPath("/dev/shm")
