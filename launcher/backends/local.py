@@ -54,7 +54,7 @@ class LocalBackend:
                 f"cannot start attempt {attempt.number}: the run folder is gone", where=str(run)
             )
         try:
-            output_file.parent.mkdir(parents=True, exist_ok=True)
+            run.begin_attempt(attempt.number)
             write_placement(
                 run,
                 attempt.number,

@@ -66,7 +66,7 @@ class SlurmBackend:
             raise UserError(f"cannot start attempt {number}: its folder is gone", where=str(run))
         known = None if record is None else commands.find_by_comment(script.comment(attempt.token))
         try:
-            (run.attempt(number) / "logs").mkdir(parents=True, exist_ok=True)
+            run.begin_attempt(number)
             if record is None:
                 write_record(run, number, SlurmRecord(attempt.token))
             job = self._submit(spec, run, attempt) if known is None else known.number
