@@ -3,6 +3,7 @@ credentials. KubectlError: the API server did not answer, so nothing is known.""
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -118,7 +119,13 @@ def run(
     except OSError as error:
         raise KubectlError(f"kubectl: {error.strerror}") from None
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+        said = _message(done.stderr) or f"exit code {done.returncode}"
         unreachable = any(words in said for words in UNREACHABLE)
         raise (KubectlError if unreachable else Refused)(said[:500])
     return done.stdout
+
+
+def _message(stderr: str) -> str:
+    """Without the log lines of client-go (klog: E1126 23:38:16.139147 …), which tell it again."""
+    lines = [line for line in stderr.splitlines() if not re.match(r"[IWEF]\d{4} ", line)]
+    return " ".join(" ".join(lines or stderr.splitlines()).split())
