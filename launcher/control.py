@@ -179,12 +179,13 @@ def settle(store: Store, run: Run) -> Run:
             return store.run(run.id)
         if seen.settling or (seen.waiting and run.stop_requested_at is None):
             return run
-        alive = False if seen.cancelled or seen.waiting else seen.alive
+        told = seen.cancelled or seen.ended
+        alive = False if told or seen.waiting else seen.alive
         content = read_exit(directory, attempt.number, attempt.token)
         if content is None and alive is not False:
             return run
         unstarted = seen.waiting and "stopped while it was queued"
-        gone = seen.cancelled or unstarted or seen.over or "its processes are gone without a word"
+        gone = told or unstarted or seen.over or "its processes are gone without a word"
         content = content or {"exit_code": 1, "error": gone}
         if not backend.end(directory, attempt, describe_exit(content)):
             return run

@@ -92,6 +92,8 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
         if view.run.stop_requested_at is None:
             return WAIT
         return Decision("condemn", "stopped while it was queued", cause="stopped while queued")
+    if seen.ended:
+        return Decision("condemn", seen.ended, cause=seen.ended, hosts=seen.blamed)
     if view.exit is not None:
         return Decision(
             "end_attempt",
