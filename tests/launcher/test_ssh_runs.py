@@ -114,7 +114,8 @@ def test_a_dead_host_is_named_and_a_spare_takes_its_place_before_the_start(
     spec = spec_on(cluster, make_spec(data_cache), 2)
     file = tmp_path / "run.yaml"
     file.write_text(dump_spec(spec))
-    said = smolplan("launch", str(file), "--runs-dir", str(tmp_path / "runs"), "--no-monitor")
+    given = ["--runs-dir", str(tmp_path / "runs"), "--no-monitor", "--unchecked", "a test"]
+    said = smolplan("launch", str(file), *given)
     assert said.returncode == 0, said.stderr
     (run,) = store.runs()
     assert hosts_of(run, 1) == ("node2", "node3")
