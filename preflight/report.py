@@ -12,6 +12,10 @@ hosts of this fleet, what the same host had earlier, a table of experience (docs
 there is none."""
 
 
+IDENTITY = "id."
+"""Facts whose names begin so tell who something is, as GPUs' serial numbers do: they are never
+compared between hosts, and by them a part is known again."""
+
 STATES: tuple[State, ...] = ("pass", "warn", "fail", "skipped", "unknown")
 
 
