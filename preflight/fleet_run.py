@@ -3,6 +3,7 @@ checks that need several."""
 
 import json
 import logging
+import platform
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -117,6 +118,7 @@ def run_fleet(
         hosts=tuple(hosts),
         tier=tier,
         started_at=started_at,
+        made_on=platform.node(),
     )
 
 

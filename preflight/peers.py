@@ -50,7 +50,7 @@ def judge(results: Sequence[Result], checks: Iterable[Check]) -> tuple[Result, .
     by_check: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         # Where a host is found wanting by itself, that is what is to be told of it.
-        if result.host and result.state in ("pass", "warn"):
+        if result.state in ("pass", "warn"):
             by_check[result.name].append(result)
     told: dict[tuple[str, str], Result] = {}
     for name, group in by_check.items():
@@ -112,7 +112,7 @@ def _figures(group: Sequence[Result], check: Check) -> dict[str, list[tuple[Stat
     better: dict[str, Better] = {}
     for result in group:
         for name, value in result.measured.items():
-            if way := _way(name, check.peers):
+            if way := direction(name, check.peers):
                 pool = _GPU.sub("gpu*", name)
                 pools[pool].append(_Value(result.host, name, value))
                 better[pool] = way
@@ -124,7 +124,7 @@ def _figures(group: Sequence[Result], check: Check) -> dict[str, list[tuple[Stat
     return words
 
 
-def _way(name: str, peers: Mapping[str, Better]) -> Better | None:
+def direction(name: str, peers: Mapping[str, Better]) -> Better | None:
     """Which way is better, of a figure that is to be compared. `gemm_flops` stands for
     `gpu3_gemm_flops` and `gemm_gpu3_flops` too."""
     bare = re.sub(r"__+", "_", _GPU.sub("", name)).strip("_")
@@ -145,7 +145,7 @@ def _outliers(
     spread = median(_away(v.value, middle) for v in values) / 0.6745
     found: list[tuple[_Value, State, str]] = []
     for v in values:
-        worse = _worse(v.value, middle, way)
+        worse = worse_by(v.value, middle, way)
         if worse > limit and _away(v.value, middle) > MODIFIED_Z * spread:
             much = worse > max(MUCH_WORSE, 2 * limit) and way != "equal"
             why = f"{v.name} {figure(v.name, v.value)}, the fleet's median {figure(v.name, middle)}"
@@ -162,7 +162,7 @@ def _of_two(values: Sequence[_Value], way: Better, limit: float) -> list[tuple[_
         first, second = sorted(values, key=lambda v: v.value)
     elif way == "higher":
         first, second = sorted(values, key=lambda v: -v.value)
-    worse = _worse(second.value, first.value, way)
+    worse = worse_by(second.value, first.value, way)
     if worse <= limit:
         return []
     whose = first.host if first.host != second.host else first.name
@@ -180,7 +180,7 @@ def _away(value: float, middle: float) -> float:
     return 0.0 if value == middle else inf
 
 
-def _worse(value: float, than: float, way: Better) -> float:
+def worse_by(value: float, than: float, way: Better) -> float:
     """By what share of `than` a value is worse."""
     away = {"higher": than - value, "lower": value - than, "equal": abs(value - than)}[way]
     if away <= 0:

@@ -36,9 +36,11 @@ AREAS = (
     "network",
     "gpu",
     "data",
+    "training",
     "checkpoint",
     "evaluation",
     "metrics",
+    "alerts",
 )
 """What a check's name begins with, in the order in which they run: the cheap before the dear. The
 modules of preflight.checks are named after them; a second one of an area is AREA_WHAT."""

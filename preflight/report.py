@@ -6,10 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 State = Literal["pass", "warn", "fail", "skipped", "unknown"]
 Severity = Literal["required", "advisory"]
-Source = Literal["plan", "spec", "fleet", "table", "none"]
+Source = Literal["plan", "spec", "fleet", "history", "table", "none"]
 """Where a threshold comes from: the plan's figures, the spec's own settings, the median of the
-hosts of this fleet, a table of experience (docs/preflight.md), or there is none."""
+hosts of this fleet, what the same host had earlier, a table of experience (docs/preflight.md), or
+there is none."""
 
+
+IDENTITY = "id."
+"""Facts whose names begin so tell who something is, as GPUs' serial numbers do: they are never
+compared between hosts, and by them a part is known again."""
 
 STATES: tuple[State, ...] = ("pass", "warn", "fail", "skipped", "unknown")
 
@@ -60,6 +65,8 @@ class Report(_Part):
     tier: str = "standard"
     started_at: float = 0.0
     """Seconds since 1970."""
+    made_on: str = ""
+    """The machine that smolplan ran on."""
 
     def count(self, state: State) -> int:
         return sum(result.state == state for result in self.results)

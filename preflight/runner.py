@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from planner.plan import make_plan
 from preflight.context import Context
 from preflight.fleet import FleetContext
 from preflight.once import INSTALL_TRAINER, ProbeError
+from preflight.peers import judge
 from preflight.registry import Check, Tier, select
 from preflight.report import Finding, Report, Result
 from smolplan.errors import UserError
@@ -55,10 +57,11 @@ def run(
         spec_name=spec.name,
         spec_hash=spec.content_hash(),
         runs_dir=str(context.runs_dir),
-        results=tuple(results),
+        results=judge(results, checks),  # the GPUs of this machine with each other
         seconds=time.monotonic() - began,
         tier=tier,
         started_at=started_at,
+        made_on=platform.node(),
     )
 
 

@@ -1,14 +1,19 @@
 """What answers on a host, as long as its connection lives: one thread reads, each operation runs
 in a thread of its own, so that one that hangs keeps nobody from asking for another."""
 
+from __future__ import annotations
+
 import os
 import threading
 import time
-from typing import Any, BinaryIO
 
 from launcher.hosts.children import Children
 from launcher.hosts.loader import pack, read_frame
 from launcher.hosts.operations import Asked, OperationError, missing_package, operations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 SILENCE_S = 60.0
 """Nobody is at the other end any longer if nothing came for so long: a launcher says something

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from launcher.hosts.loader import tree_hash
+from launcher.hosts.cache import tree_hash
 
 PACKAGES = ("launcher", "monitor", "planner", "preflight", "smolplan", "trainer")
 

@@ -1,5 +1,7 @@
 """Processes that an agent runs for others, which end no later than it does."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import selectors
@@ -7,8 +9,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 KEPT_BYTES = 1 << 20
 """Of each output; what came before is dropped, so that a chatty program costs no memory."""

@@ -7,10 +7,11 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from launcher.hosts import loader
+from launcher.hosts import cache, loader
 from launcher.hosts.bundle import Bundle
 from launcher.hosts.host import Host, Trouble
 from launcher.hosts.loader import LARGEST_FRAME_BYTES, LENGTHS, MAGIC, pack
@@ -25,6 +26,7 @@ SILENCE_S = 30.0
 is not told in any other way: paramiko's is_active() stays true on it for ever (measured)."""
 
 _LOADER = Path(loader.__file__).read_bytes()
+_CACHE = Path(cache.__file__).read_bytes()
 
 Receive = Callable[[dict[str, Any] | Trouble], None]
 
@@ -69,13 +71,14 @@ class Connection:
 
     # The start, in the thread that connects.
 
-    def start(self, bundle: Bundle, cache: str) -> None:
+    def start(self, bundle: Bundle, cache_folder: str) -> None:
         """Have the loader take the code in and become the agent. Raises HostTrouble."""
         deadline = time.monotonic() + START_S
-        order = pack({"tree": bundle.tree, "cache": cache})
+        order = pack({"tree": bundle.tree, "cache": cache_folder})
         self._send_first(b"%d\n" % len(_LOADER) + _LOADER + order)
         self._await_magic(deadline)
         if self._next(deadline)["missing"]:
+            self._send_first(pack({}, _CACHE))
             self._send_first(pack({"files": bundle.files}))
             sizes, blob = bundle.pack(self._next(deadline)["lacks"])
             self._send_first(pack({"sizes": sizes}, blob))
@@ -83,10 +86,9 @@ class Connection:
         self._next(deadline)  # serving
 
     def _send_first(self, data: bytes) -> None:
-        try:
+        # If it is over already, what is read next tells why.
+        with suppress(OSError):
             self.stream.send(data)
-        except OSError:
-            raise HostTrouble(self._why_ended(b"")) from None
 
     def _await_magic(self, deadline: float) -> None:
         noise = b""

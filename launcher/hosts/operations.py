@@ -4,24 +4,24 @@ They run on the host, each in a thread of the agent. What a caller asks for arri
 never seen by a shell.
 """
 
-import base64
-import importlib.util
+from __future__ import annotations
+
 import os
-import platform
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from launcher.hosts.children import Children
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # what few operations need they import themselves: an agent is to start quickly
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
-Arguments = Mapping[str, Any]
-Note = Callable[[dict[str, Any]], None]
+    from launcher.hosts.children import Children
+
+    Arguments = Mapping[str, Any]
+    Note = Callable[[dict[str, Any]], None]
+    Operation = Callable[[Arguments, "Asked"], dict[str, Any]]
 
 
 class OperationError(Exception):
@@ -41,8 +41,6 @@ class Asked:
         self.cancelled = threading.Event()
 
 
-Operation = Callable[[Arguments, Asked], dict[str, Any]]
-
 operations: dict[str, Operation] = {}
 
 
@@ -56,10 +54,10 @@ def operation(function: Operation) -> Operation:
 def ping(arguments: Arguments, asked: Asked) -> dict[str, Any]:
     """Who this is, and what its clock says; the Fleet adds round_trip_s and clock_offset_s."""
     return {
-        "hostname": socket.gethostname(),
+        "hostname": os.uname().nodename,
         "python": sys.executable,
-        "python_version": platform.python_version(),
-        "kernel": platform.release(),
+        "python_version": sys.version.split()[0],
+        "kernel": os.uname().release,
         "cores": len(os.sched_getaffinity(0)),
         "pid": os.getpid(),
         "tree": os.environ["PYTHONPATH"].partition(os.pathsep)[0],
@@ -102,6 +100,8 @@ def run(arguments: Arguments, asked: Asked) -> dict[str, Any]:
 def spawn(arguments: Arguments, asked: Asked) -> dict[str, Any]:
     """Start argv in a session of its own, detached: it outlives the connection. Its output is
     added to the file `output`. The answer has `pid`, and `process` for `alive` to ask by."""
+    from pathlib import Path
+
     from launcher.processes import process_name
 
     output = arguments.get("output")
@@ -142,18 +142,30 @@ def kill(arguments: Arguments, asked: Asked) -> dict[str, Any]:
 
 
 @operation
+def addresses(arguments: Arguments, asked: Asked) -> dict[str, Any]:
+    """Where this host may be reached by others, the likely addresses first."""
+    from launcher.hosts.interfaces import own_addresses
+
+    preferred, interface = arguments.get("preferred", ""), arguments.get("interface", "")
+    return {"addresses": own_addresses(preferred, interface)}
+
+
+@operation
 def listen(arguments: Arguments, asked: Asked) -> dict[str, Any]:
-    """Listen on address and port (0 takes a free one) for `seconds`; a note says which port, and
-    the answer who came."""
+    """Listen on address and port (0 takes a free one) for `seconds`, or until `count` have come; a
+    note says which port, and the answer who came."""
+    import socket
+
     address = arguments.get("address") or ""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    came = []
+    came: list[str] = []
     with socket.create_server((address, arguments.get("port", 0)), family=family) as listener:
         port = listener.getsockname()[1]
         asked.note({"port": port})
         until = time.monotonic() + min(asked.timeout_s, float(arguments["seconds"]))
         listener.settimeout(0.1)
-        while time.monotonic() < until and not asked.cancelled.is_set():
+        enough = arguments.get("count")
+        while time.monotonic() < until and not asked.cancelled.is_set() and len(came) != enough:
             try:
                 caller, peer = listener.accept()
             except TimeoutError:
@@ -166,6 +178,8 @@ def listen(arguments: Arguments, asked: Asked) -> dict[str, Any]:
 @operation
 def connect(arguments: Arguments, asked: Asked) -> dict[str, Any]:
     """Whether address and port are reached from here, in how many seconds, or why not."""
+    import socket
+
     timeout_s = min(asked.timeout_s, float(arguments.get("timeout_s") or 5.0))
     began = time.monotonic()
     try:
@@ -178,6 +192,10 @@ def connect(arguments: Arguments, asked: Asked) -> dict[str, Any]:
 @operation
 def put(arguments: Arguments, asked: Asked) -> dict[str, Any]:
     """Write a small file whole: `text` or `base64` to `path`, by rename, with the bits `mode`."""
+    import base64
+    import tempfile
+    from pathlib import Path
+
     if "base64" in arguments:
         content = base64.b64decode(arguments["base64"])
     else:
@@ -199,6 +217,9 @@ def put(arguments: Arguments, asked: Asked) -> dict[str, Any]:
 @operation
 def get(arguments: Arguments, asked: Asked) -> dict[str, Any]:
     """A file's content as `base64`, if it has no more than `limit_bytes` (16 MiB unless given)."""
+    import base64
+    from pathlib import Path
+
     path = Path(arguments["path"]).expanduser()
     limit = int(arguments.get("limit_bytes") or 16 << 20)
     with path.open("rb") as source:
@@ -220,6 +241,8 @@ def _environment(arguments: Arguments) -> dict[str, str]:
 
 def missing_package(error: ModuleNotFoundError) -> OperationError:
     """In words, for a host whose Python lacks what smolplan needs."""
+    import importlib.util
+
     name = (error.name or "").partition(".")[0]
     known = bool(name) and importlib.util.find_spec(name) is None
     return OperationError(

@@ -103,7 +103,7 @@ def load_key(path: Path) -> PKey | str:
         return PKey.from_path(path)
     except FileNotFoundError:
         return ""
-    except PasswordRequiredException:
+    except (PasswordRequiredException, TypeError):  # the latter is cryptography's way to say so
         return "it has a passphrase, and no agent holds it"
     except (OSError, ValueError, SSHException) as error:
         return str(error) or type(error).__name__

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -10,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from smolplan.spec.launch import SshSpec
 
@@ -80,8 +81,12 @@ class SshServer:
     def stop(self) -> None:
         """End the listener and its sessions."""
         if self.process:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            # Sessions are no longer of its process group.
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(self.process.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+            self.process.kill()
             self.process.wait()
             self.process = None
 
@@ -141,10 +146,18 @@ class SshLab:
     def write(self) -> None:
         """The client's files, for all servers as they are now."""
         self.known_hosts.write_text("".join(server.known_line() for server in self.servers))
-        lines = ["Host *", f"  IdentityFile {self.key}", f"  UserKnownHostsFile {self.known_hosts}"]
-        lines += ["  GlobalKnownHostsFile none", "  IdentitiesOnly yes", "  StrictHostKeyChecking yes"]
+        lines = [
+            "Host *",
+            f"  IdentityFile {self.key}",
+            f"  UserKnownHostsFile {self.known_hosts}",
+            "  GlobalKnownHostsFile none",
+            "  IdentitiesOnly yes",
+            "  StrictHostKeyChecking yes",
+        ]
         for server in self.servers:
-            lines += [f"Host {server.name}", f"  HostName {server.address}", f"  Port {server.port}"]
+            lines.append(f"Host {server.name}")
+            lines.append(f"  HostName {server.address}")
+            lines.append(f"  Port {server.port}")
         self.config.write_text("\n".join(lines) + "\n")
 
 

@@ -15,8 +15,10 @@ import pytest
 
 import launcher
 from launcher.hosts.bundle import Bundle, installed_bundle
+from launcher.hosts.cache import Cache
 from launcher.hosts.fleet import Fleet, local_fleet
 from launcher.hosts.host import Host, Trouble
+from launcher.hosts.loader import hold
 from launcher.hosts.stream import LocalStream, open_local
 from launcher.processes import TOKEN_VARIABLE, is_alive
 from tests.support import wait_until
@@ -361,8 +363,6 @@ def test_many_launchers_at_once_share_an_empty_cache(tmp_path: Path) -> None:
 
 
 def test_old_trees_are_swept_unless_something_runs_from_them(tmp_path: Path) -> None:
-    from launcher.hosts.loader import Cache, hold
-
     cache, source = Cache(tmp_path), tmp_path / "source"
     for text in ("kept", "left"):
         source.write_text(text)
@@ -371,7 +371,7 @@ def test_old_trees_are_swept_unless_something_runs_from_them(tmp_path: Path) -> 
         cache.make_tree(bundle.tree, bundle.files)
         tree = cache.trees / bundle.tree
         if text == "kept":
-            handle = hold(tree)
+            handle = hold(str(tree))
             kept = tree.name
     for path in (*cache.trees.iterdir(), *cache.objects.iterdir()):
         os.utime(path, (time.time() - 1e7,) * 2)
