@@ -76,7 +76,20 @@ def test_an_interface_that_is_not_there_is_named_with_who_asked_for_it(
     wanted = with_part(cluster, "launch", environment={"NCCL_SOCKET_IFNAME": "=ib17"})
     result = only("network.interface", wanted, tmp_path)
     assert result.state == "fail"
-    assert result.why.startswith("NCCL_SOCKET_IFNAME==ib17 leads to none of ")
+    assert result.why.startswith("NCCL_SOCKET_IFNAME==ib17; there are ")
+
+
+def test_without_a_default_route_the_fastest_interface_that_is_up_is_taken(
+    eth0: Path, cluster: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(interfaces, "SYSFS", eth0.parent.parent.parent)
+    monkeypatch.setattr(interfaces, "meeting_interface", lambda address, port: {})
+    monkeypatch.setattr("psutil.net_if_addrs", lambda: {"lo": [], "eth0": []})
+    assert only("network.interface", cluster, eth0).summary.startswith("eth0 by being up: up, ")
+    write(eth0, {"operstate": "down"})
+    result = only("network.interface", cluster, eth0)
+    assert (result.state, result.summary) == ("fail", "no interface but lo is up")
 
 
 def test_interfaces_are_chosen_as_nccl_reads_the_variable() -> None:

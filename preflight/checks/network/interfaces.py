@@ -19,6 +19,8 @@ ELSEWHERE = "192.0.2.1"
 """An address kept for documentation (RFC 5737): the way to it is the default route. Nothing is
 sent."""
 
+NOTHING = "no interface but lo is up"
+
 CHOOSERS = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 ERROR_COUNTERS = (
@@ -82,8 +84,14 @@ def chosen(context: Context) -> tuple[str, str]:
         if value := variables.get(variable):
             matching = _matching(value, list(psutil.net_if_addrs()))
             return (matching[0] if matching else ""), f"{variable}={value}"
-    found = meeting_interface(ELSEWHERE, 9)
-    return found.get("GLOO_SOCKET_IFNAME", ""), "the default route"
+    if found := meeting_interface(ELSEWHERE, 9):
+        return found["GLOO_SOCKET_IFNAME"], "the default route"
+    # A cluster's own network may lead nowhere else.
+    others = [interface(name) for name in psutil.net_if_addrs() if name != "lo"]
+    up = [one for one in others if one is not None and one.up]
+    if not up:
+        return "", NOTHING
+    return max(up, key=lambda one: one.speed_bits_per_s or 0.0).name, "being up"
 
 
 def _matching(value: str, names: list[str]) -> list[str]:
@@ -110,12 +118,12 @@ def link(context: Context) -> Finding:
     name, why = chosen(context)
     found = interface(name) if name else None
     if found is None:
-        if why == "the default route" and not several:
+        if why == NOTHING and not several:
             return Finding(state="skipped", summary="no network, and one machine needs none")
         return Finding(
-            state="fail" if several or "=" in why else "warn",
-            summary="no such interface" if "=" in why else "no interface leads anywhere",
-            why=f"{why} leads to none of {', '.join(psutil.net_if_addrs())}",
+            state="fail",
+            summary=NOTHING if why == NOTHING else "no such interface",
+            why=f"{why}; there are {', '.join(psutil.net_if_addrs())}",
         )
     speed = found.speed_bits_per_s
     rate = format_bits(speed) if speed else "speed not told"
