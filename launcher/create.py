@@ -183,11 +183,12 @@ def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: 
 
 
 def port_trouble(port: int) -> OSError | None:
-    """Why nobody can listen at a port of 127.0.0.1; None if somebody can. 0 is any free one."""
+    """Why nobody can listen at a port of this host, as the rendezvous does at all its addresses;
+    None if somebody can. 0 is any free one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("", port))
             probe.listen()
         except OSError as error:
             return error
