@@ -121,7 +121,8 @@ def nvmlDeviceGetGspFirmwareVersion(handle: int) -> bytes:
 
 
 def nvmlDeviceGetMemoryInfo(handle: int, version: int | None = None) -> SimpleNamespace:
-    return SimpleNamespace(used=1_000_000 + _of(handle, "memory"), total=80_000_000_000)
+    used = 1_000_000 + _of(handle, "memory")
+    return SimpleNamespace(used=used, total=_of(handle, "total", 85_000_000_000))
 
 
 def nvmlDeviceGetTemperature(handle: int, sensor: int) -> int:
