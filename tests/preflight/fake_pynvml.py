@@ -75,7 +75,7 @@ def nvmlShutdown() -> None: ...
 
 
 def nvmlSystemGetDriverVersion() -> str:
-    return "570.86.15"
+    return str(FAULT.get("driver", "570.86.15"))
 
 
 def nvmlSystemGetCudaDriverVersion() -> int:
@@ -105,7 +105,7 @@ def nvmlDeviceGetUUID(handle: int) -> str:
 
 
 def nvmlDeviceGetSerial(handle: int) -> bytes:
-    return f"165{handle:010d}".encode()
+    return f"165{FAULT.get('host', 0)}{handle:09d}".encode()
 
 
 def nvmlDeviceGetPciInfo(handle: int) -> SimpleNamespace:
