@@ -301,6 +301,21 @@ def test_a_torch_that_the_driver_cannot_run_is_named(
     assert run_check(check, context).state == state
 
 
+def test_a_torch_for_amds_gpus_is_as_good_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "packages" / "torch"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "version.py").write_text("cuda: Optional[str] = None\nhip = '6.4.43482-0f2d6'\n")
+    monkeypatch.syspath_prepend(str(folder.parent))
+    monkeypatch.setattr(software, "version", lambda package: "2.13.0")
+    spec = with_part(load_preset("smollm3-3b"), "cluster", gpu="mi300x")
+    result = only("host.versions", spec, tmp_path)
+    assert (result.state, result.facts["torch_hip"]) == ("pass", "6.4.43482")
+    assert only("gpu.present", spec, tmp_path).state == "skipped"
+
+
 def test_packages_are_told_so_that_hosts_can_be_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from preflight.checks.gpu.devices import no_nvidia
 from preflight.context import Context
 from preflight.once import ProbeError
 from preflight.registry import check
@@ -31,8 +32,8 @@ READ_THE_LOG = "Run this as root, or set kernel.dmesg_restrict to 0."
 )
 def kernel_log(context: Context) -> Finding:
     """The kernel's log since the last boot tells of no GPU error (Xid) of late."""
-    if context.spec.cluster.gpu == "cpu":
-        return Finding(state="skipped", summary="the spec runs on CPUs")
+    if skipped := no_nvidia(context):
+        return skipped
     answer = context.kernel_log()
     if answer["error"]:
         return Finding(
