@@ -147,6 +147,10 @@ def test_each_fault_in_a_machines_files_is_named(
         ("{1}[Hardware Error]: event severity: corrected", "pass", ""),
         ("mce: CPU0: Thermal monitoring enabled (TM1)", "pass", ""),
         ("pcieport 0000:00:01.0: AER: Uncorrected (Fatal) error received", "warn", "PCIe errors"),
+        (
+            "CPU3: Package temperature above threshold, cpu clock throttled (total events = 9)",
+            *("warn", "slowdowns of CPUs by heat"),
+        ),
         ("nvme nvme0: I/O 3 QID 1 timeout, aborting", "warn", "errors of disks"),
         ("I/O error, dev sr0, sector 0 op 0x0:(READ)", "pass", ""),
         ("INFO: task python3:77 blocked for more than 120 seconds.", "warn", "that hung"),

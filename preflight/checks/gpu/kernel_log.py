@@ -50,6 +50,17 @@ def kernel_log(context: Context) -> Finding:
             "use the GPUs",
             remedy="Reboot, or unload the kernel modules (rmmod) and load them anew.",
         )
+    if failed := answer["lines"]["driver_failed"]:
+        recent = failed[-1]["age_s"] <= RECENT_S
+        return Finding(
+            state="fail" if recent else "warn",
+            summary="the driver could not start a GPU",
+            why=f"{failed[-1]['text']}, {format_duration(failed[-1]['age_s'])} ago: the GPU is "
+            "missing to programs, though the bus has it",
+            remedy="Reboot, power off and on if that does not help, and have the GPU replaced if "
+            "it comes again.",
+            source="table",
+        )
     found = [parse(line["text"], line["age_s"]) for line in answer["lines"]["xid"]]
     return judge_xids([x for x in found if x is not None], _names(context))
 

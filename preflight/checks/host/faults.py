@@ -43,6 +43,11 @@ KINDS = {
         "a rank or loader would be the next",
         "Find what took the memory (the log has a table), end it or give it a limit.",
     ),
+    "cpu_heat": Kind(
+        "slowdowns of CPUs by heat",
+        "launching kernels and feeding data wait for slow CPUs",
+        "Look at fans, coolant flow and inlet air of this node.",
+    ),
     "pcie": Kind(
         "PCIe errors that were not corrected",
         "the device may drop off the bus",
