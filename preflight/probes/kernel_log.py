@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from preflight.system_files import is_real, system_path
+from preflight.system.files import is_real, system_path
 
 KMSG = "/dev/kmsg"
 RECORD_BYTES = 8192  # a record is never longer: Documentation/ABI/testing/dev-kmsg

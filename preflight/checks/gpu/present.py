@@ -11,9 +11,9 @@ from preflight.checks.gpu.devices import (
     verdict,
 )
 from preflight.context import Context
-from preflight.pci_devices import NVIDIA, gpus
 from preflight.registry import check
 from preflight.report import IDENTITY, Finding
+from preflight.system.pci import NVIDIA, gpus
 
 
 @check(

@@ -4,7 +4,11 @@ import os
 import time
 
 from preflight.context import Context
-from preflight.process_table import (
+from preflight.registry import check
+from preflight.report import Finding
+from preflight.summary import brief
+from preflight.system.files import read_text
+from preflight.system.processes import (
     Process,
     always_waiting,
     busiest,
@@ -13,10 +17,6 @@ from preflight.process_table import (
     processes,
     relatives,
 )
-from preflight.registry import check
-from preflight.report import Finding
-from preflight.summary import brief
-from preflight.system_files import read_text
 from smolplan.units import format_bytes
 
 LOOK_S = 0.5
