@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from planner.plan import make_plan
-from preflight.checks.gpu import load
-from preflight.checks.gpu.load_faults import slow
+from preflight.checks.gpu import work
+from preflight.checks.gpu.work_faults import slow
 from preflight.context import Context
 from preflight.probes.gpu_load import load as put_to_work
 from preflight.registry import all_checks
@@ -143,8 +143,8 @@ def judged(name: str, answers: list[dict[str, Any]], folder: Path) -> Result:
         for n in range(8)
     ]
     context.gpus = lambda: {"devices": devices}  # type: ignore[assignment]
-    context.once(f"gpu_load {load.STANDARD_S:g}", lambda: answers)
-    context.once(f"gpu_load {load.BURN_S:g}", lambda: answers)
+    context.once(f"gpu_load {work.STANDARD_S:g}", lambda: answers)
+    context.once(f"gpu_load {work.BURN_S:g}", lambda: answers)
     (check,) = (c for c in all_checks() if c.name == name)
     return run_check(check, context)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from planner.catalog import find_gpu
 from preflight.checks.gpu.devices import devices_of, named
-from preflight.checks.gpu.load_faults import (
+from preflight.checks.gpu.work_faults import (
     SLOWER_THAN_PLANNED,
     Fault,
     Pair,
