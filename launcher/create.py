@@ -1,5 +1,6 @@
 """A run directory from a spec: whole, or not there at all."""
 
+import os
 import secrets
 import shutil
 import socket
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from launcher.environment import keep_environment
+from launcher.hosts.inventory import inventory
 from launcher.processes import is_alive, process_name
 from launcher.slurm.script import check as check_for_slurm
 from launcher.store import Attempt, Run, Store
@@ -48,8 +50,20 @@ def check(spec: RunSpec) -> None:
     match spec.launch.backend:
         case "slurm":
             check_for_slurm(spec)
+        case "ssh":
+            _check_for_ssh(spec)
         case "local":
             _check_for_local(spec)
+
+
+def _check_for_ssh(spec: RunSpec) -> None:
+    hosts, nodes = inventory(spec, os.environ), spec.cluster.nodes
+    if len(hosts) < nodes:
+        raise UserError(
+            f"{nodes} nodes need as many hosts, and {len(hosts)} are named",
+            where="launch.hosts",
+            remedy="Name more of them, as gpu[01-50], or lower cluster.nodes.",
+        )
 
 
 def _check_for_local(spec: RunSpec) -> None:

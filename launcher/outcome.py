@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,9 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "exit_code": code if code is None or isinstance(code, int) else 1}
 
 
-def describe_exit(content: dict[str, Any]) -> str:
-    """One clause about an exit.json: "rank 1 was ended by signal 9"."""
+def describe_exit(content: dict[str, Any], host_of: Callable[[int], str] = lambda rank: "") -> str:
+    """One clause about an exit.json: "rank 1 was ended by signal 9 on node2"; `host_of` gives a
+    rank's host, where it is worth telling."""
     code, error = content.get("exit_code"), str(content.get("error", ""))
     if code is None:
         return error or "ended by the monitor"
@@ -128,7 +129,9 @@ def describe_exit(content: dict[str, Any]) -> str:
         return error
     failures = sorted(content.get("failures", {}).items(), key=lambda item: int(item[0]))
     clauses = [
-        f"rank {rank} " + (f"was ended by signal {-value}" if value < 0 else f"exited with {value}")
+        f"rank {rank} "
+        + (f"was ended by signal {-value}" if value < 0 else f"exited with {value}")
+        + (f" on {host}" if (host := host_of(int(rank))) else "")
         for rank, value in failures
     ]
     return ", ".join(clauses) or f"exited with {code}"
