@@ -52,9 +52,7 @@ def judge(first: dict[str, Any], second: dict[str, Any]) -> Finding:
         why = f"after {STEPS} steps on a simple text the model is no better than chance"
     elif score + margin >= chance:
         state = "warn"
-        why = (
-            f"{count} sequences tell {score:.3f} ± {margin:.3f} from chance {chance:.3f} not at all"
-        )
+        why = f"{count} sequences cannot tell {score:.3f} ± {margin:.3f} from chance {chance:.3f}"
         remedy = "Raise eval.sequences."
     figures: dict[str, Any] = {
         "measured": {"bits_per_byte": score, "margin_bits_per_byte": margin, "sequences": count},
