@@ -15,7 +15,7 @@ def hold(path: Path, *, patience_s: float = 1.0) -> bool:
 
     Patient, since `is_held` takes it too, for an instant.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     deadline = time.monotonic() + patience_s
     while True:

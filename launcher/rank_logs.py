@@ -20,7 +20,7 @@ class RankLogs(LogsSpecs):
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         logs = {i: self._run.rank_log(self._attempt, int(env["RANK"])) for i, env in envs.items()}
         for path in logs.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
         return LogsDest(
             stdouts={i: str(path.with_suffix(".stdout")) for i, path in logs.items()},
             stderrs={i: str(path) for i, path in logs.items()},

@@ -158,7 +158,7 @@ def all_checks() -> list[Check]:
     """Every check, by area and then as its file has them."""
     for module in iter_modules(checks.__path__):
         import_module(f"preflight.checks.{module.name}")
-    return sorted(_checks.values(), key=lambda c: AREAS.index(c.area))
+    return sorted(_checks.values(), key=lambda c: (AREAS.index(c.area), c.function.__module__))
 
 
 def select(

@@ -131,6 +131,11 @@ class RunDir:
         the run goes on with the next attempt. Written by whoever knows of the time."""
         return self.attempt(number) / "yield"
 
+    def begin_attempt(self, number: int) -> None:
+        """Make an attempt's folders. Raises OSError, so where the run folder has been deleted."""
+        for folder in (self.attempts, self.attempt(number), self.attempt(number) / "logs"):
+            folder.mkdir(exist_ok=True)
+
     def latest_attempt(self) -> int:
         """The highest attempt number that has a folder; 0 before the first."""
         try:
@@ -197,7 +202,8 @@ def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """As write_json, for text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # One level, never more: a run folder that somebody has deleted stays deleted.
+    path.parent.mkdir(exist_ok=True)
     # Two processes (an old attempt and a new one) may write the same name at the same time.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -229,7 +235,6 @@ def append_line(path: Path, content: dict[str, Any], *, durable: bool = False) -
     A writer that was killed in the middle of a line leaves its half behind; the next line then
     starts on a fresh one, so that only the half is lost.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size

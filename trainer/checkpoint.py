@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -49,6 +50,14 @@ _STORAGE_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE),
     *(errno.EACCES, errno.EPERM),
 }
+
+
+class _FolderThatIsThere(FileSystem):
+    """torch's writer makes its folder with all that is above it, and so a run anew that somebody
+    has deleted."""
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        pass
 
 
 class Checkpoints:
@@ -161,9 +170,11 @@ class Checkpoints:
         rank = self._world.rank
         if rank == 0:
             shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
+            staging.parent.mkdir(exist_ok=True)  # one level: a deleted run stays deleted
+            staging.mkdir()
         self._world.barrier()
         writer = HuggingFaceStorageWriter(path=str(staging), save_distributed=True)
+        writer.fs = _FolderThatIsThere()
         save_sharded(_tensors(model, optimizer), storage_writer=writer)
         rng = staging / f"rng-{rank}.safetensors"
         rng.write_bytes(to_safetensors(_rng_state(self._world.device)))

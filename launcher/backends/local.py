@@ -46,7 +46,13 @@ class LocalBackend:
             "environment": rank_environment(spec, "…"),
         }
 
-    def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
+    def submit(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Start the supervisor. Doing it twice starts one."""
         output_file = run.attempt(attempt.number) / "logs" / "supervisor.log"
         if not run.spec.exists():
@@ -54,7 +60,7 @@ class LocalBackend:
                 f"cannot start attempt {attempt.number}: the run folder is gone", where=str(run)
             )
         try:
-            output_file.parent.mkdir(parents=True, exist_ok=True)
+            run.begin_attempt(attempt.number)
             write_placement(
                 run,
                 attempt.number,

@@ -26,6 +26,7 @@ def two_nodes(spec: RunSpec, store: Store, folder: Path) -> tuple[RunDir, Attemp
     directory = RunDir(run.path)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    directory.begin_attempt(attempt.number)
     write_placement(directory, attempt.number, Placement(("a", "b"), 1, "127.0.0.1", port))
     for node in (1, 0):  # whichever comes first waits for the other
         subprocess.run(
@@ -62,7 +63,7 @@ def test_a_killed_rank_of_the_other_node_is_named_and_the_rest_end_once_the_next
     ended = read_exit(directory, 1, attempt.token)
     assert ended is not None and ended["exit_code"] == -9
     assert "rank 1 was ended by signal 9" in describe_exit(ended)
-    directory.attempt(2).mkdir()
+    directory.begin_attempt(2)
     wait_until(lambda: find_by_token(attempt.token) == [])
 
 

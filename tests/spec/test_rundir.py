@@ -1,7 +1,18 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from smolplan.rundir import RunDir, append_line, read_last_line, read_lines, write_json
+import pytest
+
+from launcher.lock import hold
+from smolplan.rundir import (
+    Heartbeat,
+    RunDir,
+    append_line,
+    read_last_line,
+    read_lines,
+    write_json,
+)
 
 
 def test_a_line_cut_short_by_a_kill_costs_only_itself(tmp_path: Path) -> None:
@@ -40,3 +51,18 @@ def test_unreadable_heartbeats_are_left_out(tmp_path: Path) -> None:
     run.heartbeat(0).write_text("{half")
     run.heartbeat(1).write_text(json.dumps({"rank": 1}))
     assert run.read_heartbeats() == {}
+
+
+def test_no_writer_makes_a_deleted_run_folder_anew(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    writers: list[Callable[[], object]] = [
+        lambda: run.record("launched", "launcher"),
+        lambda: run.write_heartbeat(Heartbeat(1, 0, "a", 1, 1, "training", 0.0, 0.0, None)),
+        lambda: run.begin_attempt(1),
+        lambda: hold(run.node_lock(1, 0)),
+        lambda: write_json(run.node_exit(1, 0), {}),
+    ]
+    for write in writers:
+        with pytest.raises(FileNotFoundError):
+            write()
+    assert not run.path.exists()
