@@ -105,15 +105,13 @@ def run_fleet(
         found = run_fleet_check(check, fleet)
         results += found
         fleet = replace(fleet, results=tuple(results))
-    order = {check.name: number for number, check in enumerate([*of_fleet[:1], *checks])}
+    order = {check.name: number for number, check in enumerate(checks, 1)} | {REACHED: 0}
     places = {host: number for number, host in enumerate(hosts)}
     return Report(
         spec_name=spec.name,
         spec_hash=spec.content_hash(),
         runs_dir=str(context.runs_dir),
-        results=tuple(
-            sorted(results, key=lambda r: (order.get(r.name, 0), places.get(r.host, -1)))
-        ),
+        results=tuple(sorted(results, key=lambda r: (order[r.name], places.get(r.host, -1)))),
         seconds=time.monotonic() - began,
         hosts=tuple(hosts),
         tier=tier,

@@ -17,6 +17,8 @@ class Row:
     name: str
     area: str
     results: tuple[Result, ...]
+    of: int
+    """Hosts of the fleet; 0: this machine only."""
 
     @property
     def state(self) -> State:
@@ -33,20 +35,13 @@ class Row:
         """In half a line: what was found, or on whom it was found."""
         worst = next(r for r in self.results if r.state == self.state)
         named = self.hosts(self.state)
-        total = len({r.host for r in self.results if r.host})
-        if not named or (total == 1 and len(self.results) == 1 and not self._of_fleet):
+        if not named or not self.of:
             return worst.summary
         if self.state == "pass":
             same = len({r.summary for r in self.results if r.state == "pass"}) == 1
             count = f"{len(named)} hosts" if len(named) > 1 else "1 host"
             return f"{count}: {worst.summary}" if same else f"{count}; {named[0]}: {worst.summary}"
-        of = f" of {total}" if total > len(named) else ""
-        return f"{len(named)}{of}: {few(named)}: {worst.summary}"
-
-    @property
-    def _of_fleet(self) -> bool:
-        """Whether several hosts were asked, of which only one may have been found wanting."""
-        return any(not r.host for r in self.results)
+        return f"{len(named)} of {self.of}: {few(named)}: {worst.summary}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,8 @@ def rows(report: Report) -> list[Row]:
     by_check: dict[str, list[Result]] = defaultdict(list)
     for result in report.results:
         by_check[result.name].append(result)
-    return [Row(name, found[0].area, tuple(found)) for name, found in by_check.items()]
+    of = len(report.hosts)
+    return [Row(name, found[0].area, tuple(found), of) for name, found in by_check.items()]
 
 
 def groups(results: Sequence[Result]) -> list[Group]:

@@ -195,6 +195,7 @@ def _tell(report: "Report", junit: Path | None, html: Path | None, as_json: bool
 def _watch(look: "Look", every: str, as_json: bool) -> None:
     """Until somebody ends it; that is no failure."""
     import json
+    import signal
     import sys
     import threading
     import time
@@ -204,6 +205,7 @@ def _watch(look: "Look", every: str, as_json: bool) -> None:
     from smolplan.cli.style import console
     from smolplan.units import parse_duration_s
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     out, first = console(), True
     out.soft_wrap = True
     try:
