@@ -1,5 +1,6 @@
 """Scripts are read, never run: what would delete a run is named by line, what is sound is not."""
 
+import json
 import random
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from preflight.scripts_state import Problem
 from preflight.shell import parse
 from smolplan.errors import UserError
 from smolplan.spec import load_preset
+from tests.support import smolplan
 
 SPEC = load_preset("tiny-cpu").model_copy(
     update={
@@ -223,3 +225,13 @@ def test_the_check_names_file_and_line_and_fails(tmp_path: Path) -> None:
     assert "/runs: the runs with all their checkpoints" in why
     with pytest.raises(UserError, match="No such file"):
         checked(tmp_path / "none.sh")
+
+
+def test_the_command_reads_scripts_and_answers_by_its_exit_code(tmp_path: Path) -> None:
+    script = tmp_path / "a job.sh"
+    script.write_text(f"{SAFE}rm -rf checkpoints\n")
+    asked = ("preflight", "tiny-cpu", "--only", "config.scripts", "--script", str(script))
+    done = smolplan(*asked, "--json", SMOLPLAN_STATE=str(tmp_path / "state"))
+    (result,) = json.loads(done.stdout)["results"]
+    assert (done.returncode, result["state"]) == (1, "fail")
+    assert "a job.sh:3: rm -rf checkpoints" in result["why"]
