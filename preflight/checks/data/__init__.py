@@ -2,8 +2,9 @@
 written; and the loader that draws from it."""
 
 from preflight.checks.data import sources  # noqa: I001 - in the order in which they are made
+from preflight.checks.data import stages
 from preflight.checks.data import files
 from preflight.checks.data import tokeniser
 from preflight.checks.data import loader
 
-__all__ = ["files", "loader", "sources", "tokeniser"]
+__all__ = ["files", "loader", "sources", "stages", "tokeniser"]
