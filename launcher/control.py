@@ -137,6 +137,12 @@ def kill(store: Store, run: Run) -> Run:
     return store.run(run.id)
 
 
+def fail(store: Store, run: Run, attempt: Attempt, reason: str) -> None:
+    """Put on record that an attempt could not be started, and its run is over. Raises
+    SmolplanError if processes are left."""
+    _end(store, run, attempt, "failed", reason)
+
+
 def _end(store: Store, run: Run, attempt: Attempt, state: RunState, reason: str) -> None:
     """Raises SmolplanError if processes are left."""
     store.move_attempt(attempt, "condemned", fence=None, cause=reason)
@@ -144,7 +150,8 @@ def _end(store: Store, run: Run, attempt: Attempt, state: RunState, reason: str)
     try:
         if not backend.end(RunDir(run.path), attempt, reason):
             raise SmolplanError(
-                f"processes of run {run.id} resist SIGKILL (a hung disk or device?)"
+                f"run {run.id} could not be ended: its processes resist SIGKILL (a hung disk or "
+                f"device?), or what runs them does not answer"
             )
     finally:
         backend.close()
@@ -170,13 +177,14 @@ def settle(store: Store, run: Run) -> Run:
                 attempt, seen.successor.token, seen.successor.reason, fence=None, step=step
             )
             return store.run(run.id)
-        if seen.waiting:
+        if seen.settling or (seen.waiting and run.stop_requested_at is None):
             return run
-        alive = False if seen.cancelled else seen.alive
+        alive = False if seen.cancelled or seen.waiting else seen.alive
         content = read_exit(directory, attempt.number, attempt.token)
         if content is None and alive is not False:
             return run
-        gone = seen.cancelled or "its processes are gone without a word"
+        unstarted = seen.waiting and "stopped while it was queued"
+        gone = seen.cancelled or unstarted or seen.over or "its processes are gone without a word"
         content = content or {"exit_code": 1, "error": gone}
         if not backend.end(directory, attempt, describe_exit(content)):
             return run
@@ -188,8 +196,8 @@ def settle(store: Store, run: Run) -> Run:
         return store.run(run.id)  # somebody else saw to it
     if code == ExitCode.OK:
         store.end_run(run.id, "finished", "all steps are done", fence=None)
-    elif run.stop_requested_at is not None:
-        store.end_run(run.id, "stopped", "stopped by request", fence=None)
+    elif run.stop_requested_at is not None or seen.cancelled:
+        store.end_run(run.id, "stopped", seen.cancelled or "stopped by request", fence=None)
     else:
         store.end_run(run.id, "failed", cause, fence=None)
     return store.run(run.id)

@@ -59,7 +59,8 @@ def main() -> None:
     node = int(os.environ[arguments.node_from]) if arguments.node_from else arguments.node
     code = supervise(RunDir(arguments.run), arguments.attempt, token, node)
     if arguments.stay:
-        raise SystemExit(min(code, 255) if code >= 0 else 128 - code)
+        well = code in (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST)
+        raise SystemExit(0 if well else code if code > 0 else 128 - code)
 
 
 def supervise(run: RunDir, attempt: int, token: str, node: int = 0) -> int:

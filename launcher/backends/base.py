@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from launcher.store import Attempt
-from smolplan.errors import UserError
+from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 
@@ -41,6 +41,12 @@ class Observation:
     nodes: tuple[NodeView, ...] = ()
     waiting: str = ""
     """Why a scheduler has not started it yet; empty where none holds it back."""
+    submitted: bool = True
+    """False where the scheduler was never given it, or is not known to have taken it."""
+    settling: str = ""
+    """What a scheduler is about with it, after which it is known how it goes on."""
+    over: str = ""
+    """How a scheduler says that it ended, for an attempt that says nothing of it itself."""
     cancelled: str = ""
     """That somebody has cancelled it by the scheduler's own means; empty if nobody has."""
     successor: Successor | None = None
@@ -53,6 +59,10 @@ class Observation:
         if False in states:
             return False
         return True if states == {True} else None
+
+
+class NotNow(SmolplanError):
+    """Nothing can be started now, and nothing is wrong with what was to be: ask again later."""
 
 
 class Backend(Protocol):
@@ -71,7 +81,8 @@ class Backend(Protocol):
         attempt: Attempt,
         on_progress: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Start an attempt, detached. Raises SmolplanError if it cannot be started."""
+        """Start an attempt, detached. Raises SmolplanError if it cannot be started; NotNow if that
+        is for now only."""
 
     def await_report(
         self,
