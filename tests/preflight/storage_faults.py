@@ -8,6 +8,7 @@ import secrets
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -95,6 +96,19 @@ def stale_mount(folder: Path) -> Iterator[Path]:
         _libc.umount2(os.fsencode(folder), _MNT_DETACH)
 
 
+def _remove(group: Path) -> None:
+    """Its threads leave it; processes that were killed do so when their last write is done."""
+    for _ in range(500):
+        for member in (group / "tasks").read_text().split():
+            with suppress(OSError):
+                (_BLKIO / "tasks").write_text(member)
+        try:
+            return group.rmdir()
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError(f"{group} is still in use")
+
+
 @contextmanager
 def throttled(
     folder: Path, monkeypatch: pytest.MonkeyPatch, **limits: int
@@ -132,7 +146,4 @@ def throttled(
         yield limit
     finally:
         monkeypatch.undo()
-        for member in (group / "tasks").read_text().split():
-            with suppress(OSError):
-                (_BLKIO / "tasks").write_text(member)
-        group.rmdir()
+        _remove(group)

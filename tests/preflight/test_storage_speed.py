@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from planner.plan import make_plan
@@ -145,6 +146,7 @@ def test_ranks_that_are_stuck_in_a_write_are_counted(
     stuck = {"write": lambda file, size, limit_s: time.sleep(60)}
     monkeypatch.setattr("preflight.probes.disk.PHASES", stuck)
     found = measure_disk(tmp_path, 2, [("write", 1, 0.1)])
+    psutil.wait_procs(psutil.Process().children(), timeout=10)
     finding = broken(found, "write")
     assert finding is not None
     assert (finding.state, finding.summary) == ("fail", "2 of 2 ranks are stuck in one write")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from planner.storage import bytes_per_token
-from preflight.checks.config import expected_step_s
 from preflight.context import Context
+from preflight.expected import expected_step_s
 
 STALL_SHARE = 0.05
 """A checkpoint that stalls training for more than this share of the interval is dear."""
