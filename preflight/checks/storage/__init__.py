@@ -7,5 +7,5 @@ whoever touches it.
 
 from importlib import import_module
 
-for _subject in ("mounts", "promises", "space", "scratch", "speed", "sustained"):
+for _subject in ("mounts", "promises", "space", "scratch", "speed", "together", "sustained"):
     import_module(f"{__name__}.{_subject}")
