@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from launcher import create
 from launcher.backends.base import backend_of, backend_of_run
@@ -21,7 +22,13 @@ UNSTARTED_AFTER_S = 60.0
 """A launcher starts what it has put on record at once."""
 
 
-def start(store: Store, run: Run, attempt: Attempt, spec: RunSpec) -> None:
+def start(
+    store: Store,
+    run: Run,
+    attempt: Attempt,
+    spec: RunSpec,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> None:
     """Start a planned attempt, and wait until it reports. Raises SmolplanError if it cannot be
     started; the run then ends as failed."""
     directory, backend = RunDir(run.path), backend_of(spec)
@@ -31,8 +38,8 @@ def start(store: Store, run: Run, attempt: Attempt, spec: RunSpec) -> None:
             # First: whatever becomes of this process, the attempt will be started.
             ensure_daemon(store)
         if store.move_attempt(attempt, "running", fence=None):
-            backend.submit(spec, directory, attempt)
-        backend.await_report(directory, attempt)
+            backend.submit(spec, directory, attempt, on_progress)
+        backend.await_report(directory, attempt, on_progress)
     except (SmolplanError, OSError) as error:
         _end(store, run, attempt, "failed", str(error))
         if isinstance(error, OSError):
@@ -131,6 +138,12 @@ def kill(store: Store, run: Run) -> Run:
     return store.run(run.id)
 
 
+def fail(store: Store, run: Run, attempt: Attempt, reason: str) -> None:
+    """Put on record that an attempt could not be started, and its run is over. Raises
+    SmolplanError if processes are left."""
+    _end(store, run, attempt, "failed", reason)
+
+
 def _end(store: Store, run: Run, attempt: Attempt, state: RunState, reason: str) -> None:
     """Raises SmolplanError if processes are left."""
     store.move_attempt(attempt, "condemned", fence=None, cause=reason)
@@ -138,7 +151,8 @@ def _end(store: Store, run: Run, attempt: Attempt, state: RunState, reason: str)
     try:
         if not backend.end(RunDir(run.path), attempt, reason):
             raise SmolplanError(
-                f"processes of run {run.id} resist SIGKILL (a hung disk or device?)"
+                f"run {run.id} could not be ended: its processes resist SIGKILL (a hung disk or "
+                f"device?), or what runs them does not answer"
             )
     finally:
         backend.close()
@@ -164,15 +178,19 @@ def settle(store: Store, run: Run) -> Run:
                 attempt, seen.successor.token, seen.successor.reason, fence=None, step=step
             )
             return store.run(run.id)
-        if seen.waiting:
+        if seen.settling or (seen.waiting and run.stop_requested_at is None):
             return run
-        over = seen.cancelled or seen.ended
-        alive = False if over else seen.alive
+        alive = False if seen.cancelled or seen.ended or seen.waiting else seen.alive
         content = read_exit(directory, attempt.number, attempt.token)
         if content is None and alive is not False:
             return run
-        gone = over or "its processes are gone without a word"
-        content = content or {"exit_code": 1, "error": gone}
+        unstarted = seen.waiting and "stopped while it was queued"
+        told = seen.cancelled or seen.ended or unstarted or seen.over
+        gone: dict[str, Any] = {
+            "exit_code": 1,
+            "error": told or "its processes are gone without a word",
+        }
+        content = gone if seen.ended else content or gone
         if not backend.end(directory, attempt, describe_exit(content)):
             return run
     finally:
@@ -183,8 +201,8 @@ def settle(store: Store, run: Run) -> Run:
         return store.run(run.id)  # somebody else saw to it
     if code == ExitCode.OK:
         store.end_run(run.id, "finished", "all steps are done", fence=None)
-    elif run.stop_requested_at is not None:
-        store.end_run(run.id, "stopped", "stopped by request", fence=None)
+    elif run.stop_requested_at is not None or seen.cancelled:
+        store.end_run(run.id, "stopped", seen.cancelled or "stopped by request", fence=None)
     else:
         store.end_run(run.id, "failed", cause, fence=None)
     return store.run(run.id)

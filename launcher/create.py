@@ -12,6 +12,7 @@ from pathlib import Path
 
 from launcher.environment import keep_environment
 from launcher.processes import is_alive, process_name
+from launcher.slurm.script import check as check_for_slurm
 from launcher.store import Attempt, Run, Store
 from planner.plan import make_plan
 from smolplan.errors import UserError
@@ -44,6 +45,20 @@ def check(spec: RunSpec) -> None:
     if problems := spec.unsupported_by_trainer():
         raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
     make_plan(spec)  # refuses a GPU that nobody knows
+    match spec.launch.backend:
+        case "slurm":
+            check_for_slurm(spec)
+        case "local":
+            _check_for_local(spec)
+
+
+def _check_for_local(spec: RunSpec) -> None:
+    if spec.cluster.nodes > 1:
+        raise UserError(
+            f"local starts ranks on this machine alone, and cluster.nodes is {spec.cluster.nodes}",
+            where="launch.backend",
+            remedy="Set launch.backend to ssh, slurm or kubernetes, or cluster.nodes to 1.",
+        )
     if trouble := port_trouble(spec.launch.rendezvous_port):
         raise UserError(
             f"port {spec.launch.rendezvous_port} cannot be used: {trouble.strerror}",
@@ -61,6 +76,21 @@ def create_run(
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> tuple[Run, Attempt]:
     """Write spec, plan and dataset, and put the run on record with its first attempt planned.
+    Raises UserError for whatever the user can mend."""
+    path = build_folder(spec, folder, on_progress)
+    return put_on_record(spec, store, path, monitored=monitored)
+
+
+def put_on_record(
+    spec: RunSpec, store: Store, path: Path, *, monitored: bool
+) -> tuple[Run, Attempt]:
+    return store.add_run(path.name, path, spec.content_hash(), monitored=monitored)
+
+
+def build_folder(
+    spec: RunSpec, folder: Path, on_progress: Callable[[str], None] = lambda line: None
+) -> Path:
+    """A run directory in `folder`, named as the run is to be; no run yet.
 
     It is built beside its final name and renamed: killed at any moment, this leaves no run
     behind that looks like one. Raises UserError for whatever the user can mend.
@@ -94,7 +124,7 @@ def create_run(
             with suppress(OSError):  # somebody else's run is in it by now
                 folder.rmdir()
         raise
-    return store.add_run(run_id, final, spec.content_hash(), monitored=monitored)
+    return final
 
 
 def _sweep(folder: Path) -> None:

@@ -31,14 +31,14 @@ _NAMES = {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", 
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "_KEY")
 
 
-def _decides(name: str) -> bool:
+def decides(name: str) -> bool:
     known = name in _NAMES or name.startswith(_PREFIXES)
     return known and not any(word in name for word in _SECRET)
 
 
 def keep_environment(run: RunDir) -> None:
     """Put this process's on record as the run's. Raises OSError."""
-    write_json(run.environment, {n: v for n, v in sorted(os.environ.items()) if _decides(n)})
+    write_json(run.environment, {n: v for n, v in sorted(os.environ.items()) if decides(n)})
 
 
 def environment_of(run: RunDir) -> Mapping[str, str]:
@@ -46,7 +46,7 @@ def environment_of(run: RunDir) -> Mapping[str, str]:
     kept = read_json(run.environment)
     if kept is None:
         return os.environ
-    others = {name: value for name, value in os.environ.items() if not _decides(name)}
+    others = {name: value for name, value in os.environ.items() if not decides(name)}
     return {**others, **{name: str(value) for name, value in kept.items()}}
 
 

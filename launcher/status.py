@@ -26,6 +26,8 @@ class RunStatus:
     events: tuple[dict[str, Any], ...]
     watched: bool
     """Whether a monitor looks after the run."""
+    queued: str
+    """Why a scheduler has not started the attempt yet; empty where none holds it back."""
     problem: str
     """What keeps us from knowing more; empty if nothing does."""
 
@@ -59,9 +61,12 @@ def run_status(store: Store, run: Run) -> RunStatus:
     beats = [b for b in directory.read_heartbeats().values() if b.attempt == current]
     last = read_last_line(directory.metrics) or {}
     step = max([b.step for b in beats], default=0) or int(last.get("step", 0))
-    steps, problem = 0, ""
+    steps, problem, queued = 0, "", ""
     try:
-        steps = load_spec(directory.spec).steps
+        spec = load_spec(directory.spec)
+        steps = spec.steps
+        if run.state == "active" and not beats and spec.launch.backend == "slurm":
+            queued, problem = _in_the_queue(directory, attempts[-1])
     except UserError as error:
         problem = str(error) if run.path.is_dir() else f"its folder {run.path} is gone"
     recent = [line["step_s"] for line in read_tail(directory.metrics, 50) if "step_s" in line]
@@ -71,13 +76,25 @@ def run_status(store: Store, run: Run) -> RunStatus:
         attempts=attempts,
         step=step,
         steps=steps,
-        phase=_phase(directory, run, attempts[-1], beats),
+        phase=queued or _phase(directory, run, attempts[-1], beats),
         last=last,
         eta_s=(steps - step) * statistics.median(recent) if running else None,
         events=tuple(read_tail(directory.events, 5)),
+        queued=queued,
         watched=run.monitored and bool(store.live_daemons(is_alive)),
         problem=problem,
     )
+
+
+def _in_the_queue(directory: RunDir, attempt: Attempt) -> tuple[str, str]:
+    """What holds an attempt back that has shown no sign of life, and why that cannot be told;
+    empty what does not apply."""
+    from launcher.backends.slurm import SlurmBackend
+
+    seen = SlurmBackend().observe(directory, attempt)
+    trouble = next((node.trouble for node in seen.nodes if node.trouble), "")
+    unsent = "" if seen.submitted else "not taken by Slurm yet"
+    return seen.waiting or seen.settling or unsent, trouble
 
 
 def _phase(directory: RunDir, run: Run, attempt: Attempt, beats: list[Heartbeat]) -> str:

@@ -69,7 +69,8 @@ def main() -> None:
     node = int(os.environ[arguments.node_from]) if arguments.node_from else arguments.node
     code = supervise(RunDir(arguments.run), arguments.attempt, token, node)
     if arguments.stay:
-        raise SystemExit(min(code, 255) if code >= 0 else 128 - code)
+        well = code in (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST)
+        raise SystemExit(0 if well else code if code > 0 else 128 - code)
 
 
 def _end(number: int, frame: object) -> None:

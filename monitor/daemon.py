@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from launcher.backends.base import Backend, Observation, backend_of
+from launcher.backends.base import Backend, NotNow, Observation, backend_of
 from launcher.outcome import read_exit
 from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
@@ -237,6 +237,8 @@ class Daemon:
                     if run.stop_requested_at is None:  # what is left of an earlier stop
                         watch.dir.stop_request.unlink(missing_ok=True)
                     watch.backend.submit(watch.spec, watch.dir, attempt)
+                except NotNow as error:
+                    log.warning("run %s: %s; it is tried again", run.id, error)
                 except (SmolplanError, OSError) as error:
                     # An attempt that cannot be started counts as one that ended: tried again
                     # after a pause, and not for ever.

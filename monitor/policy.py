@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from launcher.outcome import describe_exit
+from launcher.slurm.record import TIME_LIMIT
 from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
 from monitor.view import Finding, RunView
 from smolplan.errors import ExitCode
@@ -76,6 +77,17 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
         return Decision("adopt", seen.successor.reason)
     if seen.cancelled:
         return Decision("condemn", seen.cancelled, cause=CANCELLED + seen.cancelled)
+    if seen.settling:
+        return WAIT
+    silent_s = min(view.attempt_idle_s, view.submitted_s or math.inf)
+    if not seen.submitted:
+        if view.run.stop_requested_at is not None:
+            return Decision("condemn", "stopped before it was queued", cause="stopped unqueued")
+        if silent_s > RESUBMIT_AFTER_S:
+            return Decision("start", reason="the scheduler is not known to have taken it")
+        return WAIT
+    if vain := _in_vain(view):
+        return Decision("condemn", vain, cause=vain)
     if seen.waiting:  # a scheduler holds it: that is no hang, and how it ended before no matter
         if view.run.stop_requested_at is None:
             return WAIT
@@ -106,7 +118,6 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             f"(monitor.stop_grace_s {view.settings.stop_grace_s:g})",
             cause="did not stop in time",
         )
-    silent_s = min(view.attempt_idle_s, view.submitted_s or math.inf)
     unseen = any(node.probes_failed for node in view.observed.nodes)
     if view.observed.alive is None and not unseen and silent_s > RESUBMIT_AFTER_S:
         return Decision("start", reason="its supervisor has not reported")
@@ -180,6 +191,17 @@ def attempts_without_progress(attempts: tuple[Attempt, ...]) -> int:
         if attempt.reason == RESUMED:  # a person has looked at what came before
             break
     return count
+
+
+def _in_vain(view: RunView) -> str:
+    """That a scheduler starts the run again and again, each time for too short a time for one
+    step; empty if it does not. What ends at a time limit is nobody's fault and is not counted
+    elsewhere."""
+    limit = view.settings.crash_loop_limit
+    before = view.attempts[:-1][-limit:]
+    if len(before) < limit or any(a.made_progress or a.cause != TIME_LIMIT for a in before):
+        return ""
+    return f"{limit} jobs in a row reached their time limit without a new step"
 
 
 def _same_fault_before(view: RunView) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from launcher.hosts.host import Trouble
 from planner.plan import Plan
 from preflight.once import ProbeError
 from preflight.report import Result
@@ -29,6 +30,13 @@ class Ask(Protocol):
         unless given. Never raises for a host."""
 
 
+class Ping(Protocol):
+    """Asks every host that answers for its time, all at once."""
+
+    def __call__(self, *, timeout_s: float) -> dict[str, Answer]:
+        """Host → `round_trip_s` and `clock_offset_s`, its clock's lead over this one's."""
+
+
 @dataclass(frozen=True)
 class FleetContext:
     spec: RunSpec
@@ -41,6 +49,9 @@ class FleetContext:
     ask: Ask
     addresses: Mapping[str, str] = field(default_factory=dict)
     """Where each host is reached by the others."""
+    troubles: Mapping[str, Trouble] = field(default_factory=dict)
+    """Hosts that could not be reached, or were lost on the way: nobody asks them any more."""
+    ping: Ping = lambda *, timeout_s: {}
 
     def of(self, check: str) -> dict[str, Result]:
         """Each host's result of a check; hosts that gave none are not in it."""

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, Literal
 
+from preflight import checks
 from preflight.report import Finding, Severity
 from smolplan.errors import UserError
 from smolplan.spec.parse import suggestion
@@ -34,11 +36,14 @@ AREAS = (
     "network",
     "gpu",
     "data",
+    "training",
     "checkpoint",
     "evaluation",
     "metrics",
+    "alerts",
 )
-"""Modules of preflight.checks, in the order in which they run: the cheap before the dear."""
+"""What a check's name begins with, in the order in which they run: the cheap before the dear. The
+modules of preflight.checks are named after them; a second one of an area is AREA_WHAT."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,13 @@ class Check:
     passive: bool = False
     """Whether it may be made beside a run that trains: it takes nothing from it."""
     peers: Mapping[str, Better] = field(default_factory=dict)
-    """Measured figures in which hosts of one fleet should be alike, and which way is better."""
+    """Measured figures in which hosts of one fleet should be alike, and which way is better. A
+    name with a * stands for those of every GPU, link or size: `gemm_*_flops`."""
+    peers_apart: float | None = None
+    """Share of the fleet's median by which a figure may be worse, where the usual one
+    (preflight/peers.py) does not suit it."""
+    once: bool = False
+    """Whether it says the same on every host, so that one is enough: made where smolplan runs."""
 
     @property
     def area(self) -> str:
@@ -80,6 +91,8 @@ def check(
     tier: Tier = "standard",
     passive: bool = False,
     peers: Mapping[str, Better] | None = None,
+    peers_apart: float | None = None,
+    once: bool = False,
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Register a function as a check of one host. An advisory one never fails: its `fail` is a
     `warn`."""
@@ -96,6 +109,8 @@ def check(
                 tier=tier,
                 passive=passive,
                 peers=peers or {},
+                peers_apart=peers_apart,
+                once=once,
             )
         )
         return function
@@ -141,9 +156,9 @@ def _add(new: Check) -> None:
 
 def all_checks() -> list[Check]:
     """Every check, by area and then as its file has them."""
-    for area in AREAS:
-        import_module(f"preflight.checks.{area}")
-    return sorted(_checks.values(), key=lambda c: AREAS.index(c.area))
+    for module in iter_modules(checks.__path__):
+        import_module(f"preflight.checks.{module.name}")
+    return sorted(_checks.values(), key=lambda c: (AREAS.index(c.area), c.function.__module__))
 
 
 def select(
@@ -152,8 +167,8 @@ def select(
     """The checks up to `tier` whose name or area is in `only` (all, if it is empty) and not in
     `skip`; one that `only` names is taken whatever its tier. Raises UserError for a name that
     there is not, with the near ones."""
-    checks = all_checks()
-    known = [*AREAS, *(c.name for c in checks)]
+    registered = all_checks()
+    known = [*AREAS, *(c.name for c in registered)]
     for option, names in (("--only", only), ("--skip", skip)):
         for name in names:
             if name not in known:
@@ -162,7 +177,7 @@ def select(
                 )
     return [
         c
-        for c in checks
+        for c in registered
         if not {c.name, c.area} & set(skip)
         and (
             c.name in only

@@ -6,10 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 State = Literal["pass", "warn", "fail", "skipped", "unknown"]
 Severity = Literal["required", "advisory"]
-Source = Literal["plan", "spec", "fleet", "table", "none"]
+Source = Literal["plan", "spec", "fleet", "history", "table", "none"]
 """Where a threshold comes from: the plan's figures, the spec's own settings, the median of the
-hosts of this fleet, a table of experience (docs/preflight.md), or there is none."""
+hosts of this fleet, what the same host had earlier, a table of experience (docs/preflight.md), or
+there is none."""
 
+
+IDENTITY = "id."
+"""Facts whose names begin so tell who something is, as GPUs' serial numbers do: they are never
+compared between hosts, and by them a part is known again."""
 
 STATES: tuple[State, ...] = ("pass", "warn", "fail", "skipped", "unknown")
 
@@ -55,6 +60,13 @@ class Report(_Part):
     runs_dir: str
     results: tuple[Result, ...]
     seconds: float
+    hosts: tuple[str, ...] = ()
+    """All that were asked, in the inventory's order; empty: this machine only."""
+    tier: str = "standard"
+    started_at: float = 0.0
+    """Seconds since 1970."""
+    made_on: str = ""
+    """The machine that smolplan ran on."""
 
     def count(self, state: State) -> int:
         return sum(result.state == state for result in self.results)
@@ -64,7 +76,15 @@ class Report(_Part):
     def fit(self) -> bool:
         """Whether no required check failed. A check that could not be made is shown, but nothing
         is known against the machine."""
-        return not any(r.state == "fail" and r.severity == "required" for r in self.results)
+        return not self.failed()
+
+    def failed(self, host: str | None = None) -> tuple[Result, ...]:
+        """Required checks that failed: all, or those of a host."""
+        return tuple(
+            r
+            for r in self.results
+            if r.state == "fail" and r.severity == "required" and host in (None, r.host)
+        )
 
     @property
     def exit_code(self) -> int:

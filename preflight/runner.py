@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -9,8 +10,10 @@ from pathlib import Path
 
 from planner.plan import make_plan
 from preflight.context import Context
+from preflight.fleet import FleetContext
 from preflight.once import INSTALL_TRAINER, ProbeError
-from preflight.registry import Check, select
+from preflight.peers import judge
+from preflight.registry import Check, Tier, select
 from preflight.report import Finding, Report, Result
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
@@ -26,18 +29,23 @@ def run(
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    tier: Tier = "standard",
+    passive_only: bool = False,
     on_start: Callable[[Check], None] = lambda check: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Report:
     """Check this machine for a run of `spec` under `runs_dir`, which need not exist yet.
 
-    Nothing is left behind, even when it is broken off. `only` and `skip` name areas or checks.
+    Nothing is left behind, even when it is broken off. `only` and `skip` name areas or checks;
+    `passive_only` leaves out what a run beside it would feel.
     Raises UserError for a name that there is not, and for a GPU that the catalogue does not know.
     """
-    checks = select(only, skip)
+    checks = [
+        c for c in select(only, skip, tier) if c.scope == "host" and (c.passive or not passive_only)
+    ]
     context = Context(spec, make_plan(spec), runs_dir.expanduser().absolute())
-    began = time.monotonic()
-    results = []
+    began, started_at = time.monotonic(), time.time()
+    results: list[Result] = []
     try:
         for check in checks:
             on_start(check)
@@ -49,8 +57,11 @@ def run(
         spec_name=spec.name,
         spec_hash=spec.content_hash(),
         runs_dir=str(context.runs_dir),
-        results=tuple(results),
+        results=judge(results, checks),  # the GPUs of this machine with each other
         seconds=time.monotonic() - began,
+        tier=tier,
+        started_at=started_at,
+        made_on=platform.node(),
     )
 
 
@@ -60,7 +71,24 @@ def run_check(check: Check, context: Context) -> Result:
     if check.needs_torch and importlib.util.find_spec("torch") is None:
         finding = _unknown("torch is not installed", INSTALL_TRAINER)
     else:
-        finding = _within_deadline(check, context)
+        (finding,) = _within_deadline(
+            check,
+            lambda: [check.function(context)],
+            stop=context.stop,
+            abandon=lambda: context.abandon(check.name),
+        )
+    return _result(check, finding, time.monotonic() - began)
+
+
+def run_fleet_check(check: Check, fleet: FleetContext) -> list[Result]:
+    """What a check of all hosts together found; `unknown` if it raises or hangs."""
+    began = time.monotonic()
+    findings = _within_deadline(check, lambda: check.function(fleet))
+    seconds = time.monotonic() - began
+    return [_result(check, finding, seconds) for finding in findings]
+
+
+def _result(check: Check, finding: Finding, seconds: float) -> Result:
     told = finding.model_dump()
     if finding.state == "fail" and check.severity == "advisory":
         told["state"] = "warn"
@@ -73,27 +101,33 @@ def run_check(check: Check, context: Context) -> Result:
         name=check.name,
         area=check.area,
         severity=check.severity,
-        seconds=time.monotonic() - began,
+        seconds=seconds,
     )
 
 
-def _within_deadline(check: Check, context: Context) -> Finding:
+def _within_deadline(
+    check: Check,
+    function: Callable[[], Sequence[Finding]],
+    *,
+    stop: Callable[[], None] = lambda: None,
+    abandon: Callable[[], None] = lambda: None,
+) -> Sequence[Finding]:
     """A check that hangs is left behind in its thread, and what it started is ended. What can
     block for good in the kernel is to run in a process (Context.probe), not in the thread."""
-    answer: list[Finding] = []
+    answer: list[Sequence[Finding]] = []
 
     def work() -> None:
         try:
-            answer.append(check.function(context))
+            answer.append(function())
         except ProbeError as error:
-            answer.append(_unknown(str(error), error.remedy))
+            answer.append([_unknown(str(error), error.remedy)])
         except UserError as error:
             answer.append(
-                Finding(state="fail", summary=error.what, why=str(error), remedy=error.remedy)
+                [Finding(state="fail", summary=error.what, why=str(error), remedy=error.remedy)]
             )
         except Exception as error:
             log.debug("%s broke", check.name, exc_info=True)
-            answer.append(_unknown(f"{type(error).__name__}: {error}"))
+            answer.append([_unknown(f"{type(error).__name__}: {error}")])
 
     thread = threading.Thread(target=work, name=check.name, daemon=True)
     thread.start()
@@ -101,13 +135,13 @@ def _within_deadline(check: Check, context: Context) -> Finding:
         thread.join(check.deadline_s)
     except BaseException:
         # Broken off: first the thread must have nothing left to do, then its files can go.
-        context.stop()
+        stop()
         thread.join(2.0)
         raise
     if answer:
         return answer[0]
-    context.abandon(check.name)
-    return _unknown(f"no answer within {check.deadline_s:g} s")
+    abandon()
+    return [_unknown(f"no answer within {check.deadline_s:g} s")]
 
 
 def _unknown(why: str, remedy: str = "") -> Finding:

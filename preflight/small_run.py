@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from launcher.compare import Comparison, compare
 from preflight import ranks
 from preflight.once import Once, ProbeError
+from preflight.small_run_layouts import compare_layouts
+from preflight.small_run_ranks import TIMEOUT_S, TrainingFailed, raise_if_failed, start_ranks
 from smolplan.rundir import RunDir, read_lines, write_text
 from smolplan.spec import RunSpec, dump_spec
 
@@ -21,11 +23,8 @@ if TYPE_CHECKING:
     from preflight.context import Context
 
 STEPS, EVERY = 16, 4
-TIMEOUT_S = 60.0
 
-
-class TrainingFailed(Exception):
-    """The trainer itself ended with an error: training does not work on this machine."""
+__all__ = ["EVERY", "STEPS", "TIMEOUT_S", "Resumed", "SmallRun", "TrainingFailed", "small_spec"]
 
 
 @dataclass(frozen=True)
@@ -63,33 +62,30 @@ class SmallRun:
         self.resumed = Once(self._resumed)
         self.torn = Once(self._torn)
         self.scores = Once(self._scores)
+        self.layouts = Once(lambda: compare_layouts(self))
         write_corpus(self.folder / "text", seed=self.spec.seed)
         self._dataset = self._prepare()
 
     def _prepare(self) -> str:
-        run = self._new("prepare")
+        run = self.new("prepare", self.spec)
         done = self._context.run(["-m", "trainer.data.prepare", str(run)], TIMEOUT_S)
         if done.returncode:
             raise TrainingFailed(done.stderr.strip().rpartition("\n")[2])
         return run.dataset.read_text("utf-8")
 
-    def _new(self, name: str) -> RunDir:
+    def new(self, name: str, spec: RunSpec) -> RunDir:
+        """A folder for a run of this text."""
         run = RunDir(self.folder / name)
-        write_text(run.spec, dump_spec(self.spec), durable=False)
+        write_text(run.spec, dump_spec(spec), durable=False)
         return run
 
-    def _start(self, run: RunDir, attempt: int) -> list[ranks.Child]:
-        run.attempt(attempt).mkdir(parents=True)
+    def start(self, run: RunDir, count: int, attempt: int = 1) -> list[ranks.Child]:
+        """Its ranks."""
         write_text(run.dataset, self._dataset, durable=False)
-        return self._context.server().start_ranks(
-            "trainer",
-            [str(run), "--attempt", str(attempt)],
-            self.ranks,
-            run.attempt(attempt) / "logs" / "trainer",
-        )
+        return start_ranks(self._context, run, count, attempt)
 
-    def _train(self, run: RunDir, attempt: int) -> None:
-        children = self._start(run, attempt)
+    def _train(self, run: RunDir, attempt: int, count: int = 0) -> None:
+        children = self.start(run, count or self.ranks, attempt)
         try:
             codes = ranks.wait(children, TIMEOUT_S)
         finally:
@@ -102,7 +98,7 @@ class SmallRun:
 
     def _reference(self) -> RunDir:
         """The undisturbed run."""
-        run = self._new("undisturbed")
+        run = self.new("undisturbed", self.spec)
         self._train(run, 1)
         return run
 
@@ -110,7 +106,7 @@ class SmallRun:
         """Killed by SIGKILL, all ranks, after a checkpoint; then started again."""
         reference = self.reference()
         for attempt in range(3):
-            run = self._new(f"killed-{attempt}")
+            run = self.new(f"killed-{attempt}", self.spec)
             if self._kill_after_checkpoint(run):
                 break
         else:
@@ -121,14 +117,12 @@ class SmallRun:
 
     def _kill_after_checkpoint(self, run: RunDir) -> bool:
         """False if the run was over first."""
-        children = self._start(run, 1)
+        children = self.start(run, self.ranks)
         deadline = time.monotonic() + TIMEOUT_S
         try:
             while newest_checkpoint(run) == 0 or last_step(run) <= newest_checkpoint(run):
-                codes = [child.poll() for child in children]
-                if failed := [c for c in codes if c]:
-                    raise TrainingFailed(f"exit code {failed[0]}: {children[0].error_line()}")
-                if None not in codes:
+                raise_if_failed(children)
+                if all(child.poll() is not None for child in children):
                     return False
                 if time.monotonic() > deadline:
                     raise ProbeError(f"no checkpoint within {TIMEOUT_S:g} s")

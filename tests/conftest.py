@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.store import Store
+from tests.lab.slurm import SlurmLab, slurm_lab, why_not
 from tests.support import end_all
 
 
@@ -13,6 +14,23 @@ from tests.support import end_all
 def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tokenised data is made once for all tests."""
     return tmp_path_factory.mktemp("data-cache")
+
+
+@pytest.fixture(scope="session")
+def slurm_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmLab]:
+    """A cluster of three nodes, started once for all tests."""
+    if why := why_not():
+        pytest.skip(why)
+    with slurm_lab(tmp_path_factory.mktemp("slurm") / "lab") as lab:
+        yield lab
+
+
+@pytest.fixture
+def slurm(slurm_session: SlurmLab, monkeypatch: pytest.MonkeyPatch) -> SlurmLab:
+    """The cluster, found by whatever is started from the test."""
+    for name, value in slurm_session.environment.items():
+        monkeypatch.setenv(name, value)
+    return slurm_session
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from launcher.store import Attempt
-from smolplan.errors import UserError
+from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 
@@ -41,6 +41,12 @@ class Observation:
     nodes: tuple[NodeView, ...] = ()
     waiting: str = ""
     """Why a scheduler has not started it yet; empty where none holds it back."""
+    submitted: bool = True
+    """False where the scheduler was never given it, or is not known to have taken it."""
+    settling: str = ""
+    """What a scheduler is about with it, after which it is known how it goes on."""
+    over: str = ""
+    """How a scheduler says that it ended, for an attempt that says nothing of it itself."""
     cancelled: str = ""
     """That somebody has cancelled it by the scheduler's own means; empty if nobody has."""
     ended: str = ""
@@ -59,6 +65,10 @@ class Observation:
         return True if states == {True} else None
 
 
+class NotNow(SmolplanError):
+    """Nothing can be started now, and nothing is wrong with what was to be: ask again later."""
+
+
 class Backend(Protocol):
     """Each method may be called again without harm, by another process too."""
 
@@ -68,8 +78,15 @@ class Backend(Protocol):
     def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
         """The same for machines."""
 
-    def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
-        """Start an attempt, detached. Raises SmolplanError if it cannot be started."""
+    def submit(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Start an attempt, detached. Raises SmolplanError if it cannot be started; NotNow if that
+        is for now only."""
 
     def await_report(
         self,
@@ -102,12 +119,14 @@ def backend_of(spec: RunSpec) -> Backend:
             from launcher.backends.slurm import SlurmBackend
 
             return SlurmBackend()
+        case "ssh":
+            from launcher.backends.ssh import SshBackend
+
+            return SshBackend(spec)
         case "kubernetes":
             from launcher.backends.kubernetes import KubernetesBackend
 
             return KubernetesBackend()
-        case "ssh" as name:
-            raise UserError(f"launch.backend {name} cannot be used yet", where="launch.backend")
 
 
 def backend_of_run(run: RunDir) -> Backend:

@@ -46,7 +46,13 @@ class LocalBackend:
             "environment": rank_environment(spec, "…"),
         }
 
-    def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
+    def submit(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Start the supervisor. Doing it twice starts one."""
         output_file = run.attempt(attempt.number) / "logs" / "supervisor.log"
         if not run.spec.exists():

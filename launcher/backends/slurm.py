@@ -7,92 +7,89 @@ is a new job. docs/slurm.md tells which cause is whose.
 """
 
 import logging
-import shlex
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from launcher.backends.base import NodeView, Observation, Successor
-from launcher.environment import environment_of
+from launcher.backends.base import NodeView, NotNow, Observation, Successor
+from launcher.environment import environment_of, rank_environment
 from launcher.outcome import read_exit, write_exit
 from launcher.placement import read_placement
 from launcher.slurm import commands, script
 from launcher.slurm.commands import SlurmError
-from launcher.slurm.record import SlurmRecord, read_record, write_record
+from launcher.slurm.nodes import left_out
+from launcher.slurm.queue import Queue
+from launcher.slurm.record import SlurmRecord, job_of, read_record, write_record
 from launcher.slurm.state import Job
-from launcher.store import Attempt, Store
-from smolplan.errors import UserError
-from smolplan.rundir import RunDir, read_json
-from smolplan.spec import RunSpec
+from launcher.store import Attempt
+from smolplan.errors import ExitCode, UserError
+from smolplan.rundir import RunDir
+from smolplan.spec import RunSpec, load_spec
 
 log = logging.getLogger("launcher.slurm")
 
-LOOK_S = 2.0
-"""Slurm's controller is shared by all: it is not asked more often than this."""
-
 GO_BY_ITSELF_S = 5.0
 """A job whose ranks have ended ends by itself soon; cancelled, it would be told of as that."""
+
+SETTLED = {ExitCode.OK, ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
+"""Ends that need not wait for what Slurm makes of the job."""
 
 
 class SlurmBackend:
     """See launcher.backends.base.Backend."""
 
-    def __init__(self) -> None:
-        self._looked: dict[str, tuple[float, Job | None]] = {}
-        self._failed: dict[str, tuple[int, float]] = {}
+    queue: ClassVar[Queue] = Queue()
 
     def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
-        arguments = script.job_arguments(spec, run, attempt_number, "…", exclude=_left_out(spec))
-        return f"{shlex.join(arguments)} <<'END'\n{_script(spec, run, attempt_number)}END"
+        arguments = _arguments(spec, run, attempt_number, "…")
+        return script.render(arguments, _script(spec, run, attempt_number))
 
     def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
         return {
-            "command": script.job_arguments(
-                spec, run, attempt_number, "…", exclude=_left_out(spec)
-            ),
+            "command": _arguments(spec, run, attempt_number, "…"),
             "script": _script(spec, run, attempt_number),
+            "environment": rank_environment(spec, "…"),
         }
 
-    def submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> None:
+    def submit(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
         """Doing it twice submits one job: it carries the attempt's token as its comment."""
         number = attempt.number
         record = read_record(run, number)
-        if record is not None and record.job:
+        if record is not None and record.token != attempt.token:
+            record = None  # of a start by Slurm that came too late to count
+        if record is not None and job_of(run, number):
             return
         if not run.spec.exists():
             raise UserError(f"cannot start attempt {number}: its folder is gone", where=str(run))
-        known = None if record is None else commands.find_by_comment(script.comment(attempt.token))
         try:
-            run.begin_attempt(number)
+            known = None if record is None else _find(run, attempt)
             if record is None:
+                run.begin_attempt(number)
                 write_record(run, number, SlurmRecord(attempt.token))
-            job = self._submit(spec, run, attempt) if known is None else known.number
+            job = (
+                known.number
+                if known
+                else send(
+                    _arguments(spec, run, number, attempt.token),
+                    _script(spec, run, number),
+                    environment_of(run),
+                )
+            )
             write_record(run, number, SlurmRecord(attempt.token, job))
+        except SlurmError as error:
+            raise NotNow(f"Slurm cannot be asked: {error}") from None
         except OSError as error:
             raise UserError(
                 f"cannot start attempt {number}: {error.strerror}", where=str(run.attempt(number))
             ) from None
-
-    def _submit(self, spec: RunSpec, run: RunDir, attempt: Attempt) -> str:
-        arguments = script.job_arguments(
-            spec, run, attempt.number, attempt.token, exclude=_left_out(spec)
-        )
-        try:
-            said = commands.run(
-                arguments,
-                stdin=_script(spec, run, attempt.number),
-                environment=dict(environment_of(run)),
-            )
-        except SlurmError as error:
-            raise UserError(
-                f"Slurm takes no such job: {error}",
-                where="launch.slurm",
-                remedy="See what is sent by: smolplan launch SPEC --dry-run",
-            ) from None
-        return said.strip().split(";")[0]  # "number;cluster"
 
     def await_report(
         self,
@@ -104,39 +101,42 @@ class SlurmBackend:
 
     def observe(self, run: RunDir, attempt: Attempt) -> Observation:
         number = attempt.number
-        record = read_record(run, number)
-        if record is None or not record.job:
-            return Observation()
+        name = job_of(run, number)
+        if not name:
+            return Observation(submitted=False)
         if after := _successor(run, number):
             return Observation(successor=after)
         try:
-            job = self._look(record.job)
+            job = self.queue.find(name)
         except (SlurmError, UserError) as error:
-            count, since_s = self._failed.get(record.job, (0, time.monotonic()))
-            self._failed[record.job] = (count + 1, since_s)
-            silent_s = time.monotonic() - since_s
-            return _nodes(run, number, None, str(error), count + 1, silent_s)
-        self._failed.pop(record.job, None)
-        if job is None:  # forgotten, so over
-            return _nodes(run, number, False)
+            failed, silent_s = max(1, self.queue.failed), self.queue.silent_s
+            return Observation(_nodes(run, number, None, str(error), failed, silent_s))
+        if job is None:
+            over = f"Slurm knows job {name} no more, and it said nothing of its end"
+            return Observation(_nodes(run, number, False), over=over)
+        ended = read_exit(run, number, attempt.token)
+        if ended is not None and job.runs and _seconds_since(ended) < GO_BY_ITSELF_S:
+            return Observation(_nodes(run, number, True), settling=f"job {name} is ending")
+        if ended is not None and ended["exit_code"] in SETTLED:
+            return Observation(_nodes(run, number, job.runs))
         if job.waits:
-            return Observation(waiting=f"job {job.number} is {job.state.lower()} ({job.reason})")
-        if run.yield_request(number).exists() and job.runs:
-            return Observation(waiting=f"job {job.number} is to be queued again: time limit")
+            return Observation(waiting=f"job {name} is {job.state.lower()} ({job.reason})")
+        if job.completes:  # into the queue again, or to its end
+            return Observation(_nodes(run, number, True), settling=f"job {name} is completing")
+        gives_way = run.yield_request(number).exists() and ended is not None
+        if job.runs and gives_way:
+            return Observation(_nodes(run, number, True), settling=f"job {name} gives way")
         if job.cancelled:
-            return Observation(cancelled=f"job {job.number} was cancelled ({job.reason})")
-        return _nodes(run, number, job.runs)
-
-    def _look(self, number: str) -> Job | None:
-        now_s = time.monotonic()
-        if number not in self._looked or now_s - self._looked[number][0] > LOOK_S:
-            self._looked[number] = (now_s, commands.find_job(number))
-        return self._looked[number][1]
+            return Observation(cancelled=f"job {name} was cancelled")
+        if gives_way and not job.runs and not _goes_on(run):
+            why = f"the time of job {name} is over, and launch.slurm.requeue is false"
+            return Observation(cancelled=why)
+        over = "" if job.runs else f"job {name} ended: {job.state} ({job.reason})"
+        return Observation(_nodes(run, number, job.runs), over=over)
 
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
         """A job that Slurm starts again from now on finds that its attempt has ended."""
         number = attempt.number
-        record = read_record(run, number)
         ended = read_exit(run, number, attempt.token)
         if ended is None:
             try:
@@ -144,16 +144,12 @@ class SlurmBackend:
                 write_exit(run, number, attempt.token, content)
             except OSError as error:
                 log.error("attempt %d of %s: %s", number, run, error.strerror)
-        if record is None:
+        if read_record(run, number) is None:
             return True
         deadline = time.monotonic() + timeout_s
         try:
-            job = (
-                commands.find_job(record.job)
-                if record.job
-                else commands.find_by_comment(script.comment(attempt.token))
-            )
-            by_itself = ended is not None and time.time() - ended["ended_at"] < GO_BY_ITSELF_S
+            job = _find(run, attempt)
+            by_itself = ended is not None and _seconds_since(ended) < GO_BY_ITSELF_S
             while job is not None and (job.waits or job.runs):
                 if not by_itself:
                     commands.run(["scancel", job.number])
@@ -163,31 +159,60 @@ class SlurmBackend:
                 job = commands.find_job(job.number)
         except (SlurmError, UserError) as error:
             log.error("attempt %d of %s: %s", number, run, error)
-            return False
+            # What was never seen to be taken starts nothing: it finds that it has ended.
+            return not job_of(run, number)
         return True
 
     def close(self) -> None:
         pass
 
 
+def send(arguments: list[str], text: str, environment: Any) -> str:
+    """Submit a job; its number. Raises UserError if Slurm refuses it, and NotNow if nobody is there
+    to take it."""
+    try:
+        said = commands.run(arguments, stdin=text, environment=_own(environment))
+    except SlurmError as error:
+        if isinstance(error, commands.SlurmSilent) or not commands.answers():
+            raise NotNow(f"Slurm's controller does not answer: {error}") from None
+        raise UserError(
+            f"Slurm takes no such job: {error}",
+            where="launch.slurm",
+            remedy="See what is sent by: smolplan launch SPEC --dry-run",
+        ) from None
+    return said.strip().splitlines()[-1].split(";")[0]  # "number;cluster"
+
+
+def _own(environment: Any) -> dict[str, str]:
+    """Without what an outer job has set, which would be taken for this one's wishes."""
+    kept = ("SLURM_CONF", "SLURM_JWT")
+    return {n: v for n, v in environment.items() if n in kept or not n.startswith("SLURM_")}
+
+
+def _arguments(spec: RunSpec, run: RunDir, number: int, token: str) -> list[str]:
+    return script.job_arguments(
+        spec, script.job_log(run, number), token, exclude=left_out(spec, run.path.name)
+    )
+
+
 def _script(spec: RunSpec, run: RunDir, attempt: int) -> str:
     return script.job_script(spec.launch.python or Path(sys.executable), run, attempt)
 
 
-def _left_out(spec: RunSpec) -> list[str]:
-    """Hosts that earlier attempts blamed, as long as enough others are left in the cluster."""
-    with closing(Store()) as store:
-        blamed = list(dict.fromkeys(f.host for f in store.host_faults(standing=True)))
-    if not blamed:
-        return []
-    partition = spec.launch.slurm.partition if spec.launch.slurm else None
-    chosen = [f"--partition={partition}"] if partition else []
-    try:
-        said = commands.run(["sinfo", "--noheader", "--Node", "--format=%N", *chosen])
-    except SlurmError:
-        return blamed
-    nodes = set(said.split())
-    return [h for h in blamed if h in nodes] if len(nodes - {*blamed}) >= spec.cluster.nodes else []
+def _find(run: RunDir, attempt: Attempt) -> Job | None:
+    """Raises SlurmError."""
+    if name := job_of(run, attempt.number):
+        return commands.find_job(name)
+    return commands.find_by_comment(script.comment(attempt.token))
+
+
+def _seconds_since(ended: dict[str, Any]) -> float:
+    return time.time() - float(ended.get("ended_at", 0.0))
+
+
+def _goes_on(run: RunDir) -> bool:
+    settings = load_spec(run.spec).launch.slurm
+    return settings is None or settings.requeue
 
 
 def _successor(run: RunDir, number: int) -> Successor | None:
@@ -202,14 +227,10 @@ def _nodes(
     trouble: str = "",
     failed: int = 0,
     silent_s: float = 0.0,
-) -> Observation:
-    """As the job is, so are its nodes, once they have reported."""
+) -> tuple[NodeView, ...]:
+    """As the job is, so are its nodes."""
     placement = read_placement(run, number)
-    if placement is None:
-        return Observation((NodeView(0, "", alive, trouble, failed, silent_s),))
-    views = []
-    for node, host in enumerate(placement.hosts):
-        reported = read_json(run.node(number, node)) is not None
-        state = alive if reported or alive is not True else None
-        views.append(NodeView(node, host, state, trouble, failed, silent_s))
-    return Observation(tuple(views))
+    hosts = ("",) if placement is None else placement.hosts
+    return tuple(
+        NodeView(node, host, alive, trouble, failed, silent_s) for node, host in enumerate(hosts)
+    )

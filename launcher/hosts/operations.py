@@ -142,20 +142,30 @@ def kill(arguments: Arguments, asked: Asked) -> dict[str, Any]:
 
 
 @operation
+def addresses(arguments: Arguments, asked: Asked) -> dict[str, Any]:
+    """Where this host may be reached by others, the likely addresses first."""
+    from launcher.hosts.interfaces import own_addresses
+
+    preferred, interface = arguments.get("preferred", ""), arguments.get("interface", "")
+    return {"addresses": own_addresses(preferred, interface)}
+
+
+@operation
 def listen(arguments: Arguments, asked: Asked) -> dict[str, Any]:
-    """Listen on address and port (0 takes a free one) for `seconds`; a note says which port, and
-    the answer who came."""
+    """Listen on address and port (0 takes a free one) for `seconds`, or until `count` have come; a
+    note says which port, and the answer who came."""
     import socket
 
     address = arguments.get("address") or ""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    came = []
+    came: list[str] = []
     with socket.create_server((address, arguments.get("port", 0)), family=family) as listener:
         port = listener.getsockname()[1]
         asked.note({"port": port})
         until = time.monotonic() + min(asked.timeout_s, float(arguments["seconds"]))
         listener.settimeout(0.1)
-        while time.monotonic() < until and not asked.cancelled.is_set():
+        enough = arguments.get("count")
+        while time.monotonic() < until and not asked.cancelled.is_set() and len(came) != enough:
             try:
                 caller, peer = listener.accept()
             except TimeoutError:

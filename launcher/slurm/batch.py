@@ -19,13 +19,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.environment import rank_environment
-from launcher.outcome import read_exit
+from launcher.outcome import read_exit, write_exit
 from launcher.placement import Placement, write_placement
 from launcher.slurm import commands
-from launcher.slurm.record import SlurmRecord, read_record, write_record
+from launcher.slurm.record import (
+    NODE_OR_PREEMPTION,
+    TIME_LIMIT,
+    SlurmRecord,
+    claim,
+    job_of,
+    read_record,
+    write_record,
+)
 from smolplan.errors import ExitCode, SmolplanError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
+from smolplan.spec.launch import SlurmSpec
 
 log = logging.getLogger("launcher.slurm")
 
@@ -34,6 +43,28 @@ NO_CURE = {ExitCode.OK, ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
 
 REQUEUED_WITHIN_S = 60.0
 """Slurm ends this program when it queues the job again."""
+
+
+class Notice:
+    """Slurm's word that the job's time is nearly over, handed on to the ranks."""
+
+    def __init__(self, run: RunDir) -> None:
+        """From now on the signal is heard; unheard, it would end this program."""
+        self.given = False
+        self._run = run
+        self._attempt: int | None = None
+        signal.signal(signal.SIGUSR1, self._hear)
+
+    def hand_to(self, attempt: int) -> None:
+        """Raises OSError."""
+        self._attempt = attempt
+        if self.given:
+            self._run.yield_request(attempt).touch()
+
+    def _hear(self, number: int, frame: object) -> None:
+        self.given = True
+        if self._attempt is not None:
+            self._run.yield_request(self._attempt).touch()
 
 
 def main() -> None:
@@ -51,36 +82,49 @@ def main() -> None:
 
 def work(run: RunDir, submitted: int, environment: Mapping[str, str]) -> int:
     """The job's exit code. Raises SmolplanError and OSError."""
+    notice = Notice(run)
     spec = load_spec(run.spec)
-    job = environment["SLURM_JOB_ID"]
+    job = job_name(environment)
     restart = int(environment.get("SLURM_RESTART_COUNT") or 0)
-    attempt = submitted if restart == 0 else next_attempt(run, job, restart)
+    attempt = next_attempt(run, job, restart) if restart else first_attempt(run, submitted, job)
     record = None if attempt is None else read_record(run, attempt)
     if attempt is None or record is None:
         log.info("this job has nothing more to do")
         return 0
-    place(run, attempt, spec, environment)
-    yielded = False
-
-    def give_way(number: int, frame: object) -> None:
-        nonlocal yielded
-        yielded = True
-        run.yield_request(attempt).touch()
-
-    signal.signal(signal.SIGUSR1, give_way)
+    notice.hand_to(attempt)
+    settings = spec.launch.slurm or SlurmSpec()
+    try:
+        place(run, attempt, spec, environment)
+    except (SmolplanError, OSError) as error:
+        told = f"its nodes could not be told where to meet: {error}"
+        write_exit(run, attempt, record.token, {"exit_code": 1, "failures": {}, "error": told})
+        raise
     code = subprocess.run(
-        supervisors(run, attempt, spec.cluster.nodes),
+        supervisors(run, attempt, spec.cluster.nodes, settings),
         env={**environment, **rank_environment(spec, record.token)},
         stdin=subprocess.DEVNULL,
         check=False,
     ).returncode
-    settings = spec.launch.slurm
     ended = read_exit(run, attempt, record.token)
     finished = ended is not None and ended["exit_code"] in NO_CURE
-    if yielded and not finished and (settings is None or settings.requeue):
+    if notice.given and not finished and settings.requeue:
         commands.run(["scontrol", "requeue", job])
         time.sleep(REQUEUED_WITHIN_S)
     return code if code >= 0 else 128 - code
+
+
+def job_name(environment: Mapping[str, str]) -> str:
+    """As squeue has it: its number, or for a task of an array ARRAY_TASK."""
+    if task := environment.get("SLURM_ARRAY_TASK_ID"):
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{task}"
+    return environment["SLURM_JOB_ID"]
+
+
+def first_attempt(run: RunDir, submitted: int, job: str) -> int | None:
+    """None if another job is that attempt, or it has been ended meanwhile. Raises OSError."""
+    record = read_record(run, submitted)
+    over = record is None or read_exit(run, submitted, record.token) is not None
+    return None if over or not claim(run, submitted, job) else submitted
 
 
 def next_attempt(run: RunDir, job: str, restart: int) -> int | None:
@@ -88,7 +132,7 @@ def next_attempt(run: RunDir, job: str, restart: int) -> int | None:
     is left to do, or another job has taken the run over. Raises OSError."""
     newest = run.latest_attempt()
     record = read_record(run, newest)
-    if record is None or record.job not in ("", job) or run.stop_request.exists():
+    if record is None or job_of(run, newest) not in ("", job) or run.stop_request.exists():
         return None
     if record.restart == restart:
         return newest  # this program itself was started twice
@@ -97,13 +141,10 @@ def next_attempt(run: RunDir, job: str, restart: int) -> int | None:
     ended = read_exit(run, newest, record.token)
     if ended is not None and ended["exit_code"] in NO_CURE:
         return None
-    reason = "time limit" if run.yield_request(newest).exists() else "node failure or preemption"
+    reason = TIME_LIMIT if run.yield_request(newest).exists() else NODE_OR_PREEMPTION
     run.attempt(newest + 1).mkdir()  # fails if somebody else was faster
-    write_record(
-        run,
-        newest + 1,
-        SlurmRecord(uuid.uuid4().hex, job, restart, f"queued again by Slurm: {reason}"),
-    )
+    run.begin_attempt(newest + 1)
+    write_record(run, newest + 1, SlurmRecord(uuid.uuid4().hex, job, restart, reason))
     return newest + 1
 
 
@@ -138,10 +179,14 @@ def free_port(address: str) -> int:
     return port
 
 
-def supervisors(run: RunDir, attempt: int, nodes: int) -> list[str]:
+def supervisors(run: RunDir, attempt: int, nodes: int, settings: SlurmSpec) -> list[str]:
     """srun, with a supervisor for each node."""
+    # A step does not inherit the job's CPUs per task since Slurm 22.05 (srun(1)), and its one
+    # task is bound to one core, where a site binds, though all ranks of the node come from it.
+    cpus = settings.cpus_per_task
     return [
         *["srun", "--kill-on-bad-exit=1", f"--nodes={nodes}", "--ntasks-per-node=1"],
+        *["--cpu-bind=none", *([f"--cpus-per-task={cpus}"] if cpus else [])],
         *[sys.executable, "-P", "-m", "launcher.supervisor", str(run.path), str(attempt)],
         *["--node-from", "SLURM_NODEID", "--stay"],
     ]

@@ -14,6 +14,10 @@ class SlurmError(SmolplanError):
     """A command of Slurm's failed, or did not answer."""
 
 
+class SlurmSilent(SlurmError):
+    """Its controller does not answer."""
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -28,8 +32,8 @@ def run(
             input=stdin,
             env=environment,
             capture_output=True,
-            text=True,
-            errors="replace",
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=timeout_s,
             check=False,
         )
@@ -40,13 +44,22 @@ def run(
             remedy="Launch from a node of the Slurm cluster.",
         ) from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{argv[0]} gave no answer within {timeout_s:g} s") from None
+        raise SlurmSilent(f"{argv[0]} gave no answer within {timeout_s:g} s") from None
     except OSError as error:
         raise SlurmError(f"{argv[0]}: {error.strerror}") from None
     if done.returncode:
         said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise SlurmError(said[:500])
     return done.stdout
+
+
+def answers() -> bool:
+    """Whether a controller of the cluster is up."""
+    try:
+        said = run(["scontrol", "ping"])
+    except SlurmError:
+        return False
+    return any(line.endswith(" is UP") for line in said.splitlines())
 
 
 def find_job(number: str) -> Job | None:
@@ -63,12 +76,17 @@ def find_job(number: str) -> Job | None:
 
 def find_by_comment(comment: str) -> Job | None:
     """The job of this user with that comment. Raises SlurmError."""
-    said = run(_squeue("--me", "--states=all"))
-    return next((job for job in parse_queue(said) if job.comment == comment), None)
+    return next((job for job in own_jobs() if job.comment == comment), None)
+
+
+def own_jobs(*, timeout_s: float = DEADLINE_S) -> list[Job]:
+    """All jobs of this user that Slurm still knows. Raises SlurmError."""
+    return parse_queue(run(_squeue("--me", "--states=all"), timeout_s=timeout_s))
 
 
 def _squeue(*options: str) -> list[str]:
-    return ["squeue", "--noheader", f"--format={QUEUE_FORMAT}", *options]
+    # --array: a line for each task of a job array, by its own name.
+    return ["squeue", "--noheader", "--array", f"--format={QUEUE_FORMAT}", *options]
 
 
 def host_names(node_list: str) -> list[str]:

@@ -9,13 +9,16 @@ QUEUE_FORMAT = "%i|%T|%r|%k"
 """Job, state in full, reason, comment (squeue(1)); the comment comes last, as it may hold a |."""
 
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
-RUNNING = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
+COMPLETING = "COMPLETING"
+"""Between any other state and what follows: Slurm waits until nothing of the job is left."""
+RUNNING = frozenset({"RUNNING", COMPLETING, "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
 CANCELLED = frozenset({"CANCELLED", "REVOKED"})
 
 
 @dataclass(frozen=True)
 class Job:
     number: str
+    """Or ARRAY_TASK, for a task of a job array."""
     state: str
     """In full, as squeue(1) has it: PENDING, RUNNING, NODE_FAIL …"""
     reason: str
@@ -29,6 +32,10 @@ class Job:
     @property
     def runs(self) -> bool:
         return self.state in RUNNING
+
+    @property
+    def completes(self) -> bool:
+        return self.state == COMPLETING
 
     @property
     def cancelled(self) -> bool:

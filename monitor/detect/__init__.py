@@ -12,6 +12,8 @@ DETECTORS: tuple[Callable[[RunView], Finding | None], ...] = (supervisor_vanishe
 def detect(view: RunView) -> tuple[Finding, ...]:
     """All findings about a running attempt. Blind eyes find nothing, and what a scheduler has not
     started cannot hang."""
-    if view.blind or view.attempt.state != "running" or view.observed.waiting:
+    seen = view.observed
+    held = seen.waiting or seen.settling or not seen.submitted
+    if view.blind or view.attempt.state != "running" or held:
         return ()
     return tuple(finding for detector in DETECTORS if (finding := detector(view)) is not None)

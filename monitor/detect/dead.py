@@ -10,6 +10,8 @@ PROBES = 3
 def supervisor_vanished(view: RunView) -> Finding | None:
     if view.exit is not None or view.observed.alive is not False:
         return None
+    if view.observed.over:  # a scheduler ended all of it: no host stands out
+        return Finding("supervisor_vanished", view.observed.over, {})
     gone = [node for node in view.observed.nodes if node.alive is False]
     hosts = [node.host for node in gone]
     where = "the attempt's processes are" if view.nodes == 1 else f"those on {', '.join(hosts)} are"

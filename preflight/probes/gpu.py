@@ -3,44 +3,12 @@ a call to a driver whose GPU fell off the bus may never return."""
 
 import json
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pynvml
 
-
-def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _memory(handle: Any) -> dict[str, int]:
-    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-    return {"used": memory.used, "total": memory.total}
-
-
-def _remapped(handle: Any) -> dict[str, int]:
-    correctable, uncorrectable, pending, failed = pynvml.nvmlDeviceGetRemappedRows(handle)
-    return {
-        "correctable": correctable,
-        "uncorrectable": uncorrectable,
-        "pending": int(pending),
-        "failed": int(failed),
-    }
-
-
-QUESTIONS: dict[str, Callable[[Any], Any]] = {
-    "name": lambda h: _text(pynvml.nvmlDeviceGetName(h)),
-    "uuid": lambda h: _text(pynvml.nvmlDeviceGetUUID(h)),
-    "pci": lambda h: _text(pynvml.nvmlDeviceGetPciInfo(h).busId),
-    "memory": _memory,
-    "temperature_c": lambda h: pynvml.nvmlDeviceGetTemperature(h, pynvml.NVML_TEMPERATURE_GPU),
-    "throttle_reasons": lambda h: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(h),
-    "ecc_uncorrected": lambda h: pynvml.nvmlDeviceGetTotalEccErrors(
-        h, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
-    ),
-    "remapped_rows": _remapped,
-    "pids": lambda h: [p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(h)],
-}
+from preflight.probes.gpu_questions import QUESTIONS, or_none, text
+from preflight.system_files import names_in
 
 
 def _device(index: int) -> dict[str, Any]:
@@ -56,18 +24,28 @@ def _device(index: int) -> dict[str, Any]:
         except pynvml.NVMLError as error:
             answers[name] = None
             answers["errors"][name] = str(error)
+        except AttributeError as error:
+            answers[name] = None
+            answers["errors"][name] = f"Not Supported by this nvidia-ml-py: {error}"
     return answers
 
 
 def main() -> None:
-    answer: dict[str, Any] = {"driver": None, "error": "", "devices": []}
+    answer: dict[str, Any] = {"driver": None, "cuda_driver": None, "error": "", "devices": []}
+    # Of NVSwitches; those of a virtual machine may be out of its sight.
+    answer["nvswitches"] = sum(
+        n.startswith("nvidia-nvswitch") and n[-1].isdigit() for n in names_in("/dev")
+    )
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         answer["error"] = str(error)
     else:
         try:
-            answer["driver"] = _text(pynvml.nvmlSystemGetDriverVersion())
+            answer["driver"] = text(pynvml.nvmlSystemGetDriverVersion())
+            cuda = or_none(lambda: pynvml.nvmlSystemGetCudaDriverVersion())
+            if cuda:
+                answer["cuda_driver"] = f"{cuda // 1000}.{cuda % 1000 // 10}"
             answer["devices"] = [_device(i) for i in range(pynvml.nvmlDeviceGetCount())]
         except pynvml.NVMLError as error:
             answer["error"] = str(error)

@@ -1,45 +1,175 @@
-"""`python -m preflight.probes.kernel_log`: the kernel's lines about Xids since the last boot."""
+"""`python -m preflight.probes.kernel_log`: what the kernel has said since the last boot that bears
+on a run: lines by kind, with their age."""
 
 import json
 import os
+import re
+import shutil
+import stat
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
+
+from preflight.system_files import is_real, system_path
 
 KMSG = "/dev/kmsg"
 RECORD_BYTES = 8192  # a record is never longer: Documentation/ABI/testing/dev-kmsg
+MOST = 2000
+"""Lines of one kind that are handed on, the newest: a fault can fill the log."""
+PROGRAM_S = 4.0
+
+KINDS: dict[str, re.Pattern[str]] = {
+    "xid": re.compile(r"NVRM:.*Xid \(|SXid \(|NVRM:.*fallen off the bus"),
+    "driver_mismatch": re.compile(r"NVRM: API mismatch"),
+    "out_of_memory": re.compile(r"[Oo]ut of memory: Killed process"),
+    "machine_check": re.compile(
+        r"Machine Check Exception: \d|\[Hardware Error\].*(severity: (fatal|recoverable)"
+        r"|[Uu]ncorrected|[Ff]atal)|EDAC .*\b[1-9]\d* UE\b"
+    ),
+    "corrected": re.compile(r"\[Hardware Error\]|EDAC .*\b[1-9]\d* CE\b"),
+    "pcie": re.compile(r"AER: .*(Uncorrect|Fatal|non-fatal)"),
+    "storage": re.compile(
+        r"I/O error(, | on )dev (?!fd|sr|loop)|EXT4-fs error|XFS .*([Cc]orruption|I/O error)"
+        r"|nvme.*(controller is down|timeout, (aborting|reset))"
+    ),
+    "hung": re.compile(
+        r"blocked for more than \d+ seconds|soft lockup|hard LOCKUP|self-detected stall"
+    ),
+}
+
+Record = tuple[int, str]
+"""(microseconds since boot, text)."""
 
 
-def read(path: str, word: str) -> list[dict[str, Any]]:
-    """Records that contain `word`, oldest first, with their age in seconds. Raises OSError."""
+def parse_record(record: str) -> Record | None:
+    """Of "priority,sequence,microseconds since boot,flags;text", the last two."""
+    head, _, text = record.partition(";")
+    parts = head.split(",")
+    if len(parts) < 3 or not parts[2].isdigit():
+        return None
+    return int(parts[2]), text.partition("\n")[0]
+
+
+def read_kmsg(path: str) -> Iterator[str]:
+    """Records, oldest first. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    found: list[dict[str, Any]] = []
     try:
+        if not stat.S_ISCHR(os.fstat(descriptor).st_mode):  # a copy: a line a record
+            with os.fdopen(os.dup(descriptor), errors="replace") as copy:
+                yield from copy
+            return
         while True:
             try:
                 record = os.read(descriptor, RECORD_BYTES)
             except BlockingIOError:
-                return found  # no more for now
+                return  # no more for now
             except BrokenPipeError:
                 continue  # overwritten while we read; the next read goes on behind it
             if not record:
-                return found
-            # "priority,sequence,microseconds since boot,flags;text"
-            head, _, text = record.decode(errors="replace").partition(";")
-            if word in text:
-                since_boot_s = int(head.split(",")[2]) / 1e6
-                age_s = time.clock_gettime(time.CLOCK_MONOTONIC) - since_boot_s
-                found.append({"age_s": max(0.0, age_s), "text": text.partition("\n")[0]})
+                return
+            yield record.decode(errors="replace")
     finally:
         os.close(descriptor)
 
 
-def main() -> None:
+def parse_journal(line: str) -> Record | None:
+    """Of a line of `journalctl --output=json`."""
     try:
-        answer: dict[str, Any] = {"error": "", "records": read(KMSG, "Xid")}
-    except OSError as error:
-        answer = {"error": f"{KMSG}: {error.strerror}", "records": []}
-    sys.stdout.write(json.dumps(answer) + "\n")
+        entry = json.loads(line)
+        message = entry["MESSAGE"]
+        at = entry.get("_SOURCE_MONOTONIC_TIMESTAMP") or entry["__MONOTONIC_TIMESTAMP"]
+        if isinstance(message, list):  # bytes that are no text
+            message = bytes(message).decode(errors="replace")
+        return int(at), str(message)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_journal() -> list[Record]:
+    """The kernel's lines of this boot that the journal has kept; none if there is no journal."""
+    journalctl = shutil.which("journalctl")
+    if journalctl is None or not is_real():
+        return []
+    words = "|".join(f"(?:{pattern.pattern})" for pattern in KINDS.values())
+    told = _lines(
+        [
+            *(journalctl, "--dmesg", "--boot", "--output=json", "--no-pager", "--quiet"),
+            *(f"--grep={words}", f"--lines={MOST}"),
+        ]
+    )
+    return [record for line in told if (record := parse_journal(line))]
+
+
+def _lines(command: list[str]) -> list[str]:
+    """What the program prints; nothing if it does not work or takes too long."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PROGRAM_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.splitlines()
+
+
+def parse_dmesg(line: str) -> Record | None:
+    """Of `<6>[    1.261025] text`."""
+    found = re.match(r"<\d+>\[ *(\d+)\.(\d{6})\] (.*)", line)
+    return (int(found[1] + found[2]), found[3]) if found else None
+
+
+def read_dmesg() -> list[Record]:
+    """The ring by the system call, which some containers allow that have no /dev/kmsg."""
+    dmesg = shutil.which("dmesg")
+    if dmesg is None or not is_real():
+        return []
+    return [record for line in _lines([dmesg, "--raw"]) if (record := parse_dmesg(line))]
+
+
+def kind_of(text: str) -> str | None:
+    return next((kind for kind, pattern in KINDS.items() if pattern.search(text)), None)
+
+
+def look() -> dict[str, Any]:
+    error, whole, records = "", False, []
+    try:
+        for number, line in enumerate(read_kmsg(str(system_path(KMSG)))):
+            # The ring has lost its beginning if its first record is not the boot's first.
+            whole = whole or (number == 0 and line.partition(";")[0].split(",")[1:2] == ["0"])
+            if record := parse_record(line):
+                records.append(record)
+    except OSError as failure:
+        error = f"{KMSG}: {failure.strerror}"
+    if not whole and (kept := read_journal()):
+        records, error = [*kept, *records], ""
+    elif error and (ring := read_dmesg()):
+        records, error = ring, ""
+    now_us = time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6
+    found: dict[str, dict[Record, None]] = {kind: {} for kind in KINDS}
+    for record in sorted(records):
+        # The journal and the ring may both have it: by time and text it is known again.
+        if kind := kind_of(record[1]):
+            found[kind][record] = None
+    return {
+        "error": error,
+        "lines": {
+            kind: [
+                {"age_s": max(0.0, (now_us - at_us) / 1e6), "text": text}
+                for at_us, text in list(lines)[-MOST:]
+            ]
+            for kind, lines in found.items()
+        },
+    }
+
+
+def main() -> None:
+    sys.stdout.write(json.dumps(look()) + "\n")
 
 
 if __name__ == "__main__":

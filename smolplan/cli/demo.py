@@ -37,7 +37,7 @@ def demo(
     from smolplan.cli import style
     from smolplan.cli.estimate import estimate
     from smolplan.cli.plot import draw_curve
-    from smolplan.cli.preflight import show
+    from smolplan.cli.preflight_view import show
     from smolplan.cli.style import console, progress_line
     from smolplan.errors import SmolplanError
     from smolplan.rundir import RunDir

@@ -1,18 +1,25 @@
 """smolplan preflight: is everything fit, before money burns?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from preflight.registry import Check
+    from preflight.look import Look
     from preflight.report import Report
+    from smolplan.spec import RunSpec
 
-_COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "unknown": "magenta"}
+EXAMPLES = """
+
+Examples:
+
+`smolplan preflight tiny-cpu --skip storage`
+
+`smolplan preflight run.yaml --tier quick --hosts 'gpu[01-08]' --html report.html`
+
+`smolplan preflight run.yaml --watch --every 5min --json >> changes.jsonl`
+"""
 
 
 def preflight(
@@ -23,47 +30,83 @@ def preflight(
     skip: Annotated[
         list[str] | None, typer.Option(help="Not this area or check; may be repeated.")
     ] = None,
+    tier: Annotated[
+        Literal["quick", "standard", "burn"],
+        typer.Option(
+            help="quick: before every start; standard: before a long run or after a failure; "
+            "burn: new machines."
+        ),
+    ] = "standard",
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these hosts: names or patterns, as 'gpu[01-08]'."),
+    ] = None,
+    here: Annotated[
+        bool, typer.Option("--here", help="This machine only, whatever launch.backend says.")
+    ] = False,
     runs_dir: Annotated[
         Path | None, typer.Option(help="Folder of the run directories (default: ./runs).")
     ] = None,
     list_checks: Annotated[bool, typer.Option("--list", help="Name the checks; run none.")] = False,
+    last: Annotated[bool, typer.Option("--last", help="Show the last report; run none.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Repeat what a run beside it does not feel; tell what changes."
+        ),
+    ] = False,
+    every: Annotated[str, typer.Option(help="Time between two looks of --watch.")] = "60s",
+    junit: Annotated[Path | None, typer.Option(help="Write a JUnit XML file too.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
 ) -> None:
-    """Check this machine for a run: storage, network, GPUs, text, resuming, evaluation, metrics.
+    """Check the hosts of a run: storage, network, GPUs, text, resuming, evaluation, metrics.
 
     Exit code 0: fit (warnings and unknowns are shown); 1: a required check failed; 2: your input.
-
-    Example: `smolplan preflight tiny-cpu --skip storage`
     """
     import json
     import signal
     import sys
 
     from launcher.create import runs_folder
-    from preflight import runner
+    from preflight.look import Look
     from preflight.registry import select
     from smolplan.cli import style
-    from smolplan.cli.style import progress_line
+    from smolplan.cli.preflight_view import list_table
     from smolplan.errors import UserError
     from smolplan.spec import load_spec
 
-    chosen = select(only or (), skip or ())
+    chosen = [c for c in select(only or (), skip or (), tier) if c.passive or not watch]
     if not chosen:
         raise UserError(
             "no check is left", where="--skip", remedy="Skip less of what --only names."
         )
     if list_checks:
         if as_json:
-            told = [{"name": c.name, "severity": c.severity, "checks": c.doc} for c in chosen]
+            told = [
+                {
+                    "name": c.name,
+                    "severity": c.severity,
+                    "tier": c.tier,
+                    "scope": c.scope,
+                    "passive": c.passive,
+                    "checks": c.doc,
+                }
+                for c in chosen
+            ]
             print(json.dumps(told, indent=1))
         else:
-            style.show(lambda out: out.print(_list(chosen)), narrow=False)
+            style.show(lambda out: out.print(list_table(chosen)), narrow=False)
         return
     if not spec:
         raise UserError(
             "a spec is needed", where="SPEC", remedy="For instance: smolplan preflight tiny-cpu"
         )
     loaded = load_spec(spec)
+    if last:
+        report = _last(loaded)
+        _tell(report, junit, html, as_json)
+        sys.exit(report.exit_code)
     if lacking := loaded.model.unsupported_by_trainer():
         raise UserError(
             "; ".join(lacking),
@@ -72,62 +115,109 @@ def preflight(
         )
     # So that the clean-up of Ctrl-C is done for a plain kill too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with progress_line("Checking") as say:
-        report = runner.run(
-            loaded,
-            runs_folder(loaded, runs_dir),
-            only=only or (),
-            skip=skip or (),
-            on_start=lambda check: say(
-                f"{check.name} ({chosen.index(check) + 1} of {len(chosen)})"
-            ),
+    with Look(
+        loaded,
+        runs_folder(loaded, runs_dir),
+        only=only or (),
+        skip=skip or (),
+        tier=tier,
+        passive_only=watch,
+        hosts=hosts or (),
+        here=here,
+    ) as look:
+        if watch:
+            _watch(look, every, as_json)
+        report = _one(look)
+    look.keep(report)
+    _tell(report, junit, html, as_json)
+    sys.exit(report.exit_code)
+
+
+preflight.__doc__ = (preflight.__doc__ or "").rstrip() + EXAMPLES
+
+
+def _one(look: "Look") -> "Report":
+    """One look, with how far it is on a terminal."""
+    from smolplan.cli.preflight_view import host_lines
+    from smolplan.cli.style import progress_line
+
+    if look.targets is None:
+        with progress_line("Checking") as say:
+            return look.report(
+                on_start=lambda check, number, of: say(f"{check.name} ({number} of {of})")
+            )
+    with host_lines() as (on_progress, say):
+        return look.report(
+            on_start=lambda check, number, of: say(f"{check.name} ({number} of {of})"),
+            on_progress=on_progress,
         )
+
+
+def _last(spec: "RunSpec") -> "Report":
+    from preflight.history import reports
+    from smolplan.errors import UserError
+
+    kept = reports(spec.name)
+    if not kept:
+        raise UserError(
+            f"{spec.name} was never checked here",
+            where="--last",
+            remedy="Check it: smolplan preflight SPEC",
+        )
+    return kept[0]
+
+
+def _tell(report: "Report", junit: Path | None, html: Path | None, as_json: bool) -> None:
+    """The report to the terminal, and to the files that are asked for. Raises UserError."""
+    from preflight.reports.html import html as as_html
+    from preflight.reports.junit import junit as as_junit
+    from smolplan.cli import style
+    from smolplan.cli.preflight_view import show
+    from smolplan.errors import UserError
+
+    for option, path, render in (("--junit", junit, as_junit), ("--html", html, as_html)):
+        if path is None:
+            continue
+        try:
+            path.write_text(render(report), "utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be written: {error.strerror}",
+                where=option,
+                remedy="Name a file in a folder that is there.",
+            ) from None
     if as_json:
         print(report.model_dump_json(indent=1))
     else:
         style.show(lambda out: show(report, out), narrow=False)
-    sys.exit(report.exit_code)
 
 
-def show(report: "Report", out: "Console") -> None:
-    """The table, and below it why and what to do about whatever is not a pass."""
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
+def _watch(look: "Look", every: str, as_json: bool) -> None:
+    """Until somebody ends it; that is no failure."""
+    import json
+    import sys
+    import threading
+    import time
 
-    from preflight.report import STATES
+    from preflight.watch import watch
+    from smolplan.cli.preflight_view import change_line
+    from smolplan.cli.style import console
+    from smolplan.units import parse_duration_s
 
-    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(ratio=1)
-    for result in report.results:
-        colour = _COLOURS.get(result.state, "dim")
-        table.add_row(Text(result.state, style=colour), result.name, Text(result.summary))
-    out.print(table)
-    for result in report.results:
-        if result.state not in ("fail", "warn", "unknown"):
-            continue
-        head = Text(f"\n{result.state} ", style=_COLOURS[result.state]).append(
-            result.name, style="bold"
-        )
-        out.print(head.append(f": {result.why or result.summary}", style="default"))
-        if result.remedy:
-            out.print(Padding(Text(f"→ {result.remedy}"), (0, 0, 0, 2)))
-    counts = ", ".join(f"{report.count(s)} {s}" for s in STATES if report.count(s))
-    verdict = "fit to start" if report.fit else "NOT fit to start"
-    if report.fit and report.count("unknown"):
-        verdict = f"nothing failed, {report.count('unknown')} could not be checked"
-    out.print(f"\n{counts} in {report.seconds:.0f} s: {verdict}")
-
-
-def _list(checks: "list[Check]") -> "Table":
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(ratio=1)
-    for check in checks:
-        table.add_row(check.name, check.severity, check.doc)
-    return table
+    out, first = console(), True
+    out.soft_wrap = True
+    try:
+        for report, changes in watch(look.report, parse_duration_s(every), threading.Event()):
+            if first and not as_json:
+                checks = len({result.name for result in report.results})
+                out.print(f"Watching by {checks} checks, every {every}; Ctrl-C ends it.")
+            first = False
+            for change in changes:
+                if as_json:
+                    told = change.result.model_dump(mode="json")
+                    print(json.dumps({"time": time.time(), "before": change.before, **told}))
+                else:
+                    out.print(change_line(change))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(0)

@@ -18,8 +18,13 @@ Json = Annotated[bool, typer.Option("--json", help="The answer as JSON.")]
 
 
 def launch(
-    spec: Annotated[
-        str, typer.Argument(help="A YAML file or the name of a preset; with --resume, a run.")
+    specs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SPEC…",
+            help="A YAML file or the name of a preset; with --resume, a run. Several are one job "
+            "array on Slurm.",
+        ),
     ],
     runs_dir: Annotated[
         Path | None, typer.Option(help="Folder of the run directories (default: ./runs).")
@@ -32,9 +37,12 @@ def launch(
         bool, typer.Option("--dry-run", help="Print what would be started; start nothing.")
     ] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and show the run.")] = False,
+    at_most: Annotated[
+        int | None, typer.Option(min=1, help="Of several runs, so many at a time.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start a training run on this machine, detached; it outlives the terminal.
+    """Start a training run where its spec says, detached; it outlives the terminal.
 
     With --watch it ends when the run does, with exit code 1 if the run failed.
 
@@ -43,14 +51,33 @@ def launch(
     import json
 
     from launcher import control, create
+    from launcher.status import run_status
     from launcher.store import Store
     from smolplan.cli.style import progress_line
+    from smolplan.cli.together import launch_together
     from smolplan.errors import UserError
     from smolplan.rundir import RunDir
     from smolplan.spec import load_spec
 
     if watch and as_json:
         raise UserError(TWO_OUTPUTS, where="--json", remedy="Give one of them.")
+    if len(specs) > 1 and not (resume or watch):
+        launch_together(
+            specs,
+            runs_dir=runs_dir,
+            monitored=monitor,
+            at_most=at_most,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        return
+    if len(specs) > 1 or at_most is not None:
+        raise UserError(
+            "several runs are started together, or one is watched or resumed",
+            where="--at-most" if at_most is not None else "--resume" if resume else "--watch",
+            remedy="Leave it out, or name several specs." if at_most else "Name one run.",
+        )
+    (spec,) = specs
     if resume:
         if runs_dir is not None:
             raise UserError(
@@ -80,7 +107,9 @@ def launch(
     if as_json:
         print(json.dumps({"run": run.id, "path": str(run.path), "attempt": attempt.number}))
     else:
-        print(f"{run.id} is running (attempt {attempt.number}) in {run.path}")
+        queued = run_status(store, store.run(run.id)).queued
+        stands = f"queued ({queued})" if queued else f"running (attempt {attempt.number})"
+        print(f"{run.id} is {stands} in {run.path}")
         print(f"See it by: smolplan status {run.id} --watch")
     if watch:
         _watch(store, run.id)

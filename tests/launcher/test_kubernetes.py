@@ -228,7 +228,8 @@ def test_an_end_that_the_ranks_have_put_on_record_says_more_than_the_pods(
     ended = {"exit_code": -9, "failures": {"1": -9}}
     write_node_exit(idle.dir, 1, idle.attempt.token, 1, ended)
     cluster.disrupt(pod_names(cluster)[0], "EvictionByEvictionAPI")
-    assert not (idle.see().ended or idle.see().waiting)
+    seen = idle.see()
+    assert not (seen.ended or seen.waiting or seen.settling)
 
 
 def test_an_image_with_another_version_is_refused_by_its_supervisor(

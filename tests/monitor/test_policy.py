@@ -7,6 +7,7 @@ import pytest
 
 from launcher.backends.base import NodeView, Observation
 from launcher.placement import Placement
+from launcher.slurm.record import TIME_LIMIT
 from launcher.store import RESUMED, Attempt, Run
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
@@ -233,3 +234,35 @@ def test_what_a_scheduler_holds_back_does_not_hang() -> None:
         attempt(1), ranks={}, observed=Observation(waiting="Resources"), attempt_idle_s=1e6
     )
     assert action(waiting) == "wait"
+
+
+def test_what_a_scheduler_holds_or_has_not_taken_is_neither_hung_nor_gone() -> None:
+    stuck = {"ranks": {}, "attempt_idle_s": 1e6}
+    for seen in (Observation(waiting="pending"), Observation(settling="completing")):
+        assert action(view(attempt(1), observed=seen, **stuck)) == "wait"
+    stopping = replace(RUN, stop_requested_at=1.0)
+    untaken = view(attempt(1), observed=Observation(submitted=False), **stuck)
+    assert action(untaken) == "start"
+    assert action(replace(untaken, submitted_s=1.0)) == "wait"
+    assert action(replace(untaken, run=stopping)) == "condemn"
+    completing = view(attempt(1), observed=Observation(settling="completing"), **stuck)
+    assert action(replace(completing, run=stopping)) == "wait"
+
+
+def test_how_a_scheduler_says_that_it_ended_is_the_cause_and_blames_no_host() -> None:
+    over = Observation((NodeView(0, "a", False), NodeView(1, "b", False)), over="ended: TIMEOUT")
+    seen = view(attempt(1), observed=over, placement=Placement(("a", "b"), 1))
+    decision = decide(seen, detect(seen))
+    assert (decision.action, decision.cause, decision.hosts) == ("condemn", "ended: TIMEOUT", {})
+
+
+def test_jobs_whose_time_is_too_short_for_one_step_are_not_repeated_for_ever() -> None:
+    short = [ended(n, None, start=4, end=4, cause=TIME_LIMIT) for n in (1, 2, 3)]
+    assert action(view(*short[:2], attempt(3))) == "wait"
+    assert action(view(*short, attempt(4))) == "condemn"
+    cause = decide(view(*short, attempt(4)), ()).cause
+    decision = decide(view(*short, ended(4, None, start=4, end=4, cause=cause)), ())
+    assert (decision.action, decision.end_state) == ("end_run", "failed")
+    assert "3 jobs in a row reached their time limit" in decision.reason
+    preempted = [replace(a, cause="node failure or preemption") for a in short]
+    assert action(view(*preempted, attempt(4))) == "wait"
