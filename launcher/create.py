@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launcher.environment import keep_environment
 from launcher.hosts.inventory import inventory
+from launcher.kubernetes.pod import checked as check_for_pods
 from launcher.processes import is_alive, process_name
 from launcher.slurm.script import check as check_for_slurm
 from launcher.store import Attempt, Run, Store
@@ -113,6 +114,8 @@ def build_folder(
     run_id = f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     is_new = not folder.exists()
     final, staging = folder / run_id, folder / f".{run_id}.partial"
+    if spec.launch.backend == "kubernetes":
+        check_for_pods(spec, RunDir(final))
     try:
         try:
             staging.mkdir(parents=True)
