@@ -10,10 +10,14 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+END_S = 5.0
+"""Between SIGTERM and SIGKILL: preflight, for one, has files and processes of its own to clear."""
 
 KEPT_BYTES = 1 << 20
 """Of each output; what came before is dropped, so that a chatty program costs no memory."""
@@ -116,7 +120,8 @@ class Children:
     def start(
         self, argv: list[str], *, env: dict[str, str], cwd: str | None, stdin: bytes
     ) -> Iterator[Child]:
-        """Raises OSError if it cannot be started. Its process group is gone at the end."""
+        """Raises OSError if it cannot be started. Its process group is gone at the end, or END_S
+        later if it has not ended by itself."""
         pipe = subprocess.PIPE
         with self._lock:
             if self._closed:
@@ -134,24 +139,53 @@ class Children:
         try:
             yield Child(process, stdin)
         finally:
-            with self._lock:
-                _kill(process.pid)
-                self._running.discard(process.pid)
-            for stream in (process.stdin, process.stdout, process.stderr):
-                with contextlib.suppress(OSError):
-                    if stream:
-                        stream.close()
-            # One that is stuck in the kernel cannot be waited for.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(2.0)
+            if process.poll() is None:
+                _send(process.pid, signal.SIGTERM)
+                finish = partial(self._finish, process, asked_to_end=True)
+                threading.Thread(target=finish, daemon=True).start()
+            else:
+                self._finish(process, asked_to_end=False)
+
+    def _finish(self, process: subprocess.Popen[bytes], *, asked_to_end: bool) -> None:
+        """Kill what is left of its group; once it was asked to end, after giving it time."""
+        until = time.monotonic() + END_S
+        while asked_to_end and _lives(process) and time.monotonic() < until:
+            time.sleep(0.02)
+        with self._lock:
+            _send(process.pid, signal.SIGKILL)
+            self._running.discard(process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)  # or it is stuck in the kernel, and cannot be waited for
+        # Not before: what says something while it ends must not be killed for that.
+        for stream in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(OSError):
+                if stream:
+                    stream.close()
 
     def end_all(self) -> None:
+        """Returns once all have ended, or were killed."""
         with self._lock:
             self._closed = True
-            for group in self._running:
-                _kill(group)
+            groups = set(self._running)
+        for group in groups:
+            _send(group, signal.SIGTERM)
+        until = time.monotonic() + END_S
+        while self._running and time.monotonic() < until:
+            time.sleep(0.02)
+        for group in groups:
+            _send(group, signal.SIGKILL)
 
 
-def _kill(group: int) -> None:
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    """Whether any of its group does."""
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except OSError:
+        return False
+    return True
+
+
+def _send(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
+        os.killpg(group, number)

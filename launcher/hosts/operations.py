@@ -71,8 +71,8 @@ def run(arguments: Arguments, asked: Asked) -> dict[str, Any]:
     """Run argv to its end: exit_code, stdout and stderr (the last MiB of each), and a note
     {"line": …} for each line of stdout. With `python` true, argv are arguments of this interpreter.
     stdin, env (added to the agent's), cwd and timeout_s may be given. All of its process group is
-    killed when the time is over, when nobody waits for it any longer, or when the connection is
-    gone."""
+    ended (SIGTERM, then SIGKILL) when the time is over, when nobody waits for it any longer, or
+    when the connection is gone."""
     timeout_s = min(asked.timeout_s, float(arguments.get("timeout_s") or asked.timeout_s))
     began = time.monotonic()
     with asked.children.start(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
 
+from launcher.hosts.children import END_S
 from launcher.hosts.host import Host, Trouble
 
 STAGE_ZERO = "import sys;i=sys.stdin.buffer;exec(i.read(int(i.readline())))"
@@ -95,7 +96,7 @@ class LocalStream:
         with suppress(OSError):
             self._in.close()
         try:
-            self._process.wait(0.5)
+            self._process.wait(END_S + 1.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

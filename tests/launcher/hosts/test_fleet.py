@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import launcher
+from launcher.hosts import stream
 from launcher.hosts.bundle import Bundle, installed_bundle
 from launcher.hosts.cache import Cache
 from launcher.hosts.fleet import Fleet, local_fleet
@@ -160,6 +161,12 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(fleet: Fleet) -> 
     wait_until(lambda: is_gone(int(told[0])))
 
 
+def test_what_is_ended_has_time_to_clear_up(fleet: Fleet, tmp_path: Path) -> None:
+    script = f"trap 'sleep 0.2; rm {tmp_path}/file; exit' TERM; echo > {tmp_path}/file; sleep 300"
+    trouble_of(fleet, "run", timeout_s=0.5, argv=["sh", "-c", f"({script}) & wait"])
+    wait_until(lambda: not (tmp_path / "file").exists())
+
+
 def test_a_call_that_is_broken_off_ends_what_it_runs(fleet: Fleet) -> None:
     told: list[int] = []
 
@@ -237,8 +244,9 @@ def test_ports_are_found_open_or_closed(fleet: Fleet) -> None:
 
 
 def test_a_host_that_hangs_costs_its_own_deadline_and_the_next_call_connects_anew(
-    cache: Path,
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stream, "END_S", 0.0)
     with local_fleet(["a", "b"], python=sys.executable, cache=str(cache)) as fleet:
         pid = answer_of(fleet, "ping")["pid"]
         assert isinstance(fleet.call("ping", timeout_s=20.0)["b"], dict)
