@@ -69,6 +69,7 @@ def run_fleet(
     skip: Sequence[str] = (),
     tier: Tier = "standard",
     passive_only: bool = False,
+    scripts: Sequence[Path] = (),
     on_start: Callable[[Check], None] = lambda check: None,
     on_progress: OnProgress = lambda hosts: None,
 ) -> Report:
@@ -78,7 +79,7 @@ def run_fleet(
     checks = [c for c in select(only, skip, tier) if c.passive or not passive_only]
     of_fleet = _always(REACHED, [c for c in checks if c.scope == "fleet"])
     plan, results = make_plan(spec), []
-    context = Context(spec, plan, runs_dir.expanduser().absolute())
+    context = Context(spec, plan, runs_dir.expanduser().absolute(), scripts=scripts)
     try:
         for check in checks:
             if check.scope == "host" and check.once:

@@ -13,7 +13,7 @@ from math import inf, log
 from statistics import median
 
 from preflight.registry import Better, Check
-from preflight.report import Result, State
+from preflight.report import IDENTITY, Result, State
 from smolplan.units import format_bytes, format_count, format_duration
 
 WORSE = 0.10
@@ -200,7 +200,8 @@ def worse_by(value: float, than: float, way: Better) -> float:
 def _facts(group: Sequence[Result]) -> dict[str, tuple[State, str]]:
     """Host → what is otherwise with it than with the most; all hosts, where no value has most."""
     words: dict[str, list[str]] = {}
-    for name in sorted({name for result in group for name in result.facts}):
+    names = {name for result in group for name in result.facts if not name.startswith(IDENTITY)}
+    for name in sorted(names):
         hosts_by_value: dict[str, list[str]] = defaultdict(list)
         for result in group:
             hosts_by_value[result.facts.get(name, "none")].append(result.host)

@@ -129,6 +129,11 @@ def test_a_fact_that_a_host_does_not_tell_differs_too() -> None:
     assert blamed(hosts, check()) == {"c": "fail"}
 
 
+def test_who_something_is_is_compared_with_nobodys() -> None:
+    hosts = [result(h, facts={"id.gpu0": f"165{h}", "driver": "570"}) for h in "abc"]
+    assert blamed(hosts, check()) == {}
+
+
 def test_where_no_value_has_most_hosts_all_are_told_of() -> None:
     two = judge([result("a", facts={"k": "1"}), result("b", facts={"k": "2"})], [check()])
     assert [r.why for r in two] == ["k is 1 here, 2 on b", "k is 2 here, 1 on a"]
