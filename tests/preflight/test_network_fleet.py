@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from preflight.checks.network import links, meeting, reach
-from preflight.fleet import FleetContext
+from planner.plan import make_plan
+from preflight.checks.network import links, meeting, packets, reach
+from preflight.fleet import Ask, FleetContext
 from preflight.report import Finding
 from smolplan.spec import RunSpec
 from tests.preflight.fleet_support import fleet_in
@@ -17,7 +19,7 @@ from tests.support import make_spec
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Namespaces]:
-    with namespaces(4) as made:
+    with namespaces(3) as made:
         yield made
 
 
@@ -43,14 +45,14 @@ def told(findings: Sequence[Finding]) -> list[tuple[str, str, str]]:
 
 
 def test_hosts_that_reach_each_other_pass(fleet: FleetContext) -> None:
-    assert told(reach.reach(fleet)) == [("pass", "", "12 ways between 4 hosts are open")]
+    assert told(reach.reach(fleet)) == [("pass", "", "6 ways between 3 hosts are open")]
 
 
 def test_a_firewall_that_drops_is_named_with_its_host(lab: Namespaces, fleet: FleetContext) -> None:
     lab.rule("n3", "tcp dport 29512 drop")
     (finding,) = reach.reach(fleet)
     assert (finding.state, finding.host) == ("fail", "n3")
-    assert finding.summary == "is not reached by n1, n2, n4"
+    assert finding.summary == "is not reached by n1, n2"
     assert finding.why.startswith("no answer (a firewall drops it, or the link is down): ")
     assert "10.98.7.3 port 29512" in finding.why
 
@@ -67,22 +69,22 @@ def test_a_firewall_that_rejects_one_host_is_named_as_a_pair(
 
 
 def test_a_link_that_is_down_is_named_with_its_host(lab: Namespaces, fleet: FleetContext) -> None:
-    lab.on("hub", "ip", "link", "set", "vn4", "down")
+    lab.on("hub", "ip", "link", "set", "vn3", "down")
     try:
         findings = reach.reach(fleet)
     finally:
-        lab.on("hub", "ip", "link", "set", "vn4", "up")
-    assert [(f.state, f.host) for f in findings] == [("fail", "n4")]
-    assert findings[0].summary == "is cut off from n1, n2, n3"
+        lab.on("hub", "ip", "link", "set", "vn3", "up")
+    assert [(f.state, f.host) for f in findings] == [("fail", "n3")]
+    assert findings[0].summary == "is cut off from n1, n2"
 
 
 def test_healthy_links_raise_no_alarm(fleet: FleetContext) -> None:
     (bandwidth,) = links.bandwidth(fleet)
     assert (bandwidth.state, bandwidth.source) == ("pass", "fleet")
-    (loss,) = links.loss(fleet)
-    assert (loss.state, loss.summary) == ("pass", "0 of 12,000 packets lost, 12 ways")
-    (mtu,) = links.mtu(fleet)
-    assert mtu.summary == "MTU 1500 on all, and packets of it arrive, 12 ways"
+    (loss,) = packets.loss(fleet)
+    assert (loss.state, loss.summary) == ("pass", "0 of 6,000 packets lost, 6 ways")
+    (mtu,) = packets.mtu(fleet)
+    assert mtu.summary == "MTU 1500 on all, and packets of it arrive, 6 ways"
 
 
 def test_a_throttled_link_is_named_with_its_host_and_direction(
@@ -105,7 +107,7 @@ def test_a_link_that_drops_packets_is_named_with_their_share(
     lab: Namespaces, fleet: FleetContext
 ) -> None:
     lab.rule("n3", "meta l4proto udp numgen random mod 100 < 5 drop")
-    (finding,) = links.loss(fleet)
+    (finding,) = packets.loss(fleet)
     assert (finding.state, finding.host) == ("fail", "n3")
     assert finding.summary.endswith("% of packets are lost to it")
     assert 0.03 < finding.measured["loss_share"] < 0.07
@@ -114,17 +116,38 @@ def test_a_link_that_drops_packets_is_named_with_their_share(
 def test_an_mtu_that_differs_is_named_with_what_vanishes(
     lab: Namespaces, fleet: FleetContext
 ) -> None:
-    lab.on("n4", "ip", "link", "set", "eth0", "mtu", "1400")
+    lab.on("n3", "ip", "link", "set", "eth0", "mtu", "1400")
     try:
-        (finding,) = links.mtu(fleet)
+        (finding,) = packets.mtu(fleet)
     finally:
-        lab.on("n4", "ip", "link", "set", "eth0", "mtu", "1500")
-    assert (finding.state, finding.host) == ("fail", "n4")
+        lab.on("n3", "ip", "link", "set", "eth0", "mtu", "1500")
+    assert (finding.state, finding.host) == ("fail", "n3")
     assert finding.summary == "its MTU is 1400, others' 1500: packets of 1500 B vanish to it"
 
 
 def test_blocked_datagrams_are_no_loss(lab: Namespaces, fleet: FleetContext) -> None:
     lab.rule("n1", "meta l4proto udp drop")
-    (finding,) = links.loss(fleet)
+    (finding,) = packets.loss(fleet)
     assert (finding.state, finding.host) == ("warn", "n1")
     assert finding.summary == "no datagram arrives to it"
+
+
+def test_names_that_mean_different_hosts_are_told(spec: RunSpec) -> None:
+    answers = {
+        "a": {"a": ["10.0.0.1"], "b": ["10.0.0.2"], "c": ["10.0.0.3"]},
+        "b": {"a": ["10.0.0.1"], "b": ["127.0.1.1"], "c": ["10.0.0.9"]},
+        "c": {"a": ["10.0.0.1"], "b": ["10.0.0.2"], "c": []},
+    }
+
+    def ask(probe: str, names: Sequence[str], *, timeout_s: float) -> dict[str, object]:
+        assert (probe, list(names)) == ("network_names", ["a", "b", "c"])
+        return {host: {"names": found} for host, found in answers.items()}
+
+    context = FleetContext(spec, make_plan(spec), Path("/tmp"), tuple("abc"), (), cast(Ask, ask))
+    assert told(reach.resolve(context)) == [
+        ("fail", "b", "b is 127.0.1.1 here"),
+        ("fail", "b", "c is 10.0.0.9, elsewhere 10.0.0.3"),
+        ("fail", "c", "c does not resolve"),
+    ]
+    answers["b"] = answers["c"] = answers["a"]
+    assert told(reach.resolve(context)) == [("pass", "", "3 names, the same on all")]
