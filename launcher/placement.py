@@ -1,5 +1,9 @@
 """Which host is which node of an attempt, and where its nodes meet."""
 
+import os
+import socket
+import time
+import uuid
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
@@ -33,6 +37,22 @@ def write_placement(run: RunDir, attempt: int, placement: Placement) -> None:
     write_json(run.placement(attempt), asdict(placement))
 
 
+def settle_placement(run: RunDir, attempt: int, placement: Placement) -> Placement:
+    """As write_placement, unless one is written already, by somebody who starts the same attempt at
+    the same time: then that one counts. Raises OSError."""
+    path = run.placement(attempt)
+    drawn = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write_json(drawn, asdict(placement))
+        try:
+            os.link(drawn, path)
+        except FileExistsError:
+            return read_placement(run, attempt) or placement
+    finally:
+        drawn.unlink(missing_ok=True)
+    return placement
+
+
 def read_placement(run: RunDir, attempt: int) -> Placement | None:
     """None if none was written, or it cannot be read."""
     content = read_json(run.placement(attempt))
@@ -42,6 +62,21 @@ def read_placement(run: RunDir, attempt: int) -> Placement | None:
         return Placement(**{**content, "hosts": tuple(content["hosts"])})
     except (KeyError, TypeError):
         return None
+
+
+def resolve(address: str, *, patience_s: float = 600.0) -> str:
+    """The address that a name stands for; an address is its own. A cluster's DNS learns of a pod
+    only once it runs. Raises OSError."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return str(found[0][4][0])
 
 
 def choose_hosts(
