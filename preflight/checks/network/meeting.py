@@ -112,14 +112,19 @@ def unasked(host: str, why: str, remedy: str = "") -> Finding:
     return Finding(state="unknown", summary="the probe failed", why=why, host=host, remedy=remedy)
 
 
-def rows(said: Mapping[str, Mapping[str, Any]]) -> dict[Pair, dict[str, Any]]:
-    """What was measured of each pair; those that could not be measured are not in it."""
-    return {
-        (host, row["to"]): row
-        for host, answer in said.items()
-        for row in answer["rows"]
-        if not row.get("kind")
-    }
+def rows(
+    said: Mapping[str, Mapping[str, Any]], broken: Mapping[str, Any] | None = None
+) -> dict[Pair, dict[str, Any]]:
+    """What was measured of each pair; those that could not be measured are not in it. With
+    `broken`, those that fell silent on the way or broke off are, and that is what they have."""
+    found: dict[Pair, dict[str, Any]] = {}
+    for host, answer in said.items():
+        for row in answer["rows"]:
+            if not row.get("kind"):
+                found[host, row["to"]] = row
+            elif broken is not None and row["kind"] in ("timeout", "other") and row["to"] in said:
+                found[host, row["to"]] = {**row, **broken}
+    return found
 
 
 def live(context: FleetContext) -> tuple[str, ...]:
@@ -151,6 +156,7 @@ def measure(
     seconds_each: float,
     told: Mapping[str, Any] | None = None,
     pairs: Collection[Pair] = (),
+    broken: Mapping[str, Any] | None = None,
 ) -> tuple[dict[Pair, dict[str, Any]], list[Finding]]:
     """What was measured of these pairs (of those that a whole fleet takes, unless given), and
     findings of hosts that said nothing."""
@@ -167,7 +173,7 @@ def measure(
         told,
         timeout_s=2 * PATIENCE_S + SPARE_S + (seconds_each + ONCE_STARTED_S) * turns,
     )
-    found = rows(said)
+    found = rows(said, broken)
     if not found and not silent:
         silent = [Finding(state="skipped", summary="no host reaches another: see network.reach")]
     return found, silent
