@@ -34,11 +34,12 @@ class Look:
         passive_only: bool = False,
         hosts: Sequence[str] = (),
         here: bool = False,
+        scripts: Sequence[Path] = (),
     ) -> None:
         """Raises UserError for hosts that cannot be told, and for checks that there are not."""
         self.spec, self.runs_dir = spec, runs_dir
         self._only, self._skip, self._tier = only, skip, tier
-        self._passive_only = passive_only
+        self._passive_only, self._scripts = passive_only, scripts
         self.targets = None if here else targets(spec, os.environ, hosts)
         self.checks = [c for c in select(only, skip, tier) if c.passive or not passive_only]
         if self.targets is None:
@@ -78,6 +79,7 @@ class Look:
                 skip=self._skip,
                 tier=self._tier,
                 passive_only=self._passive_only,
+                scripts=self._scripts,
                 on_start=start,
             )
         else:
@@ -91,6 +93,7 @@ class Look:
                 skip=self._skip,
                 tier=self._tier,
                 passive_only=self._passive_only,
+                scripts=self._scripts,
                 on_start=start,
                 on_progress=on_progress,
             )
