@@ -193,7 +193,7 @@ def _no_saves(context: "Context", piece: Piece) -> str:
         return f"{format_bytes(size)} are more than is written to try it"
     try:
         folder = str(context.storage())
-        if not context.probe("storage", "semantics", folder, timeout_s=8.0)["writable"]:
+        if context.probe("storage", "writable", folder, timeout_s=8.0)["error"]:
             return "not writable: see storage.writable"
         free = context.probe("storage", "space", folder, timeout_s=8.0)["free_bytes"]
     except ProbeError as error:
