@@ -84,7 +84,7 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
         if view.run.stop_requested_at is not None:
             return Decision("condemn", "stopped before it was queued", cause="stopped unqueued")
         if silent_s > RESUBMIT_AFTER_S:
-            return Decision("start", reason="the scheduler is not known to have taken it")
+            return Decision("start", reason="it is not known to have been started")
         return WAIT
     if vain := _in_vain(view):
         return Decision("condemn", vain, cause=vain)
@@ -125,9 +125,8 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
 
 
 def _told(view: RunView, content: dict[str, Any]) -> str:
-    """How the attempt ended, with the host of the ranks that ended it."""
-    hosts = {view.host_of(rank) for rank in _ended_by_signal(content)} - {""}
-    return describe_exit(content) + (f" on {', '.join(sorted(hosts))}" if hosts else "")
+    """How the attempt ended, with the hosts of the ranks that ended it."""
+    return describe_exit(content, view.host_of)
 
 
 def _killed_on(view: RunView, content: dict[str, Any]) -> dict[str, str]:

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from launcher.store import Store
 from preflight import history, runner
 from preflight.fleet_run import OnProgress, run_fleet
+from preflight.host_record import put_on_record
 from preflight.registry import Check, Tier, select
 from preflight.report import Report
 from preflight.targets import targets
@@ -97,5 +100,8 @@ class Look:
         return history.compare(report, self.checks, history.reports(self.spec.name))
 
     def keep(self, report: Report) -> None:
-        """For `--last`, for the comparison with later ones, and for the launch to ask."""
+        """For `--last`, for the comparison with later ones, and for the launch to ask; and on the
+        hosts' own record. Raises SmolplanError if the record cannot be written."""
         history.keep(report)
+        with closing(Store()) as store:
+            put_on_record(store, report)

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from launcher.backends.base import NodeView, Observation
+from launcher.backends.base import NodeView, NotNow, Observation
 from launcher.kubernetes.judge import Seen, disruption, judge
 from launcher.kubernetes.kubectl import Cluster, KubectlError, Refused, current_context
 from launcher.kubernetes.manifest import (
@@ -32,8 +32,9 @@ from launcher.kubernetes.record import KubernetesRecord, read_record, write_reco
 from launcher.kubernetes.state import Pod, parse_pods
 from launcher.outcome import node_outcomes, read_exit, write_exit
 from launcher.placement import Placement, read_placement, write_placement
+from launcher.slurm.nodes import blamed
 from launcher.store import Attempt, Store
-from smolplan.errors import SmolplanError, UserError
+from smolplan.errors import UserError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
 
@@ -61,10 +62,10 @@ class KubernetesBackend:
         self._disruption: dict[str, str] = {}
 
     def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
-        return to_yaml(objects(spec, run, attempt_number, "…", left_out=_left_out())).rstrip()
+        return to_yaml(objects(spec, run, attempt_number, "…", left_out=_left_out(run))).rstrip()
 
     def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
-        return {"objects": objects(spec, run, attempt_number, "…", left_out=_left_out())}
+        return {"objects": objects(spec, run, attempt_number, "…", left_out=_left_out(run))}
 
     def submit(
         self,
@@ -80,7 +81,7 @@ class KubernetesBackend:
             return
         if not run.spec.exists():
             raise UserError(f"cannot start attempt {number}: its folder is gone", where=str(run))
-        manifests = objects(spec, run, number, attempt.token, left_out=_left_out())
+        manifests = objects(spec, run, number, attempt.token, left_out=_left_out(run))
         record = record or _record(spec, run, attempt)
         try:
             (run.attempt(number) / "logs").mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ class KubernetesBackend:
         number, token = attempt.number, attempt.token
         record = read_record(run, number)
         if record is None or not record.created:
-            return Observation()
+            return Observation(submitted=False)
         placement = read_placement(run, number)
         hosts = placement.hosts if placement else (pod_host(record.name, 0),)
         ended = read_exit(run, number, token)  # before the look: it is written before a pod ends
@@ -262,7 +263,7 @@ def _create(record: KubernetesRecord, manifests: list[dict[str, Any]]) -> None:
             remedy=remedy,
         ) from None
     except KubectlError as error:
-        raise SmolplanError(f"Kubernetes does not answer: {error}") from None
+        raise NotNow(f"Kubernetes does not answer: {error}") from None
 
 
 def _cluster(record: KubernetesRecord) -> Cluster:
@@ -291,7 +292,7 @@ def _is_gone(job: dict[str, Any] | None, pods: dict[int, Pod]) -> bool:
     return not stays and not left
 
 
-def _left_out() -> list[str]:
-    """Hosts that earlier attempts blamed. Where too few are left, the pods wait, and say so."""
+def _left_out(run: RunDir) -> list[str]:
+    """Hosts with a fault. Where too few others are left, the pods wait, and say so."""
     with closing(Store()) as store:
-        return list(dict.fromkeys(fault.host for fault in store.host_faults(standing=True)))
+        return blamed(store.host_faults(standing=True), run.path.name)

@@ -18,15 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from launcher.backends.base import NodeView, Observation
+from launcher.backends.base import NodeView, NotNow, Observation
 from launcher.backends.prober import Prober
 from launcher.environment import rank_environment
+from launcher.host_faults import offenders
 from launcher.hosts.fleet import Answer, Fleet, fleet_of
 from launcher.hosts.host import Host, Trouble
 from launcher.hosts.inventory import inventory
 from launcher.hosts.meeting import find_meeting
 from launcher.outcome import read_exit, write_exit
-from launcher.placement import Placement, choose_hosts, read_placement, write_placement
+from launcher.placement import Placement, choose_hosts, read_placement, settle_placement
 from launcher.store import Attempt, Store
 from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir, read_json
@@ -98,8 +99,8 @@ class SshBackend:
             run.begin_attempt(number)
             placement = read_placement(run, number)
             if placement is None:
-                placement = self._place(spec, run, number, on_progress)
-                write_placement(run, number, placement)
+                chosen = self._place(spec, run, number, on_progress)
+                placement = settle_placement(run, number, chosen)
         except OSError as error:
             raise UserError(
                 f"cannot start attempt {number}: {error.strerror}", where=str(run.attempt(number))
@@ -109,13 +110,17 @@ class SshBackend:
     def _place(
         self, spec: RunSpec, run: RunDir, number: int, on_progress: Callable[[str], None]
     ) -> Placement:
-        """Which hosts, of those that answer, and where they meet. Raises UserError."""
+        """Which hosts, of those that answer, and where they meet. Raises UserError; NotNow where a
+        run that went before only has to wait for hosts to answer."""
         fleet, nodes = self._reach(), spec.cluster.nodes
         answers = fleet.call("ping", timeout_s=PING_S, on_answer=_counting(fleet, on_progress))
         silent = {host: told for host, told in answers.items() if isinstance(told, Trouble)}
         with closing(Store()) as store:
             _keep_record(store, run, number, answers)
             faults = [f for f in store.host_faults(standing=True) if f.kind != "unreachable"]
+            often = offenders(store.host_faults(), store.gpus_of_hosts(), time.time())
+        # A host that fails often is chosen where no other is left.
+        names = sorted(fleet.hosts, key=lambda host: host in often)
         before = next(
             (p.hosts for k in range(number - 1, 0, -1) if (p := read_placement(run, k))), ()
         )
@@ -123,17 +128,19 @@ class SshBackend:
         try:
             try:
                 left_out = certain | {f.host for f in faults}
-                hosts = choose_hosts(fleet.hosts, nodes, left_out=left_out, before=before)
+                hosts = choose_hosts(names, nodes, left_out=left_out, before=before)
             except UserError:
-                hosts = choose_hosts(fleet.hosts, nodes, left_out=certain, before=before)
+                hosts = choose_hosts(names, nodes, left_out=certain, before=before)
         except UserError as error:
             for host, trouble in silent.items():
                 on_progress(f"{host}: {trouble.message}")
             first = next(iter(silent.items()), None)
             why = f"; {first[0]}: {first[1].message}" if first else ""
+            if silent and number > 1:
+                raise NotNow(f"{error.what}{why}") from None
             remedy = (first[1].remedy if first else "") or error.remedy
             raise UserError(f"{error.what}{why}", where=error.where, remedy=remedy) from None
-        for host in fleet.hosts[:nodes]:
+        for host in names[:nodes]:
             if host not in hosts:
                 why = silent[host].message if host in silent else "left out after a fault"
                 on_progress(f"{host}: {why}; a spare takes its place")
@@ -222,7 +229,7 @@ class SshBackend:
     def observe(self, run: RunDir, attempt: Attempt) -> Observation:
         placement = read_placement(run, attempt.number)
         if placement is None:
-            return Observation()
+            return Observation(submitted=False)
         if read_exit(run, attempt.number, attempt.token) is not None:
             # Nothing that hosts could say changes how it ended.
             nodes = enumerate(placement.hosts)
@@ -236,7 +243,9 @@ class SshBackend:
             except SmolplanError as error:
                 nodes = enumerate(placement.hosts)
                 return Observation(tuple(NodeView(n, h, None, str(error), 1) for n, h in nodes))
-            prober = self._prober = Prober(fleet, run, attempt.number, placement)
+            every_s = self._spec.monitor.poll_s
+            prober = Prober(fleet, run, attempt.number, placement, every_s=every_s)
+            self._prober = prober
         return Observation(prober.views())
 
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
@@ -339,12 +348,12 @@ def _keep_record(store: Store, run: RunDir, number: int, answers: Mapping[str, A
     """Hosts that do not answer are remembered, though they count again as soon as they do."""
     standing = {f.host for f in store.host_faults(standing=True) if f.kind == "unreachable"}
     for host, answer in answers.items():
-        if isinstance(answer, Trouble):
+        if isinstance(answer, Trouble) and host not in standing:
             store.blame_host(
                 host, "unreachable", answer.message, run_id=run.path.name, attempt=number
             )
             run.record("host_unreachable", "launcher", host=host, reason=answer.message)
-        elif host in standing:
+        elif not isinstance(answer, Trouble) and host in standing:
             store.clear_host(host, "it answers again", kinds=["unreachable"])
 
 

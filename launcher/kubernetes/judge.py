@@ -56,7 +56,7 @@ def judge(seen: Seen) -> Observation:
         return Observation(ended="its pods were preempted, evicted or deleted, and are gone")
     silent = [p for p in seen.pods.values() if p.over and p.node not in seen.reported]
     if silent and seen.patient:
-        return Observation(waiting=f"{silent[0]} {silent[0].ended}; its record is awaited")
+        return Observation(settling=f"{silent[0]} {silent[0].ended}; its record is awaited")
     if holds(status, "Failed"):
         said = condition(status, "Failed").get("message", "no reason is given")
         return Observation(ended=f"{seen.what} failed: {said}"[:500])
@@ -79,7 +79,7 @@ def _saving(seen: Seen, why: str) -> Observation | None:
     """While pods that are to go are within their grace period."""
     for pod in seen.pods.values():
         if pod.running and pod.gone_by is not None and not pod.overdue(seen.now):
-            return Observation(waiting=f"{why}; its ranks save and end")
+            return Observation(settling=f"{why}; its ranks save and end")
     return None
 
 

@@ -137,7 +137,7 @@ def preflight(
     ) as look:
         if watch:
             _watch(look, every, as_json)
-        report = _one(look)
+        report = look_once(look)
     look.keep(report)
     _tell(report, junit, html, as_json)
     sys.exit(report.exit_code)
@@ -146,7 +146,7 @@ def preflight(
 preflight.__doc__ = (preflight.__doc__ or "").rstrip() + EXAMPLES
 
 
-def _one(look: "Look") -> "Report":
+def look_once(look: "Look") -> "Report":
     """One look, with how far it is on a terminal."""
     from smolplan.cli.preflight_view import host_lines
     from smolplan.cli.style import progress_line

@@ -14,11 +14,13 @@ from launcher.backends import kubernetes
 from launcher.backends.base import Observation
 from launcher.backends.kubernetes import KubernetesBackend
 from launcher.compare import compare
+from launcher.create import create_run
 from launcher.kubernetes import pod
 from launcher.kubernetes.record import read_record
 from launcher.outcome import read_exit, write_node_exit
 from launcher.placement import read_placement
 from launcher.processes import find_by_token
+from launcher.status import run_status
 from launcher.store import Attempt, Run, Store
 from smolplan.errors import ExitCode, SmolplanError, UserError
 from smolplan.rundir import RunDir
@@ -151,6 +153,7 @@ def test_why_pods_wait_is_told_and_hosts_with_a_fault_are_not_used(
     cluster.set("hosts", ["gpu-1", "gpu-2"])
     idle.submit()
     assert "is suspended, as while a queue holds it" in idle.see().waiting
+    assert "is suspended" in run_status(store, idle.run).queued
     cluster.set("suspended", False)
     idle.see()
     wait_until(lambda: "Unschedulable" in idle.see().waiting)
@@ -228,7 +231,8 @@ def test_an_end_that_the_ranks_have_put_on_record_says_more_than_the_pods(
     ended = {"exit_code": -9, "failures": {"1": -9}}
     write_node_exit(idle.dir, 1, idle.attempt.token, 1, ended)
     cluster.disrupt(pod_names(cluster)[0], "EvictionByEvictionAPI")
-    assert not (idle.see().ended or idle.see().waiting)
+    seen = idle.see()
+    assert not (seen.ended or seen.waiting or seen.settling)
 
 
 def test_an_image_with_another_version_is_refused_by_its_supervisor(
@@ -277,6 +281,14 @@ def test_a_cluster_that_takes_no_job_is_told_of_with_a_remedy_and_the_run_ends(
     with pytest.raises(error, match=remedy):
         control.start(store, idle.run, idle.attempt, idle.spec)
     assert store.run(idle.run.id).state == "failed"
+
+
+def test_a_spec_that_no_pod_could_run_is_refused_before_any_folder_is_made(
+    store: Store, tmp_path: Path, data_cache: Path
+) -> None:
+    with pytest.raises(UserError, match=r"launch\.kubernetes\.volumes"):
+        create_run(on_pods(data_cache, volumes=[]), store, tmp_path / "runs", monitored=False)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_dry_run_shows_what_would_be_created_and_creates_nothing(

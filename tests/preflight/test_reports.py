@@ -5,7 +5,7 @@ from xml.etree import ElementTree as xml
 from preflight.report import Report, Result, Severity, State
 from preflight.reports.html import html
 from preflight.reports.junit import junit
-from preflight.reports.rows import groups, rows, verdict
+from preflight.reports.rows import groups, lines, rows, verdict
 
 ALLOWED = {
     "testsuites": {"name", "time", "tests", "failures", "errors"},
@@ -88,6 +88,24 @@ def test_the_only_host_that_a_check_of_all_hosts_finds_wanting_is_named() -> Non
 def test_failures_are_told_before_warnings() -> None:
     told = [result("a.a", "warn", why="slow"), result("b.b", "fail", why="broken")]
     assert [g.state for g in groups(told)] == ["fail", "warn"]
+
+
+def test_what_hundreds_of_hosts_say_each_in_its_own_figures_takes_a_few_lines() -> None:
+    told = [result("host.memory", "fail", f"h{n}", why=f"{n} bytes are free") for n in range(256)]
+    found = groups(told)
+    assert [len(g.hosts) for g in found] == [1, 1, 1, 253]
+    assert found[-1].why.startswith("the like")
+    twice = [result("network.resolve", "fail", "a", why=f"no name {n}") for n in range(3)]
+    assert rows(report(*twice))[0].summary == "1 of 3: a: fine"
+
+
+def test_checks_of_an_area_that_are_skipped_for_one_reason_take_one_line() -> None:
+    skipped = [result(f"gpu.{n}", "skipped", h, summary="no GPU") for n in "xy" for h in "abc"]
+    found = lines(report(*skipped, result("gpu.z", "skipped", summary="another reason")))
+    assert [(line.name, line.summary) for line in found] == [
+        ("gpu (2 checks)", "3 hosts: no GPU"),
+        ("gpu.z", "another reason"),
+    ]
 
 
 def test_junit_has_a_suite_a_host_and_counts_that_agree() -> None:
