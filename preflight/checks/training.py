@@ -48,7 +48,7 @@ def _broken(error: TrainingFailed) -> Finding:
 @check(
     "training.loss",
     remedy="Do not launch: look at initialisation, targets and learning rate of the trainer.",
-    deadline_s=150.0,
+    deadline_s=280.0,
     needs_torch=True,
 )
 def loss(context: Context) -> Finding:
@@ -78,7 +78,7 @@ def loss(context: Context) -> Finding:
     )
 
 
-@check("training.layouts", remedy=SAME, deadline_s=200.0, needs_torch=True)
+@check("training.layouts", remedy=SAME, deadline_s=280.0, needs_torch=True)
 def layouts(context: Context) -> Finding:
     """The same losses twice, bit for bit, and within rounding in every other layout."""
     try:

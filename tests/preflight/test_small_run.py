@@ -60,8 +60,10 @@ def test_a_fit_machine_passes_and_nothing_is_left_behind(data_cache: Path, tmp_p
     states = {r.name: r.state for r in report.results}
     for name in ("network.all_reduce", "training.loss", "training.layouts", "training.speed"):
         assert states[name] == "pass"
-    for what in ("save", "resume", "torn", "reshard", "stall"):
+    for what in ("save", "resume", "torn", "reshard"):
         assert states[f"checkpoint.{what}"] == "pass"
+    # On a busy machine there may not be five steps in time to be saved.
+    assert states["checkpoint.stall"] in ("pass", "skipped")
     for name in ("evaluation.held_out", "metrics.lines", "metrics.heartbeats"):
         assert states[name] == "pass"
     assert list(runs.iterdir()) == []
