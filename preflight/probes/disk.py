@@ -23,8 +23,8 @@ from typing import Any
 
 from preflight.probes.disk_file import ALIGNMENT, Scratch
 
-GRACE_S = 4.0
-"""A block that takes this much longer than the phase's limit is stuck."""
+GRACE_S = 10.0
+"""A block that takes this much longer than the phase's limit is stuck. Hosts may be busy."""
 
 
 def write(file: Scratch, size: int, limit_s: float) -> dict[str, Any]:

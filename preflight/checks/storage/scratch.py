@@ -23,7 +23,7 @@ SLOW_BYTES_PER_S = 20e6
     "storage.scratch",
     severity="advisory",
     remedy="Point TMPDIR at a local disk with room, by launch.environment.",
-    deadline_s=25.0,
+    deadline_s=50.0,
     peers={"write_bytes_per_s": "higher"},
 )
 def scratch(context: Context) -> Finding:

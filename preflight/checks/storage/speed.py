@@ -7,12 +7,15 @@ from preflight.checks.storage.mounts import paths
 from preflight.checks.storage.needs import STALL_SHARE, StorageNeeds, storage_needs
 from preflight.checks.storage.place import MIB, ask, nearest, room, writable
 from preflight.context import Context
+from preflight.probes.disk import GRACE_S
 from preflight.registry import check
 from preflight.report import Finding
 from smolplan.units import format_bytes, format_count, format_duration
 
 LEAST_BYTES, MOST_BYTES = 128 * MIB, 1024 * MIB
 PHASE_S = 3.0
+START_S = 10.0
+"""For the probe to start on a busy host."""
 MOST_RANKS = 16
 """As many processes keep any storage of one host busy."""
 RANDOM_BYTES, RANDOM_S = 64 * MIB, 1.0
@@ -28,7 +31,7 @@ def measure(
 ) -> dict[str, Any]:
     """What preflight.probes.disk says of the phases. Raises ProbeError."""
     orders = [f"{phase}={size}:{limit_s:g}" for phase, size, limit_s in phases]
-    timeout_s = sum(limit_s for _, _, limit_s in phases) + 4.0 * len(phases) + 4.0
+    timeout_s = sum(limit_s + GRACE_S for _, _, limit_s in phases) + START_S
     return context.probe("disk", str(folder), str(ranks), *orders, timeout_s=timeout_s)
 
 
@@ -56,7 +59,7 @@ def ranks_at_once(needs: StorageNeeds) -> int:
 @check(
     "storage.throughput",
     remedy="Use faster storage (--runs-dir), or save less often (checkpoint.every_steps).",
-    deadline_s=40.0,
+    deadline_s=60.0,
     peers={"write_bytes_per_s": "higher", "read_bytes_per_s": "higher"},
 )
 def throughput(context: Context) -> Finding:
@@ -113,7 +116,7 @@ def judge_throughput(told: dict[str, Any], needs: StorageNeeds) -> Finding:
 @check(
     "storage.random_reads",
     remedy="Put the tokenised text (data.cache_dir) on a local SSD.",
-    deadline_s=25.0,
+    deadline_s=60.0,
     peers={"reads_per_s": "higher"},
 )
 def random_reads(context: Context) -> Finding:
@@ -158,7 +161,7 @@ def judge_random_reads(told: dict[str, Any], needs: StorageNeeds) -> Finding:
     severity="advisory",
     remedy="Use storage for the runs that is made for small files, or is less loaded: heartbeats "
     "and events wait for it.",
-    deadline_s=20.0,
+    deadline_s=45.0,
     peers={"rounds_per_s": "higher"},
 )
 def metadata(context: Context) -> Finding:
