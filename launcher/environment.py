@@ -8,12 +8,19 @@ are no part of it: they stay in the environment of whoever starts a process.
 import os
 import socket
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
 from launcher.processes import TOKEN_VARIABLE
 from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.spec import RunSpec
+
+HOST_VARIABLE = "SMOLPLAN_HOST"
+"""Where a node is a container: the name of the host that it runs on, for its supervisor."""
+
+VERSION_VARIABLE = "SMOLPLAN_VERSION"
+"""Where code is not carried to the hosts: the version that a supervisor there must be of."""
 
 _PREFIXES = (
     *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "CUBLAS", "CUDNN_", "HIP_", "ROCR_", "RCCL_"),
@@ -51,6 +58,14 @@ def rank_environment(spec: RunSpec, token: str) -> dict[str, str]:
         **spec.launch.environment,
         TOKEN_VARIABLE: token,
     }
+
+
+def code_version() -> str:
+    """Of smolplan, as it is installed here; empty where it is not."""
+    try:
+        return version("smolplan")
+    except PackageNotFoundError:
+        return ""
 
 
 def meeting_interface(address: str, port: int) -> dict[str, str]:
