@@ -120,6 +120,7 @@ class Rank:
             return
         code = 1
         try:
+            os.close(sys.__stdout__.fileno())  # who reads it is not to wait for one that is stuck
             os.close(self._orders)
             with os.fdopen(orders) as reading, os.fdopen(answers, "w") as writing:
                 self._work(folder, reading, writing)

@@ -90,6 +90,8 @@ def _ask(path: str) -> tuple[int, int]:
         os.close(writing)
         return process, reading
     try:
+        os.close(sys.stdout.fileno())  # whoever reads it is not to wait for one that is stuck
+        os.close(sys.stderr.fileno())
         os.write(writing, json.dumps(touch(path)).encode())
     finally:
         os._exit(0)

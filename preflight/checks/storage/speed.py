@@ -92,15 +92,14 @@ def judge_throughput(told: dict[str, Any], needs: StorageNeeds) -> Finding:
         why = f"reading it back takes longer than {format_duration(needs.load_s)}"
     elif write < wished:
         state, why = "warn", f"{stall}, more than {STALL_SHARE:.0%} of the time between two"
-    how = "" if told["write"]["direct"] else ", through the cache"
+    how = f"{format_bytes(wished)}/s needed" if told["write"]["direct"] else "through the cache"
     least = {"write_bytes_per_s": needs.least_write_bytes_per_s}
     if needs.stall_s is not None:
         least["write_bytes_per_s_wished"] = wished
     return Finding.model_validate(
         {
             "state": state,
-            "summary": f"write {format_bytes(write)}/s, read {format_bytes(read)}/s{how}, "
-            f"{format_bytes(wished)}/s needed",
+            "summary": f"write {format_bytes(write)}/s, read {format_bytes(read)}/s, {how}",
             "why": why,
             "measured": {
                 "write_bytes_per_s": write,
@@ -183,7 +182,7 @@ def metadata(context: Context) -> Finding:
     p99_s = found["kinds"][slowest]["p99_s"]
     return Finding(
         state="fail" if slow else "pass",
-        summary=f"{format_count(found['rounds_per_s'])} files/s made, renamed, removed; "
+        summary=f"{format_count(found['rounds_per_s'])} files/s, "
         f"{slowest} p99 {format_duration(p99_s)}",
         why=f"{format_count(wished)}/s are needed: a step waits for its ranks' heartbeats"
         if slow
