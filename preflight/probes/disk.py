@@ -23,6 +23,7 @@ from typing import Any
 
 from preflight.probes.disk_file import ALIGNMENT, Scratch
 
+STDOUT = 1
 GRACE_S = 10.0
 """A block that takes this much longer than the phase's limit is stuck. Hosts may be busy."""
 
@@ -120,7 +121,7 @@ class Rank:
             return
         code = 1
         try:
-            os.close(sys.__stdout__.fileno())  # who reads it is not to wait for one that is stuck
+            os.close(STDOUT)  # who reads it is not to wait for one that is stuck
             os.close(self._orders)
             with os.fdopen(orders) as reading, os.fdopen(answers, "w") as writing:
                 self._work(folder, reading, writing)
