@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from launcher import create
 from launcher.backends.base import backend_of, backend_of_run
@@ -179,13 +180,17 @@ def settle(store: Store, run: Run) -> Run:
             return store.run(run.id)
         if seen.settling or (seen.waiting and run.stop_requested_at is None):
             return run
-        alive = False if seen.cancelled or seen.waiting else seen.alive
+        alive = False if seen.cancelled or seen.ended or seen.waiting else seen.alive
         content = read_exit(directory, attempt.number, attempt.token)
         if content is None and alive is not False:
             return run
         unstarted = seen.waiting and "stopped while it was queued"
-        gone = seen.cancelled or unstarted or seen.over or "its processes are gone without a word"
-        content = content or {"exit_code": 1, "error": gone}
+        told = seen.cancelled or seen.ended or unstarted or seen.over
+        gone: dict[str, Any] = {
+            "exit_code": 1,
+            "error": told or "its processes are gone without a word",
+        }
+        content = gone if seen.ended else content or gone
         if not backend.end(directory, attempt, describe_exit(content)):
             return run
     finally:

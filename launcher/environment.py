@@ -8,12 +8,19 @@ are no part of it: they stay in the environment of whoever starts a process.
 import os
 import socket
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
 from launcher.processes import TOKEN_VARIABLE
 from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.spec import RunSpec
+
+HOST_VARIABLE = "SMOLPLAN_HOST"
+"""Where a node is a container: the name of the host that it runs on, for its supervisor."""
+
+VERSION_VARIABLE = "SMOLPLAN_VERSION"
+"""Where code is not carried to the hosts: the version that a supervisor there must be of."""
 
 _PREFIXES = (
     *("CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "CUBLAS", "CUDNN_", "HIP_", "ROCR_", "RCCL_"),
@@ -24,14 +31,14 @@ _NAMES = {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", 
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "_KEY")
 
 
-def _decides(name: str) -> bool:
+def decides(name: str) -> bool:
     known = name in _NAMES or name.startswith(_PREFIXES)
     return known and not any(word in name for word in _SECRET)
 
 
 def keep_environment(run: RunDir) -> None:
     """Put this process's on record as the run's. Raises OSError."""
-    write_json(run.environment, {n: v for n, v in sorted(os.environ.items()) if _decides(n)})
+    write_json(run.environment, {n: v for n, v in sorted(os.environ.items()) if decides(n)})
 
 
 def environment_of(run: RunDir) -> Mapping[str, str]:
@@ -39,7 +46,7 @@ def environment_of(run: RunDir) -> Mapping[str, str]:
     kept = read_json(run.environment)
     if kept is None:
         return os.environ
-    others = {name: value for name, value in os.environ.items() if not _decides(name)}
+    others = {name: value for name, value in os.environ.items() if not decides(name)}
     return {**others, **{name: str(value) for name, value in kept.items()}}
 
 
@@ -51,6 +58,14 @@ def rank_environment(spec: RunSpec, token: str) -> dict[str, str]:
         **spec.launch.environment,
         TOKEN_VARIABLE: token,
     }
+
+
+def code_version() -> str:
+    """Of smolplan, as it is installed here; empty where it is not."""
+    try:
+        return version("smolplan")
+    except PackageNotFoundError:
+        return ""
 
 
 def meeting_interface(address: str, port: int) -> dict[str, str]:

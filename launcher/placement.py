@@ -1,5 +1,7 @@
 """Which host is which node of an attempt, and where its nodes meet."""
 
+import socket
+import time
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
@@ -42,6 +44,21 @@ def read_placement(run: RunDir, attempt: int) -> Placement | None:
         return Placement(**{**content, "hosts": tuple(content["hosts"])})
     except (KeyError, TypeError):
         return None
+
+
+def resolve(address: str, *, patience_s: float = 600.0) -> str:
+    """The address that a name stands for; an address is its own. A cluster's DNS learns of a pod
+    only once it runs. Raises OSError."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            found = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return str(found[0][4][0])
 
 
 def choose_hosts(

@@ -9,7 +9,10 @@ from launcher.processes import is_alive
 from launcher.store import Attempt, Run, Store
 from smolplan.errors import UserError
 from smolplan.rundir import Heartbeat, RunDir, read_last_line, read_tail
-from smolplan.spec import load_spec
+from smolplan.spec import RunSpec, load_spec
+
+SCHEDULED = ("slurm", "kubernetes")
+"""Backends whose attempts may wait for somebody else."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ def run_status(store: Store, run: Run) -> RunStatus:
     try:
         spec = load_spec(directory.spec)
         steps = spec.steps
-        if run.state == "active" and not beats and spec.launch.backend == "slurm":
-            queued, problem = _in_the_queue(directory, attempts[-1])
+        if run.state == "active" and not beats and spec.launch.backend in SCHEDULED:
+            queued, problem = _in_the_queue(spec, directory, attempts[-1])
     except UserError as error:
         problem = str(error) if run.path.is_dir() else f"its folder {run.path} is gone"
     recent = [line["step_s"] for line in read_tail(directory.metrics, 50) if "step_s" in line]
@@ -86,14 +89,14 @@ def run_status(store: Store, run: Run) -> RunStatus:
     )
 
 
-def _in_the_queue(directory: RunDir, attempt: Attempt) -> tuple[str, str]:
+def _in_the_queue(spec: RunSpec, directory: RunDir, attempt: Attempt) -> tuple[str, str]:
     """What holds an attempt back that has shown no sign of life, and why that cannot be told;
     empty what does not apply."""
-    from launcher.backends.slurm import SlurmBackend
+    from launcher.backends.base import backend_of
 
-    seen = SlurmBackend().observe(directory, attempt)
+    seen = backend_of(spec).observe(directory, attempt)
     trouble = next((node.trouble for node in seen.nodes if node.trouble), "")
-    unsent = "" if seen.submitted else "not taken by Slurm yet"
+    unsent = "" if seen.submitted else f"not taken by {spec.launch.backend.capitalize()} yet"
     return seen.waiting or seen.settling or unsent, trouble
 
 

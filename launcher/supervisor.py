@@ -9,13 +9,19 @@ begun, it ends its ranks by itself: a host that nobody could reach does no harm 
 import argparse
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from launcher.environment import meeting_interface
+from launcher.environment import (
+    HOST_VARIABLE,
+    VERSION_VARIABLE,
+    code_version,
+    meeting_interface,
+)
 from launcher.lock import hold
 from launcher.outcome import (
     attempt_outcome,
@@ -24,7 +30,7 @@ from launcher.outcome import (
     read_exit,
     write_node_exit,
 )
-from launcher.placement import Placement, read_placement
+from launcher.placement import Placement, read_placement, resolve
 from launcher.processes import TOKEN_VARIABLE, kill_by_token, process_name
 from smolplan.errors import ExitCode, UserError, storage_exit_code
 from smolplan.rundir import RunDir, write_json
@@ -54,6 +60,10 @@ def main() -> None:
         if os.fork():
             os._exit(0)
         os.setsid()
+    else:
+        # A container's first process, as this may be, is not ended by a signal that it does not
+        # handle. Torchrun's agent sets a handler of its own later.
+        signal.signal(signal.SIGTERM, _end)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     token = os.environ.get(TOKEN_VARIABLE, "")
     node = int(os.environ[arguments.node_from]) if arguments.node_from else arguments.node
@@ -61,6 +71,10 @@ def main() -> None:
     if arguments.stay:
         well = code in (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST)
         raise SystemExit(0 if well else code if code > 0 else 128 - code)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def supervise(run: RunDir, attempt: int, token: str, node: int = 0) -> int:
@@ -80,12 +94,23 @@ def supervise(run: RunDir, attempt: int, token: str, node: int = 0) -> int:
     if _is_over(run, attempt, token):
         return 0
     try:
+        _check_version()
         ended = _run_ranks(run, attempt, token, node, load_spec(run.spec))
     except Exception as error:
         log.exception("the attempt could not be run")
         ended = _failed(error)
     write_node_exit(run, attempt, token, node, ended)
     return int(ended["exit_code"])
+
+
+def _check_version() -> None:
+    """Raises UserError where this code is not the launcher's."""
+    wanted, own = os.environ.get(VERSION_VARIABLE, ""), code_version()
+    if wanted and own != wanted:
+        raise UserError(
+            f"smolplan {own or 'of no version'} is on this host, and {wanted} launched the run",
+            remedy="Install the same version in both places.",
+        )
 
 
 def _is_over(run: RunDir, attempt: int, token: str) -> bool:
@@ -111,15 +136,16 @@ def _run_ranks(run: RunDir, attempt: int, token: str, node: int, spec: RunSpec) 
     ranks, nodes = placement.ranks(node), len(placement.hosts)
     report = {
         "node": node,
-        "host": placement.hosts[node],
+        "host": os.environ.get(HOST_VARIABLE) or placement.hosts[node],
         "supervisor": process_name(),
         "ranks": ranks,
         "started_at": time.time(),
     }
     write_json(run.node(attempt, node), report)
-    meeting = meeting_interface(placement.address, placement.port)
+    address = resolve(placement.address)
+    meeting = meeting_interface(address, placement.port)
     os.environ.update({n: v for n, v in meeting.items() if n not in spec.launch.environment})
-    if nodes > 1:
+    if nodes > 1 or HOST_VARIABLE in os.environ:  # a container is out of the launcher's reach
         watch = threading.Thread(target=_end_when_over, args=(run, attempt, token), daemon=True)
         watch.start()
     # Torch takes a second to import: what can be said before is said before.
@@ -131,7 +157,7 @@ def _run_ranks(run: RunDir, attempt: int, token: str, node: int, spec: RunSpec) 
         ranks=len(ranks),
         name=f"{spec.name}-{attempt}",
         logs=RankLogs(run, attempt),
-        node=Node(node, nodes, placement.address, placement.port),
+        node=Node(node, nodes, address, placement.port),
     )
     outcome = attempt_outcome(run, attempt, failures)
     if failures and nodes > 1:

@@ -1,7 +1,7 @@
 """What a backend is: how an attempt is started, looked at and ended on one kind of machine."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from launcher.store import Attempt
@@ -49,6 +49,10 @@ class Observation:
     """How a scheduler says that it ended, for an attempt that says nothing of it itself."""
     cancelled: str = ""
     """That somebody has cancelled it by the scheduler's own means; empty if nobody has."""
+    ended: str = ""
+    """Why it is over, where the scheduler knows more than its ranks can: a node was preempted."""
+    blamed: Mapping[str, str] = field(default_factory=dict)
+    """With `ended`: hosts that are to blame, and for what kind of fault."""
     successor: Successor | None = None
 
     @property
@@ -119,8 +123,10 @@ def backend_of(spec: RunSpec) -> Backend:
             from launcher.backends.ssh import SshBackend
 
             return SshBackend(spec)
-        case "kubernetes" as name:
-            raise UserError(f"launch.backend {name} cannot be used yet", where="launch.backend")
+        case "kubernetes":
+            from launcher.backends.kubernetes import KubernetesBackend
+
+            return KubernetesBackend()
 
 
 def backend_of_run(run: RunDir) -> Backend:

@@ -2,10 +2,11 @@
 
 from contextlib import closing
 
+from launcher.host_faults import HostFault
 from launcher.slurm import commands
 from launcher.slurm.commands import SlurmError
 from launcher.slurm.queue import ANSWER_S
-from launcher.store import HostFault, Store
+from launcher.store import Store
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
 

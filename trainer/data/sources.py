@@ -55,6 +55,14 @@ def find_documents(spec: RunSpec) -> list[Document]:
     return found
 
 
+def first_document(spec: RunSpec) -> Document:
+    """The first of find_documents, without reading the others. Raises UserError."""
+    source, where = spec.data.sources[0], "data.sources.0.path"
+    for document in _documents(_files(source, where), where):
+        return document
+    raise UserError(f"{source.path} has no UTF-8 text{_matching(source)}", where=where)
+
+
 def _documents(files: list[Path], where: str) -> Iterator[Document]:
     for path in files:
         try:

@@ -79,6 +79,12 @@ def cache_folder(spec: RunSpec) -> Path:
     return (spec.data.cache_dir or Path(base).expanduser() / "smolplan" / "data").resolve()
 
 
+def dataset_folder(spec: RunSpec) -> Path:
+    """Where the tokenised dataset of a spec is, or would be. Reads all of the text. Raises
+    UserError."""
+    return cache_folder(spec) / _fingerprint(spec, find_documents(spec))
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a lock beside the folder; the kernel lets it go when its holder dies."""

@@ -1,27 +1,24 @@
-"""The text: there, readable, long enough, and as it was written."""
+"""The text: there, readable, long enough."""
 
-import json
-from typing import Any
-
+from preflight.checks.data.text import prepared, source_files
 from preflight.context import Context
-from preflight.dataset import DataRefused
 from preflight.registry import check
 from preflight.report import Finding
 from smolplan.spec import PYTHON_STDLIB
 from smolplan.units import format_bytes, format_count
 
-REFUSED = "Mend what it names in the spec, and ask again by --only data."
-
 
 @check(
     "data.sources",
-    remedy="Name folders that exist and files that match, in data.sources.",
+    tier="quick",
+    passive=True,
+    remedy="Name folders that exist and files that match, in data.sources; have evicted files "
+    "brought back.",
     deadline_s=60.0,
 )
 def sources(context: Context) -> Finding:
-    """Every source is there, can be read, and is not empty."""
-    wanted = [source.model_dump() for source in context.spec.data.sources]
-    if not wanted:
+    """Every source is there, can be read, is not empty, and is on the disk as a whole."""
+    if not context.spec.data.sources:
         return Finding(
             state="fail",
             summary="no text is named",
@@ -29,7 +26,7 @@ def sources(context: Context) -> Finding:
             remedy=f"Add a source to data.sources, for instance: path: {PYTHON_STDLIB}",
             source="spec",
         )
-    found = context.probe("files", "sources", json.dumps(wanted), timeout_s=55.0)["sources"]
+    found = source_files(context)
     bad = [
         f"data.sources.{n}: {s['path']}: {s['error']}" for n, s in enumerate(found) if s["error"]
     ]
@@ -41,6 +38,7 @@ def sources(context: Context) -> Finding:
         else f"{files:,} files, {format_bytes(size)}",
         why="; ".join(bad),
         measured={"files": files, "bytes": size},
+        facts={"text": f"{files} files, {size} bytes"},
     )
 
 
@@ -51,7 +49,7 @@ def sources(context: Context) -> Finding:
 )
 def tokens(context: Context) -> Finding:
     """The text, tokenised as the run will read it, is long enough for the tokens asked."""
-    dataset = _dataset(context)
+    dataset = prepared(context)
     if isinstance(dataset, Finding):
         return dataset
     have, want, epochs = dataset["tokens"], context.spec.tokens, context.spec.data.max_epochs
@@ -65,37 +63,6 @@ def tokens(context: Context) -> Finding:
         else "",
         measured={"tokens": have, "epochs": want / have},
         needed={"tokens": want / epochs, "epochs_max": epochs},
+        facts={"dataset": dataset["fingerprint"]},
         source="spec",
     )
-
-
-@check(
-    "data.checksums",
-    remedy="Remove the folder named: the text is tokenised again at the next launch.",
-    deadline_s=600.0,
-)
-def checksums(context: Context) -> Finding:
-    """The tokenised files are as they were written."""
-    dataset = _dataset(context)
-    if isinstance(dataset, Finding):
-        return Finding(state="skipped", summary="there are none: see data.tokens")
-    found = context.probe("files", "checksums", json.dumps(dataset), timeout_s=590.0)
-    return Finding(
-        state="fail" if found["wrong"] else "pass",
-        summary=f"{len(found['wrong'])} of {len(dataset['files'])} files are damaged"
-        if found["wrong"]
-        else f"{len(dataset['files'])} files, {format_bytes(found['bytes'])}",
-        why="; ".join(found["wrong"]),
-        measured={"bytes": found["bytes"]},
-    )
-
-
-def _dataset(context: Context) -> dict[str, Any] | Finding:
-    """dataset.json as the trainer makes it, or what it says is wrong with the text. The tokens
-    stay in the user's cache, where the launch finds them."""
-    try:
-        return context.dataset()
-    except DataRefused as refused:
-        return Finding(
-            state="fail", summary="the text is refused", why=str(refused), remedy=REFUSED
-        )

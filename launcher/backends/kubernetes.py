@@ -1,0 +1,298 @@
+"""The backend for a Kubernetes cluster: an attempt is a JobSet, or Kubeflow's TrainJob, and its
+nodes are pods, one on a host.
+
+Kubernetes starts and ends pods and says why; what comes after an attempt is the monitor's to
+decide, and a restart is a new object. docs/kubernetes.md tells which cause is whose.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from launcher.backends.base import NodeView, NotNow, Observation
+from launcher.kubernetes.judge import Seen, disruption, judge
+from launcher.kubernetes.kubectl import Cluster, KubectlError, Refused, current_context
+from launcher.kubernetes.manifest import (
+    PORT,
+    RESOURCES,
+    TOKEN_LABEL,
+    meeting_address,
+    name_of,
+    objects,
+    pod_host,
+    to_yaml,
+    token_mark,
+)
+from launcher.kubernetes.pod import checked
+from launcher.kubernetes.record import KubernetesRecord, read_record, write_record
+from launcher.kubernetes.state import Pod, parse_pods
+from launcher.outcome import node_outcomes, read_exit, write_exit
+from launcher.placement import Placement, read_placement, write_placement
+from launcher.slurm.nodes import blamed
+from launcher.store import Attempt, Store
+from smolplan.errors import UserError
+from smolplan.rundir import RunDir
+from smolplan.spec import RunSpec
+
+log = logging.getLogger("launcher.kubernetes")
+
+LOOK_S = 2.0
+"""The API server is shared by all: it is not asked more often than this."""
+
+PATIENCE_S = 10.0
+"""How a node ended is written to a network file system, and may be seen here somewhat later than
+the pod's end is. From memory: NFS looks anew for a name that it did not find within seconds."""
+
+Look = tuple[dict[str, Any] | None, dict[int, Pod]]
+
+
+class KubernetesBackend:
+    """See launcher.backends.base.Backend."""
+
+    def __init__(self) -> None:
+        self._looked: dict[str, tuple[float, Look]] = {}
+        self._failed: dict[str, tuple[int, float]] = {}
+        """By token, and host where one is silent: failed probes in a row, and since when."""
+        self._over_since_s: dict[str, float] = {}
+        """By pod."""
+        self._disruption: dict[str, str] = {}
+
+    def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
+        return to_yaml(objects(spec, run, attempt_number, "…", left_out=_left_out(run))).rstrip()
+
+    def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
+        return {"objects": objects(spec, run, attempt_number, "…", left_out=_left_out(run))}
+
+    def submit(
+        self,
+        spec: RunSpec,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Doing it twice creates one object: the API server takes a name once."""
+        number = attempt.number
+        record = read_record(run, number)
+        if record is not None and record.created:
+            return
+        if not run.spec.exists():
+            raise UserError(f"cannot start attempt {number}: its folder is gone", where=str(run))
+        manifests = objects(spec, run, number, attempt.token, left_out=_left_out(run))
+        record = record or _record(spec, run, attempt)
+        try:
+            (run.attempt(number) / "logs").mkdir(parents=True, exist_ok=True)
+            if read_placement(run, number) is None:
+                write_placement(run, number, _placement(spec, record.name))
+            write_record(run, number, record)
+            _create(record, manifests)
+            write_record(run, number, record.taken())
+        except OSError as error:
+            raise UserError(
+                f"cannot start attempt {number}: {error.strerror}", where=str(run.attempt(number))
+            ) from None
+
+    def await_report(
+        self,
+        run: RunDir,
+        attempt: Attempt,
+        on_progress: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Pods may wait for room until tomorrow: that the object was taken is all to wait for."""
+
+    def observe(self, run: RunDir, attempt: Attempt) -> Observation:
+        number, token = attempt.number, attempt.token
+        record = read_record(run, number)
+        if record is None or not record.created:
+            return Observation(submitted=False)
+        placement = read_placement(run, number)
+        hosts = placement.hosts if placement else (pod_host(record.name, 0),)
+        ended = read_exit(run, number, token)  # before the look: it is written before a pod ends
+        yielded = run.yield_request(number).exists()
+        try:
+            # A pod that is to go is gone within seconds, and with it the reason.
+            job, pods = self._look(record, max_age_s=0.0 if yielded else LOOK_S)
+        except (KubectlError, UserError) as error:
+            failed, silent_s = self._count(token)
+            return Observation(
+                tuple(
+                    NodeView(node, host, None, str(error), failed, silent_s)
+                    for node, host in enumerate(hosts)
+                )
+            )
+        self._failed.pop(token, None)
+        if placement is not None:
+            _name_hosts(run, number, placement, pods)
+        if why := disruption(pods):
+            self._disruption.setdefault(token, why)
+        seen = judge(
+            Seen(
+                what=f"{record.kind} {record.name}",
+                hosts=hosts,
+                job=job,
+                pods=pods,
+                exit=ended,
+                reported=frozenset(node_outcomes(run, number, token, range(len(hosts)))),
+                yielded=yielded,
+                now=time.time(),
+                disruption=self._disruption.get(token, ""),
+                patient=self._patient(pods),
+            )
+        )
+        return replace(seen, nodes=tuple(self._with_probes(token, node) for node in seen.nodes))
+
+    def _look(self, record: KubernetesRecord, *, max_age_s: float) -> Look:
+        now_s = time.monotonic()
+        if record.token not in self._looked or now_s - self._looked[record.token][0] > max_age_s:
+            self._looked[record.token] = (now_s, _find(record))
+        return self._looked[record.token][1]
+
+    def _count(self, key: str) -> tuple[int, float]:
+        """One more failed probe: how many in a row, and for how long."""
+        count, since_s = self._failed.get(key, (0, time.monotonic()))
+        self._failed[key] = (count + 1, since_s)
+        return count + 1, time.monotonic() - since_s
+
+    def _with_probes(self, token: str, node: NodeView) -> NodeView:
+        key = f"{token} {node.host}"
+        if not node.trouble:
+            self._failed.pop(key, None)
+            return node
+        failed, silent_s = self._count(key)
+        return replace(node, probes_failed=failed, silent_s=silent_s)
+
+    def _patient(self, pods: dict[int, Pod]) -> bool:
+        """Whether some pod has ended only just now."""
+        now_s = time.monotonic()
+        since_s = [self._over_since_s.setdefault(p.name, now_s) for p in pods.values() if p.over]
+        return any(now_s - then_s < PATIENCE_S for then_s in since_s)
+
+    def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
+        """A pod on a host that does not answer stays for ever; once that host is back, its
+        supervisor finds that the attempt has ended."""
+        number = attempt.number
+        if read_exit(run, number, attempt.token) is None:
+            try:
+                ended: dict[str, Any] = {"exit_code": None, "failures": {}, "error": why}
+                write_exit(run, number, attempt.token, ended)
+            except OSError as error:
+                log.error("attempt %d of %s: %s", number, run, error.strerror)
+        record = read_record(run, number)
+        if record is None:
+            return True
+        deadline = time.monotonic() + timeout_s
+        try:
+            _cluster(record).delete(_names(record))
+            while not _is_gone(*_find(record)):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.5)
+        except (KubectlError, UserError) as error:
+            log.error("attempt %d of %s: %s", number, run, error)
+            # Where the API server never said that it took it, the end on record is enough: a pod
+            # that starts all the same finds it.
+            return not record.created
+        self._looked.pop(attempt.token, None)
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def _record(spec: RunSpec, run: RunDir, attempt: Attempt) -> KubernetesRecord:
+    """In the cluster of the attempt before: somebody may have changed the current context."""
+    settings = checked(spec, run)
+    before = next(
+        filter(None, (read_record(run, n) for n in range(attempt.number - 1, 0, -1))), None
+    )
+    kubeconfig = before.kubeconfig if before else os.environ.get("KUBECONFIG", "")
+    context = before.context if before else settings.context or current_context(kubeconfig)
+    return KubernetesRecord(
+        token=attempt.token,
+        kind=settings.kind,
+        name=name_of(run, attempt.number, spec.cluster.nodes),
+        namespace=settings.namespace,
+        context=context,
+        kubeconfig=kubeconfig,
+    )
+
+
+def _placement(spec: RunSpec, name: str) -> Placement:
+    nodes, port = spec.cluster.nodes, spec.launch.rendezvous_port
+    return Placement(
+        hosts=tuple(pod_host(name, node) for node in range(nodes)),
+        ranks_per_node=spec.cluster.gpus_per_node,
+        address="127.0.0.1" if nodes == 1 else meeting_address(name),
+        port=port or (0 if nodes == 1 else PORT),
+    )
+
+
+def _name_hosts(run: RunDir, attempt: int, placement: Placement, pods: dict[int, Pod]) -> None:
+    """Put on record which host is which node, once all pods have one: hosts are what faults are
+    remembered by."""
+    hosts = tuple(pods[n].host if n in pods else "" for n in range(len(placement.hosts)))
+    if all(hosts) and hosts != placement.hosts:
+        try:
+            write_placement(run, attempt, replace(placement, hosts=hosts))
+        except OSError as error:
+            log.error("%s: %s", run.placement(attempt), error.strerror)
+
+
+def _create(record: KubernetesRecord, manifests: list[dict[str, Any]]) -> None:
+    cluster = _cluster(record)
+    try:
+        cluster.create(manifests)
+        return
+    except Refused as error:
+        taken = "AlreadyExists" in str(error) or "already exists" in str(error)
+        if taken and _find(record)[0] is not None:
+            return
+        remedy = "See what is sent by: smolplan launch SPEC --dry-run"
+        if taken:
+            remedy = f"Another's object has this name; see: kubectl get {RESOURCES[record.kind]}"
+        elif "no matches for kind" in str(error) or "doesn't have a resource type" in str(error):
+            remedy = f"Have {record.kind} installed in the cluster (docs/kubernetes.md)."
+        elif "forbidden" in str(error):
+            remedy = "Have the rights in docs/kubernetes.md granted to you."
+        raise UserError(
+            f"the cluster takes no such {record.kind}: {error}",
+            where="launch.kubernetes",
+            remedy=remedy,
+        ) from None
+    except KubectlError as error:
+        raise NotNow(f"Kubernetes does not answer: {error}") from None
+
+
+def _cluster(record: KubernetesRecord) -> Cluster:
+    return Cluster(record.namespace, record.context, record.kubeconfig)
+
+
+def _find(record: KubernetesRecord) -> Look:
+    """The attempt's object and pods, found by the token's mark. Raises KubectlError."""
+    selector = f"{TOKEN_LABEL}={token_mark(record.token)}"
+    found = _cluster(record).get([RESOURCES[record.kind], "pods"], selector)
+    jobs = [item for item in found if str(item.get("kind", "")).lower() == record.kind]
+    pods = parse_pods([item for item in found if item.get("kind") == "Pod"])
+    return (jobs[0] if jobs else None), pods
+
+
+def _names(record: KubernetesRecord) -> list[str]:
+    kinds = ["trainjob", "runtime"] if record.kind == "trainjob" else ["jobset"]
+    return [f"{RESOURCES[kind]}/{record.name}" for kind in kinds]
+
+
+def _is_gone(job: dict[str, Any] | None, pods: dict[int, Pod]) -> bool:
+    """No process is left, or those that are left are out of reach and end by themselves."""
+    stays = job is not None and "deletionTimestamp" not in job["metadata"]
+    now = time.time()
+    left = [p for p in pods.values() if not p.over and not p.host_silent and not p.overdue(now)]
+    return not stays and not left
+
+
+def _left_out(run: RunDir) -> list[str]:
+    """Hosts with a fault. Where too few others are left, the pods wait, and say so."""
+    with closing(Store()) as store:
+        return blamed(store.host_faults(standing=True), run.path.name)

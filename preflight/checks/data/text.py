@@ -1,0 +1,46 @@
+"""dataset.json of the spec's text, or what is wrong with the text: data checks begin with it."""
+
+import json
+from typing import Any
+
+from preflight import dataset
+from preflight.context import Context
+from preflight.dataset import DataRefused
+from preflight.report import Finding
+
+REFUSED = "Mend what it names in the spec, and ask again by --only data."
+
+QUICK_TEXT_BYTES = 4e9
+"""Which tokenised dataset is a spec's follows from a checksum of all its text: some 10 s of it."""
+
+NO_TEXT = Finding(state="skipped", summary="there is no tokenised text: see data.tokens")
+
+
+def prepared(context: Context) -> dict[str, Any] | Finding:
+    """dataset.json as the trainer makes it. The tokens stay in the user's cache, where the launch
+    finds them."""
+    try:
+        return context.dataset()
+    except DataRefused as refused:
+        return Finding(
+            state="fail", summary="the text is refused", why=str(refused), remedy=REFUSED
+        )
+
+
+def probe(
+    context: Context, name: str, what: str, *arguments: str, timeout_s: float
+) -> dict[str, Any] | Finding:
+    """What preflight.probes.NAME says of the tokenised text. Raises ProbeError."""
+    try:
+        return dataset.probe(context, name, what, *arguments, timeout_s=timeout_s)
+    except DataRefused:
+        return NO_TEXT
+
+
+def source_files(context: Context) -> list[dict[str, Any]]:
+    """Of each source: path, files, bytes, error. Raises ProbeError."""
+    wanted = [source.model_dump(mode="json") for source in context.spec.data.sources]
+    found: list[dict[str, Any]] = context.probe(
+        "files", "sources", json.dumps(wanted), timeout_s=55.0
+    )["sources"]
+    return found

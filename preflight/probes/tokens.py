@@ -1,0 +1,190 @@
+"""`python -m preflight.probes.tokens tokenizer|values|order RUN`: what the tokenised text of RUN
+holds, by samples that the spec's seed draws."""
+
+import json
+import random
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from smolplan.rundir import RunDir, read_json
+from smolplan.spec import RunSpec, load_spec
+from trainer.data.dataset import HELD_OUT, SEPARATOR, TOKENIZER, TRAIN, Dataset
+from trainer.data.loader import Loader
+from trainer.data.order import sequence_at
+from trainer.data.sources import first_document
+
+WINDOWS, WINDOW_TOKENS = 32, 512
+FIRST_LETTERS, CUT_TOKENS = 20_000, 16
+MOST_HELD_OUT = 0.4
+"""Of the documents: with more, the first may be one of them (trainer/data/tokenise.py)."""
+SEQUENCES = 2000
+BATCHES = 20
+CHUNK_TOKENS = 1 << 24
+MOST_TOKENS = 1 << 30
+"""Looked at whole, in some seconds; of more, the first so many."""
+LIMIT_S = 60.0
+
+
+def tokenizer(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
+    """Whether the tokens are what the tokeniser makes of the text that they stand for."""
+    made_by = Tokenizer.from_file(str(Path(dataset.folder) / TOKENIZER))
+    given = Tokenizer.from_file(str(spec.data.tokenizer)) if spec.data.tokenizer else made_by
+    ours, theirs = given.get_vocab(), made_by.get_vocab()
+    differing = sum(ours.get(token) != number for token, number in theirs.items())
+    array, draw = dataset.array(TRAIN), random.Random(spec.seed)
+    pairs, kept, letters, odd, excerpt = 0, 0, 0, 0, ""
+    for _ in range(WINDOWS):
+        start = draw.randrange(max(1, len(array) - WINDOW_TOKENS))
+        for ids in _pieces(array[start : start + WINDOW_TOKENS], dataset.separator):
+            text = given.decode(ids, skip_special_tokens=False)
+            again = given.encode(text, add_special_tokens=False).ids
+            before, after = (
+                Counter(pairwise(ids)),
+                Counter(pairwise(again)),
+            )
+            pairs += before.total()
+            kept += (before & after).total()
+            letters += len(text)
+            # A window that begins or ends within a letter is nobody's fault.
+            odd += text[4:-4].count("\N{REPLACEMENT CHARACTER}")
+            excerpt = max(excerpt, " ".join(text.split())[:40], key=len)
+    first = _first_text(spec, given, dataset)
+    return {
+        "first_text": first,
+        "entries": len(theirs),
+        "differing": differing + max(0, len(ours) - len(theirs)),
+        "highest": max(theirs.values()),
+        "separator": given.token_to_id(SEPARATOR),
+        # Without a decoder, what it writes is not the text.
+        "round_trip_ratio": kept / pairs if pairs and given.decoder is not None else None,
+        "unreadable_ratio": odd / letters if letters else 0.0,
+        "excerpt": excerpt,
+    }
+
+
+def _first_text(spec: RunSpec, given: Tokenizer, dataset: Dataset) -> dict[str, Any]:
+    """Where the first document's tokens are not what the tokeniser makes of its text now; -1 if
+    they all are, None if that document may be held out."""
+    if spec.data.held_out_fraction > MOST_HELD_OUT:
+        return {"path": "", "differs_at": None, "tokens": 0}
+    document = first_document(spec)
+    text = document.text()
+    ids = given.encode(text[:FIRST_LETTERS], add_special_tokens=False).ids
+    if len(text) > FIRST_LETTERS:
+        ids = ids[:-CUT_TOKENS]  # the text is cut in the middle of a word
+    there = dataset.array(TRAIN)[: len(ids)].tolist()
+    pairs = enumerate(zip_longest(ids, there))
+    differs_at = next((n for n, (made, found) in pairs if made != found), -1)
+    return {"path": str(document.path), "differs_at": differs_at, "tokens": len(ids)}
+
+
+def _pieces(window: NDArray[Any], separator: int) -> Iterator[list[int]]:
+    """The window, cut where one document ends."""
+    ends = [*np.flatnonzero(window == separator).tolist(), len(window)]
+    start = 0
+    for end in ends:
+        if end - start > 8:
+            yield [int(token) for token in window[start:end]]
+        start = end + 1
+
+
+def values(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
+    """Ids beyond the vocabulary, ends of documents, and sequences that say nothing new."""
+    end = time.monotonic() + LIMIT_S
+    highest, separators, looked_at, tokens = -1, 0, 0, 0
+    for name in (TRAIN, HELD_OUT):
+        array = dataset.array(name)
+        tokens += len(array)
+        for start in range(0, len(array), CHUNK_TOKENS):
+            if time.monotonic() > end:
+                break
+            chunk = array[start : start + CHUNK_TOKENS]
+            highest = max(highest, int(chunk.max()))
+            separators += int(np.count_nonzero(chunk == dataset.separator)) * (name == TRAIN)
+            looked_at += len(chunk)
+    loader = Loader(dataset.array(TRAIN), spec.data.seq_len, spec.seed)
+    count = min(SEQUENCES, loader.sequences)
+    seen = Counter[int]()
+    constant = 0
+    for position in range(count):  # the first of the run: no sequence comes twice in an epoch
+        row = loader.sequence(position)
+        constant += int(row.min() == row.max())
+        seen[zlib.crc32(row.tobytes())] += 1
+    return {
+        "highest": highest,
+        "separators": separators,
+        "looked_at": looked_at,
+        "tokens": tokens,
+        "sample": count,
+        "repeated_ratio": sum(n - 1 for n in seen.values()) / count if count else 0.0,
+        "constant_ratio": constant / count if count else 0.0,
+    }
+
+
+def order(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
+    """How alike the sequences of a batch are, by where they come from."""
+    array, batch = dataset.array(TRAIN), spec.optim.global_batch_size
+    loader = Loader(array, spec.data.seq_len, spec.seed)
+    last = max(1, spec.steps - 1)
+    steps = sorted({round(n * last / (BATCHES - 1)) for n in range(BATCHES)})
+    batches = [
+        [sequence_at(step * batch + n, loader.sequences, spec.seed) for n in range(batch)]
+        for step in steps
+    ]
+    documents = None
+    if len(array) <= MOST_TOKENS:
+        ends = np.flatnonzero(array == dataset.separator)
+        documents = np.searchsorted(ends, np.arange(loader.sequences) * spec.data.seq_len)
+    return correlation(batches, loader.sequences, documents)
+
+
+def correlation(
+    batches: Sequence[Sequence[int]], sequences: int, documents: NDArray[Any] | None
+) -> dict[str, Any]:
+    """Pairs of sequences of one batch that are neighbours in the text, or of one document, and how
+    many there would be if batches were drawn at random. `documents`: of each sequence."""
+    neighbours, pairs, alike = 0, 0, 0
+    for batch in batches:
+        chosen = set(batch)
+        neighbours += sum(index + 1 in chosen for index in chosen)
+        pairs += len(chosen) * (len(chosen) - 1) // 2
+        if documents is not None:
+            alike += _alike(np.bincount(documents[np.fromiter(chosen, dtype=np.int64)]))
+    told: dict[str, Any] = {
+        "batches": len(batches),
+        "neighbours": neighbours,
+        # Of all pairs, sequences - 1 are neighbours.
+        "neighbours_by_chance": pairs * 2 / sequences if sequences > 1 else 0.0,
+        "same_document_ratio": None,
+    }
+    if documents is not None and pairs:
+        told["same_document_ratio"] = alike / pairs
+        everywhere = sequences * (sequences - 1) / 2
+        told["same_document_ratio_by_chance"] = _alike(np.bincount(documents)) / everywhere
+    return told
+
+
+def _alike(counts: NDArray[Any]) -> int:
+    return int((counts.astype(np.int64) * (counts - 1) // 2).sum())
+
+
+def main() -> None:
+    what, folder = sys.argv[1:]
+    run = RunDir(folder)
+    spec, dataset = load_spec(run.spec), Dataset.from_json(read_json(run.dataset) or {})
+    known = {"tokenizer": tokenizer, "values": values, "order": order}
+    sys.stdout.write(json.dumps(known[what](spec, dataset)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The first steps of the small run again, laid out otherwise: what is computed must not change.
+
+SmolLM3's tensor-parallel ranks drew their shards from one seed; training went on, slightly worse,
+and it was noticed a trillion tokens later (Smol Training Playbook).
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from preflight import ranks
+from preflight.once import ProbeError
+from preflight.small_run_ranks import TIMEOUT_S, raise_if_failed
+from smolplan.rundir import RunDir
+from smolplan.spec import RunSpec
+
+if TYPE_CHECKING:
+    from preflight.small_run import SmallRun
+
+COMPARED = 4
+"""Steps: the first sees the initial weights only, the others every part of an update."""
+
+FIRST_STEP, LATER_STEPS = 1e-5, 1e-3
+"""Largest relative difference of loss and gradient norm in fp32. Sums in another order make 4e-8 in
+the first step and 3e-7 up to the fourth, measured on CPUs; a rank that draws its weights from
+another seed makes 1e-3 and more in the first (tests/preflight/test_training.py)."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    spec: RunSpec
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far a variant's first steps lie from the base's."""
+
+    name: str
+    first: float
+    """Largest relative difference of loss and gradient norm in step 1."""
+    later: float
+    equal: bool
+    """Bit for bit."""
+
+    @property
+    def within_rounding(self) -> bool:
+        return self.first <= FIRST_STEP and self.later <= LATER_STEPS
+
+
+@dataclass(frozen=True)
+class Layouts:
+    repeated: Apart
+    """The small run itself, once more."""
+    others: tuple[Apart, ...]
+
+
+def compare_layouts(small: "SmallRun") -> Layouts:
+    """Raises ProbeError and TrainingFailed."""
+    reference = small.reference()
+    base = Variant("base", base_spec(small.spec))
+    wanted = [Variant("repeated", small.spec), base, *variants(base.spec, small.ranks)]
+    runs = first_steps(small, wanted)
+    others = [_apart(v.name, runs["base"], runs[v.name]) for v in wanted[2:]]
+    for apart in list(others):
+        parts = apart.name.split(" + ")
+        if len(parts) > 1 and not apart.within_rounding:
+            # One by one, to name the culprit.
+            alone = [v for v in singles(base.spec, small.ranks) if v.name in parts]
+            found = first_steps(small, alone)
+            guilty = [_apart(name, runs["base"], run) for name, run in found.items()]
+            others.remove(apart)
+            others += [a for a in guilty if not a.within_rounding] or [apart]
+    return Layouts(_apart("repeated", reference, runs["repeated"]), tuple(others))
+
+
+def base_spec(spec: RunSpec) -> RunSpec:
+    """In fp32, so that rounding is small; with heads that tensor parallelism can share out."""
+    return with_parts(
+        spec,
+        model={"heads": 4, "kv_heads": 2, "head_dim": 8},
+        optim={"precision": "fp32"},
+    )
+
+
+def variants(base: RunSpec, ranks: int) -> list[Variant]:
+    """What is to agree with the base: all that the trainer can do without other parallelism in one
+    run, and a run for each other kind that it supports."""
+    alone = list(singles(base, ranks))
+    together: dict[str, dict[str, Any]] = {}
+    for changes in _changes(base, ranks):
+        for part, change in changes[1].items():
+            together.setdefault(part, {}).update(change)
+    combined = " + ".join(name for name, _ in _changes(base, ranks))
+    made = _variant(base, combined, together)
+    parallel = [v for v in alone if v.spec.parallel.ranks > v.spec.parallel.data_parallel]
+    return [*([made] if made else []), *parallel]
+
+
+def singles(base: RunSpec, ranks: int) -> Iterator[Variant]:
+    """One change each; those that the trainer cannot run are left out."""
+    kinds = ("tensor_parallel", "context_parallel", "pipeline_parallel")
+    parallel: list[tuple[str, dict[str, dict[str, Any]]]] = []
+    if ranks % 2 == 0:
+        parallel = [
+            (f"{kind} 2", {"parallel": {kind: 2, "data_parallel": ranks // 2}}) for kind in kinds
+        ]
+    for name, changes in [*_changes(base, ranks), *parallel]:
+        if made := _variant(base, name, changes):
+            yield made
+
+
+def _changes(base: RunSpec, ranks: int) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    parallel = base.parallel
+    stage = 2 if parallel.zero_stage == 3 else 3
+    recompute = "none" if parallel.recompute == "full" else "full"
+    changes: list[tuple[str, dict[str, dict[str, Any]]]] = [
+        (f"zero_stage {stage}", {"parallel": {"zero_stage": stage}}),
+        (f"recompute {recompute}", {"parallel": {"recompute": recompute}}),
+        ("micro_batch_size 2", {"parallel": {"micro_batch_size": 2}}),
+    ]
+    if ranks > 1:
+        one = {"parallel": {"data_parallel": 1}, "cluster": {"gpus_per_node": 1}}
+        changes.append(("data_parallel 1", one))
+    return changes
+
+
+def _variant(base: RunSpec, name: str, changes: dict[str, dict[str, Any]]) -> Variant | None:
+    try:
+        spec = with_parts(base, **changes)
+    except ValidationError:
+        return None
+    return None if spec.unsupported_by_trainer() else Variant(name, spec)
+
+
+def with_parts(spec: RunSpec, **changes: dict[str, Any]) -> RunSpec:
+    """The spec with fields of its parts changed, validated anew."""
+    content = spec.model_dump(mode="json")
+    for part, change in changes.items():
+        content[part] |= change
+    return RunSpec.model_validate(content)
+
+
+def first_steps(small: "SmallRun", wanted: Sequence[Variant]) -> dict[str, RunDir]:
+    """Runs of the variants, all at once, broken off after the steps that are compared."""
+    runs = {v.name: small.new(v.name.replace(" ", "-"), v.spec) for v in wanted}
+    children = {v.name: small.start(runs[v.name], v.spec.parallel.ranks) for v in wanted}
+    deadline = time.monotonic() + TIMEOUT_S
+    try:
+        while waiting := [n for n, run in runs.items() if len(run.read_metrics()) < COMPARED]:
+            for name in waiting:
+                raise_if_failed(children[name])
+            if time.monotonic() > deadline:
+                raise ProbeError(f"no {COMPARED} steps within {TIMEOUT_S:g} s")
+            time.sleep(0.02)
+    finally:
+        for group in children.values():
+            ranks.kill(group)
+    return runs
+
+
+def _apart(name: str, base: RunDir, other: RunDir) -> Apart:
+    one, two = (run.read_metrics()[:COMPARED] for run in (base, other))
+    apart = [
+        max(relative(a[field], b[field]) for field in ("loss", "grad_norm"))
+        for a, b in zip(one, two, strict=True)
+    ]
+    equal = all(
+        a[field] == b[field] for a, b in zip(one, two, strict=True) for field in ("loss", "lr")
+    )
+    return Apart(name, apart[0], max(apart[1:]), equal and max(apart) == 0.0)
+
+
+def relative(a: float, b: float) -> float:
+    return abs(a - b) / abs(a) if math.isfinite(a) and math.isfinite(b) and a else math.inf

@@ -1,0 +1,170 @@
+"""Training itself: the same in every layout and twice, as fast as planned, sane at its start."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from preflight.checks import training
+from preflight.context import Context
+from preflight.real_steps import Piece, Steps, TooLarge, piece_of
+from preflight.runner import run
+from preflight.small_run import small_spec
+from preflight.small_run_layouts import Apart, Layouts, base_spec, singles, variants
+from smolplan.spec import RunSpec, load_preset
+from tests.preflight.support import put_first, with_part
+from tests.support import make_spec
+
+ONE_SEED_A_RANK = '''
+import importlib.abc, importlib.util, os, sys
+
+class Breaker(importlib.abc.MetaPathFinder):
+    """Each rank draws its shards from a seed of its own, as SmolLM3's all did from the same."""
+
+    def find_spec(self, name, path, target=None):
+        if name != "trainer.model.transformer":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        sys.meta_path.insert(0, self)
+        run = spec.loader.exec_module
+
+        def exec_module(module):
+            run(module)
+            whole = module.initialise
+            module.initialise = lambda model, std, seed, shard: whole(
+                model, std, seed + int(os.environ.get("RANK", "0")), shard
+            )
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Breaker())
+'''
+
+
+@pytest.mark.slow
+def test_ranks_that_draw_from_seeds_of_their_own_are_found_out_and_the_layout_named(
+    data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sitecustomize.py").write_text(ONE_SEED_A_RANK)
+    put_first(tmp_path / "broken", monkeypatch)
+    checks = ["training.layouts", "training.loss", "training.speed"]
+    results = {r.name: r for r in run(make_spec(data_cache), tmp_path, only=checks).results}
+    layouts = results["training.layouts"]
+    assert layouts.state == "fail"
+    assert "data_parallel 1: loss or gradient norm differ by" in layouts.why
+    assert "micro_batch_size" not in layouts.why
+    assert layouts.measured["first_step_apart"] > 1e-4
+    # Neither shows in the first loss nor in the speed: that is why it was noticed so late.
+    assert results["training.loss"].state == "pass"
+    speed = results["training.speed"]
+    assert (speed.state, speed.source) == ("pass", "none")
+    assert speed.measured["tokens_per_s_per_rank"] > 0
+    assert speed.measured["steps"] >= 2
+
+
+def context(**things: Any) -> Context:
+    return cast(Context, SimpleNamespace(**things))
+
+
+def layouts_of(repeated: Apart, *others: Apart) -> Context:
+    small = SimpleNamespace(layouts=lambda: Layouts(repeated, others))
+    return context(small_run=lambda: small)
+
+
+EQUAL = Apart("repeated", 0.0, 0.0, equal=True)
+
+
+def test_a_run_that_is_not_the_same_twice_fails() -> None:
+    found = training.layouts(layouts_of(Apart("repeated", 1e-9, 1e-8, equal=False)))
+    assert (found.state, "no restart can be proved right" in found.why) == ("fail", True)
+
+
+def test_rounding_passes_and_more_fails() -> None:
+    assert training.layouts(layouts_of(EQUAL, Apart("a", 1e-7, 1e-6, equal=False))).state == "pass"
+    found = training.layouts(layouts_of(EQUAL, Apart("zero_stage 2", 1e-7, 0.1, equal=False)))
+    assert (found.state, found.why.startswith("zero_stage 2: loss")) == ("fail", True)
+
+
+def small(spec: RunSpec, ranks: int, folder: Path) -> RunSpec:
+    return base_spec(small_spec(spec, ranks, gpu=False, folder=folder))
+
+
+def test_all_that_the_trainer_can_lay_out_otherwise_is_tried(tmp_path: Path) -> None:
+    base = small(load_preset("smollm3-3b"), 2, tmp_path)
+    names = {v.name for v in singles(base, 2)}
+    assert {"data_parallel 1", "micro_batch_size 2", "zero_stage 3", "recompute full"} <= names
+    (together,) = [v for v in variants(base, 2) if " + " in v.name]
+    assert together.spec.parallel.ranks == 1
+    assert together.spec.optim.global_batch_size == base.optim.global_batch_size
+
+
+def test_tensor_parallelism_is_tried_once_the_trainer_supports_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = small(load_preset("tiny-cpu"), 2, tmp_path)
+    monkeypatch.setattr(RunSpec, "unsupported_by_trainer", lambda self: [])
+    tried = {v.name: v.spec.parallel for v in variants(base, 2)}
+    assert tried["tensor_parallel 2"].tensor_parallel == 2
+    assert tried["tensor_parallel 2"].ranks == 2
+
+
+H100 = with_part(load_preset("llama3-8b"), "data", seq_len=4096)
+
+
+def on_gpus(spec: RunSpec, ranks: int) -> Piece:
+    return piece_of(context(spec=spec, local_ranks=ranks, uses_gpus=True))
+
+
+def test_a_machine_does_as_much_of_the_run_as_it_has_ranks_and_memory_for() -> None:
+    piece = on_gpus(H100, 8)
+    assert piece.spec.parallel.ranks == 8
+    assert piece.spec.model.hidden == H100.model.hidden
+    assert piece.plan.memory_per_rank_bytes < 80e9
+    assert "8 of 512 ranks" in piece.note
+    whole = load_preset("llama3.2-1b")
+    assert on_gpus(whole, 8).note == ""
+
+
+def test_a_model_that_is_far_too_large_is_skipped_with_words() -> None:
+    with pytest.raises(TooLarge, match="not an eighth of the layers"):
+        huge = load_preset("llama3-405b")
+        on_gpus(with_part(huge, "parallel", tensor_parallel=1, pipeline_parallel=1), 1)
+    on_cpu = context(spec=load_preset("smollm2-1.7b"), local_ranks=2, uses_gpus=False)
+    with pytest.raises(TooLarge, match="too much for this machine's CPUs"):
+        piece_of(on_cpu)
+
+
+@pytest.mark.parametrize(
+    ("share", "memory_bytes", "state"),
+    [(1.0, 60e9, "pass"), (0.8, 60e9, "warn"), (0.4, 60e9, "fail"), (1.0, 79e9, "warn")],
+)
+def test_real_steps_are_measured_against_the_plan(
+    share: float, memory_bytes: float, state: str
+) -> None:
+    piece = on_gpus(load_preset("llama3.2-1b"), 8)
+    planned = Steps(piece, (12.0,), (1.0,), 0.0).planned_tokens_per_s_per_rank
+    assert planned is not None
+    step_s = piece.spec.global_batch_tokens / 8 / planned / share
+    expected = training.expected_first_loss(piece.spec.model)
+    steps = Steps(piece, (expected, 11.0), (step_s, step_s), memory_bytes)
+    found = training.speed(context(spec=piece.spec, real_steps=lambda: steps))
+    assert (found.state, found.source) == (state, "plan"), found
+    assert f"{share:.0%} of plan" in found.summary
+    assert len(found.summary) <= 52
+
+
+def test_a_first_loss_far_from_knowing_nothing_is_told() -> None:
+    def lines(first: float, last: float) -> Context:
+        spec = SimpleNamespace(model=small(load_preset("tiny-cpu"), 2, Path("/")).model)
+        losses = [{"loss": first}, {"loss": last}, {"loss": last}]
+        reference = SimpleNamespace(read_metrics=lambda: losses)
+        made = SimpleNamespace(spec=spec, reference=lambda: reference)
+        return context(small_run=lambda: made)
+
+    assert training.loss(lines(5.78, 4.2)).state == "pass"
+    assert "ln V" in training.loss(lines(9.0, 4.2)).why
+    assert "nothing learnt" in training.loss(lines(5.78, 5.75)).why
