@@ -124,7 +124,7 @@ class SlurmBackend:
         if ended is not None and job.runs and _seconds_since(ended) < GO_BY_ITSELF_S:
             return Observation(_nodes(run, number, True), settling=f"job {name} is ending")
         if job.waits:
-            return Observation(waiting=f"job {name} is {job.state.lower()} ({job.reason})")
+            return Observation(waiting=f"job {name} is {job}")
         if job.completes:  # into the queue again, or to its end
             return Observation(_nodes(run, number, True), settling=f"job {name} is completing")
         gives_way = run.yield_request(number).exists() and ended is not None
@@ -135,7 +135,7 @@ class SlurmBackend:
         if gives_way and not job.runs and not _goes_on(run):
             why = f"the time of job {name} is over, and launch.slurm.requeue is false"
             return Observation(cancelled=why)
-        over = "" if job.runs else f"job {name} ended: {job.state} ({job.reason})"
+        over = "" if job.runs else f"job {name} ended: {job}"
         return Observation(_nodes(run, number, job.runs), over=over)
 
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:

@@ -37,6 +37,10 @@ class Job:
     """Why it waits, or why it ended; "None" where there is none."""
     comment: str
 
+    def __str__(self) -> str:
+        state = self.state.lower().replace("_", " ")
+        return state if self.reason in ("", "None") else f"{state} ({self.reason})"
+
     @property
     def waits(self) -> bool:
         return self.state in WAITING
