@@ -1,5 +1,6 @@
 """A run directory from a spec: whole, or not there at all."""
 
+import os
 import secrets
 import shutil
 import socket
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from launcher.environment import keep_environment
+from launcher.hosts.inventory import inventory
 from launcher.kubernetes.pod import checked as check_for_pods
 from launcher.processes import is_alive, process_name
 from launcher.slurm.script import check as check_for_slurm
@@ -49,8 +51,20 @@ def check(spec: RunSpec) -> None:
     match spec.launch.backend:
         case "slurm":
             check_for_slurm(spec)
+        case "ssh":
+            _check_for_ssh(spec)
         case "local":
             _check_for_local(spec)
+
+
+def _check_for_ssh(spec: RunSpec) -> None:
+    hosts, nodes = inventory(spec, os.environ), spec.cluster.nodes
+    if len(hosts) < nodes:
+        raise UserError(
+            f"{nodes} nodes need as many hosts, and {len(hosts)} are named",
+            where="launch.hosts",
+            remedy="Name more of them, as gpu[01-50], or lower cluster.nodes.",
+        )
 
 
 def _check_for_local(spec: RunSpec) -> None:
@@ -172,11 +186,12 @@ def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: 
 
 
 def port_trouble(port: int) -> OSError | None:
-    """Why nobody can listen at a port of 127.0.0.1; None if somebody can. 0 is any free one."""
+    """Why nobody can listen at a port of this host, as the rendezvous does at all its addresses;
+    None if somebody can. 0 is any free one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("", port))
             probe.listen()
         except OSError as error:
             return error

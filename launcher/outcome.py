@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +56,28 @@ def write_exit(run: RunDir, attempt: int, token: str, content: dict[str, Any]) -
     """Put on record that an attempt was ended from outside, and why: in the run directory, or,
     where that is gone or cannot be written, in the state folder. Raises OSError if neither can
     be."""
-    _write(run, run.attempt_exit(attempt), token, content)
+    _write(run, attempt, run.attempt_exit(attempt), token, content)
 
 
 def write_node_exit(
     run: RunDir, attempt: int, token: str, node: int, content: dict[str, Any]
 ) -> None:
     """As write_exit, for how one node's part ended."""
-    _write(run, run.node_exit(attempt, node), _node_token(token, node), content)
+    _write(run, attempt, run.node_exit(attempt, node), _node_token(token, node), content)
 
 
-def _write(run: RunDir, path: Path, token: str, content: dict[str, Any]) -> None:
+def _write(run: RunDir, attempt: int, path: Path, token: str, content: dict[str, Any]) -> None:
     content = {**content, "ended_at": time.time()}
     if run.spec.exists():
         try:
+            run.begin_attempt(attempt)  # it may be ended before it was started
             write_json(path, content)
             return
         except OSError as error:
             log.error("%s: %s", path, error.strerror)
-    write_json(_spare(token), content)
+    spare = _spare(token)
+    spare.parent.mkdir(parents=True, exist_ok=True)  # a host of a run may have no state folder
+    write_json(spare, content)
 
 
 def read_exit(run: RunDir, attempt: int, token: str) -> dict[str, Any] | None:
@@ -114,8 +117,9 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "exit_code": code if code is None or isinstance(code, int) else 1}
 
 
-def describe_exit(content: dict[str, Any]) -> str:
-    """One clause about an exit.json: "rank 1 was ended by signal 9"."""
+def describe_exit(content: dict[str, Any], host_of: Callable[[int], str] = lambda rank: "") -> str:
+    """One clause about an exit.json: "rank 1 was ended by signal 9 on node2"; `host_of` gives a
+    rank's host, where it is worth telling."""
     code, error = content.get("exit_code"), str(content.get("error", ""))
     if code is None:
         return error or "ended by the monitor"
@@ -128,7 +132,9 @@ def describe_exit(content: dict[str, Any]) -> str:
         return error
     failures = sorted(content.get("failures", {}).items(), key=lambda item: int(item[0]))
     clauses = [
-        f"rank {rank} " + (f"was ended by signal {-value}" if value < 0 else f"exited with {value}")
+        f"rank {rank} "
+        + (f"was ended by signal {-value}" if value < 0 else f"exited with {value}")
+        + (f" on {host}" if (host := host_of(int(rank))) else "")
         for rank, value in failures
     ]
     return ", ".join(clauses) or f"exited with {code}"

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from launcher.host_faults import HostFault
 from launcher.processes import boot_id
 from smolplan.errors import SmolplanError, UserError
 
@@ -73,6 +74,11 @@ CREATE TABLE IF NOT EXISTS host_faults (
     cleared_at REAL,
     cleared_by TEXT NOT NULL DEFAULT '',
     UNIQUE (host, kind, run_id, attempt)
+);
+CREATE TABLE IF NOT EXISTS host_gpus (
+    host TEXT PRIMARY KEY,
+    serials TEXT NOT NULL,
+    seen_at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS daemons (
     holder TEXT PRIMARY KEY,
@@ -130,25 +136,6 @@ class Attempt:
     @property
     def made_progress(self) -> bool:
         return self.step_at_end is not None and self.step_at_end > self.step_at_start
-
-
-@dataclass(frozen=True)
-class HostFault:
-    """Why a host is, or was, left out of new attempts."""
-
-    host: str
-    kind: str
-    """unreachable, killed (a rank was ended by a signal), gone (its supervisor vanished), or the
-    name of the preflight check that failed."""
-    detail: str
-    serials: tuple[str, ...]
-    """Of the host's GPUs: they keep their record when they are moved to another host."""
-    run_id: str
-    attempt: int
-    seen_at: float
-    cleared_at: float | None
-    """When it was found to be well again; None while it counts."""
-    cleared_by: str
 
 
 @dataclass(frozen=True)
@@ -479,23 +466,37 @@ class Store:
     # Hosts
 
     def blame_host(
-        self,
-        host: str,
-        kind: str,
-        detail: str,
-        *,
-        run_id: str = "",
-        attempt: int = 0,
-        serials: Iterable[str] = (),
+        self, host: str, kind: str, detail: str, *, run_id: str = "", attempt: int = 0
     ) -> None:
-        """Leave a host out from now on, until `clear_host`. Blaming it again for the same thing
-        in the same attempt changes nothing."""
+        """Leave a host out from now on, until `clear_host`. Blaming it again for what it is left
+        out for already changes nothing. `run_id` and `attempt`: by whom it was found."""
         with self._transaction() as db:
+            if db.execute(
+                "SELECT 1 FROM host_faults "
+                "WHERE host = ? AND kind = ? AND run_id = ? AND cleared_at IS NULL",
+                (host, kind, run_id),
+            ).fetchone():
+                return
+            known = db.execute("SELECT serials FROM host_gpus WHERE host = ?", (host,)).fetchone()
+            serials = known["serials"] if known else ""
             db.execute(
                 "INSERT OR IGNORE INTO host_faults "
                 "(host, kind, detail, serials, run_id, attempt, seen_at) VALUES (?,?,?,?,?,?,?)",
-                (host, kind, detail, " ".join(serials), run_id, attempt, time.time()),
+                (host, kind, detail, serials, run_id, attempt, time.time()),
             )
+
+    def know_gpus(self, host: str, serials: Iterable[str]) -> None:
+        """Which GPUs a host has now, so that its faults stay with them when they are moved."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO host_gpus VALUES (?, ?, ?)",
+                (host, " ".join(sorted(serials)), time.time()),
+            )
+
+    def gpus_of_hosts(self) -> dict[str, tuple[str, ...]]:
+        """Host → serial numbers of its GPUs, as they were last seen."""
+        rows = self._read("SELECT host, serials FROM host_gpus")
+        return {row["host"]: tuple(row["serials"].split()) for row in rows}
 
     def clear_host(self, host: str, by: str, *, kinds: Iterable[str] | None = None) -> int:
         """Let a host back in as far as these kinds of fault go (all, unless given); how many

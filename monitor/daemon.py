@@ -56,6 +56,8 @@ class Watch:
         self.due_at_s = 0.0
         """When the run is to be looked at again (monotonic clock)."""
         self.submitted_at_s: float | None = None
+        self.ending = 0
+        """The attempt that is being ended; 0 before the first."""
         self.silent_hosts: frozenset[str] = frozenset()
         self.stop_seen_at_s: float | None = None
 
@@ -207,22 +209,21 @@ class Daemon:
         run, attempt, fence = view.run, view.attempt, watch.fence
         assert fence is not None
         self._store.check_fence(run.id, fence)
-        _record(
-            watch.dir,
-            "decision",
-            action=decision.action,
-            attempt=attempt.number,
-            reason=decision.reason or decision.cause,
-            evidence=decision.evidence,
-            fence=fence,
-        )
-        log.info(
-            "run %s, attempt %d: %s (%s)",
-            run.id,
-            attempt.number,
-            decision.action,
-            decision.reason or decision.cause,
-        )
+        why = decision.reason or decision.cause
+        # What is being ended may take many looks to be gone: told of once.
+        if decision.action != "end_attempt" or watch.ending != attempt.number:
+            _record(
+                watch.dir,
+                "decision",
+                action=decision.action,
+                attempt=attempt.number,
+                reason=why,
+                evidence=decision.evidence,
+                fence=fence,
+            )
+            log.info("run %s, attempt %d: %s (%s)", run.id, attempt.number, decision.action, why)
+        if decision.action == "end_attempt":
+            watch.ending = attempt.number
         for host, kind in decision.hosts.items():
             told = decision.reason or decision.cause
             self._store.blame_host(host, kind, told, run_id=run.id, attempt=attempt.number)
@@ -284,7 +285,7 @@ class Daemon:
         # Nothing of an attempt may be left when the next one starts. Its processes carry its own
         # token, so no other attempt can be hit, whoever does this and however late.
         if not watch.backend.end(watch.dir, attempt, decision.cause, timeout_s=KILL_S):
-            log.error("processes of attempt %d resist SIGKILL; waiting", attempt.number)
+            log.error("attempt %d is not known to have ended yet; waiting", attempt.number)
             return
         step = max((r.step for r in view.ranks.values()), default=0)
         if self._store.move_attempt(

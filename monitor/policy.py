@@ -125,9 +125,8 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
 
 
 def _told(view: RunView, content: dict[str, Any]) -> str:
-    """How the attempt ended, with the host of the ranks that ended it."""
-    hosts = {view.host_of(rank) for rank in _ended_by_signal(content)} - {""}
-    return describe_exit(content) + (f" on {', '.join(sorted(hosts))}" if hosts else "")
+    """How the attempt ended, with the hosts of the ranks that ended it."""
+    return describe_exit(content, view.host_of)
 
 
 def _killed_on(view: RunView, content: dict[str, Any]) -> dict[str, str]:

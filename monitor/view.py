@@ -77,4 +77,4 @@ class Finding:
     summary: str
     evidence: dict[str, Any]
     hosts: Mapping[str, str] = field(default_factory=dict)
-    """Hosts that are to blame, and for what kind of fault (launcher.store.HostFault.kind)."""
+    """Hosts that are to blame, and for what kind of fault (launcher.host_faults.HostFault.kind)."""

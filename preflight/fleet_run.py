@@ -69,6 +69,7 @@ def run_fleet(
     skip: Sequence[str] = (),
     tier: Tier = "standard",
     passive_only: bool = False,
+    scripts: Sequence[Path] = (),
     on_start: Callable[[Check], None] = lambda check: None,
     on_progress: OnProgress = lambda hosts: None,
 ) -> Report:
@@ -78,7 +79,7 @@ def run_fleet(
     checks = [c for c in select(only, skip, tier) if c.passive or not passive_only]
     of_fleet = _always(REACHED, [c for c in checks if c.scope == "fleet"])
     plan, results = make_plan(spec), []
-    context = Context(spec, plan, runs_dir.expanduser().absolute())
+    context = Context(spec, plan, runs_dir.expanduser().absolute(), scripts=scripts)
     try:
         for check in checks:
             if check.scope == "host" and check.once:
@@ -105,15 +106,13 @@ def run_fleet(
         found = run_fleet_check(check, fleet)
         results += found
         fleet = replace(fleet, results=tuple(results))
-    order = {check.name: number for number, check in enumerate([*of_fleet[:1], *checks])}
+    order = {check.name: number for number, check in enumerate(checks, 1)} | {REACHED: 0}
     places = {host: number for number, host in enumerate(hosts)}
     return Report(
         spec_name=spec.name,
         spec_hash=spec.content_hash(),
         runs_dir=str(context.runs_dir),
-        results=tuple(
-            sorted(results, key=lambda r: (order.get(r.name, 0), places.get(r.host, -1)))
-        ),
+        results=tuple(sorted(results, key=lambda r: (order[r.name], places.get(r.host, -1)))),
         seconds=time.monotonic() - began,
         hosts=tuple(hosts),
         tier=tier,

@@ -140,13 +140,13 @@ def _fallen(check: Check, name: str, value: float, past: Sequence[tuple[float, f
     if not past or way is None or min(values) <= 0:
         return ""
     usual = median(values)
-    by = worse_by(value, usual, way)
+    by, apart = worse_by(value, usual, way), check.peers_apart or 0.0
     if len(past) < 3:
-        fallen = by > WORSE_THAN_ONCE
+        fallen = by > max(WORSE_THAN_ONCE, apart)
     else:
         spread = median(abs(ln(old / usual)) for old in values) / 0.6745
         away = abs(ln(value / usual)) if value > 0 else float("inf")
-        fallen = by > WORSE_THAN_BEFORE and away > MODIFIED_Z * spread
+        fallen = by > max(WORSE_THAN_BEFORE, apart) and away > MODIFIED_Z * spread
     if not fallen:
         return ""
     when = time.strftime("%Y-%m-%d", time.gmtime(past[0][1]))

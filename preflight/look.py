@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from launcher.store import Store
 from preflight import history, runner
 from preflight.fleet_run import OnProgress, run_fleet
+from preflight.host_record import put_on_record
 from preflight.registry import Check, Tier, select
 from preflight.report import Report
 from preflight.targets import targets
@@ -31,11 +34,12 @@ class Look:
         passive_only: bool = False,
         hosts: Sequence[str] = (),
         here: bool = False,
+        scripts: Sequence[Path] = (),
     ) -> None:
         """Raises UserError for hosts that cannot be told, and for checks that there are not."""
         self.spec, self.runs_dir = spec, runs_dir
         self._only, self._skip, self._tier = only, skip, tier
-        self._passive_only = passive_only
+        self._passive_only, self._scripts = passive_only, scripts
         self.targets = None if here else targets(spec, os.environ, hosts)
         self.checks = [c for c in select(only, skip, tier) if c.passive or not passive_only]
         if self.targets is None:
@@ -75,6 +79,7 @@ class Look:
                 skip=self._skip,
                 tier=self._tier,
                 passive_only=self._passive_only,
+                scripts=self._scripts,
                 on_start=start,
             )
         else:
@@ -88,11 +93,15 @@ class Look:
                 skip=self._skip,
                 tier=self._tier,
                 passive_only=self._passive_only,
+                scripts=self._scripts,
                 on_start=start,
                 on_progress=on_progress,
             )
         return history.compare(report, self.checks, history.reports(self.spec.name))
 
     def keep(self, report: Report) -> None:
-        """For `--last`, for the comparison with later ones, and for the launch to ask."""
+        """For `--last`, for the comparison with later ones, and for the launch to ask; and on the
+        hosts' own record. Raises SmolplanError if the record cannot be written."""
         history.keep(report)
+        with closing(Store()) as store:
+            put_on_record(store, report)

@@ -13,7 +13,7 @@ from math import inf, log
 from statistics import median
 
 from preflight.registry import Better, Check
-from preflight.report import Result, State
+from preflight.report import IDENTITY, Result, State
 from smolplan.units import format_bytes, format_count, format_duration
 
 WORSE = 0.10
@@ -22,8 +22,14 @@ host, and DLRover among pairs of hosts (0.9 of the median); 5 % and more within 
 (Stas Bekman, Machine Learning Engineering)."""
 
 MUCH_WORSE = 0.30
-"""From here on the host is not to be used. Our choice: each step would take 1.4 times as long on
-all hosts, so a fleet of three is better off without it."""
+"""From here on the host is not to be used, unless its figure is known to be enough for the plan.
+Our choice: each step would take 1.4 times as long on all hosts, so a fleet of three is better off
+without it."""
+
+SHARED_APART = 0.50
+"""WORSE of what hosts take from each other, such as storage while all of them measure it, not
+all in the same second. Our choice: three processes that measured one quiet disk at the same time
+came out up to 40 % apart."""
 
 MODIFIED_Z = 3.5
 """Iglewicz and Hoaglin's limit for outliers, of 0.6745 · |x - median| / MAD, here of logarithms:
@@ -41,6 +47,8 @@ class _Value:
     host: str
     name: str
     value: float
+    enough: bool
+    """Whether it is what the plan needs: then a host that is slower yet is warned of only."""
 
 
 def judge(results: Sequence[Result], checks: Iterable[Check]) -> tuple[Result, ...]:
@@ -114,7 +122,8 @@ def _figures(group: Sequence[Result], check: Check) -> dict[str, list[tuple[Stat
         for name, value in result.measured.items():
             if way := direction(name, check.peers):
                 pool = _GPU.sub("gpu*", name)
-                pools[pool].append(_Value(result.host, name, value))
+                enough = result.source == "plan"
+                pools[pool].append(_Value(result.host, name, value, enough))
                 better[pool] = way
     limit = check.peers_apart or WORSE
     words: dict[str, list[tuple[State, str]]] = {}
@@ -147,7 +156,7 @@ def _outliers(
     for v in values:
         worse = worse_by(v.value, middle, way)
         if worse > limit and _away(v.value, middle) > MODIFIED_Z * spread:
-            much = worse > max(MUCH_WORSE, 2 * limit) and way != "equal"
+            much = worse > max(MUCH_WORSE, 2 * limit) and way != "equal" and not v.enough
             why = f"{v.name} {figure(v.name, v.value)}, the fleet's median {figure(v.name, middle)}"
             if worse < inf:
                 why += f": {worse:.0%} {'off' if way == 'equal' else 'worse'}"
@@ -191,7 +200,8 @@ def worse_by(value: float, than: float, way: Better) -> float:
 def _facts(group: Sequence[Result]) -> dict[str, tuple[State, str]]:
     """Host → what is otherwise with it than with the most; all hosts, where no value has most."""
     words: dict[str, list[str]] = {}
-    for name in sorted({name for result in group for name in result.facts}):
+    names = {name for result in group for name in result.facts if not name.startswith(IDENTITY)}
+    for name in sorted(names):
         hosts_by_value: dict[str, list[str]] = defaultdict(list)
         for result in group:
             hosts_by_value[result.facts.get(name, "none")].append(result.host)

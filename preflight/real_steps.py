@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -14,6 +14,7 @@ from preflight.once import ProbeError
 from preflight.small_run_ranks import raise_if_failed, start_ranks
 from smolplan.rundir import RunDir, write_json, write_text
 from smolplan.spec import RunSpec, dump_spec
+from smolplan.units import format_bytes
 
 if TYPE_CHECKING:
     from preflight.context import Context
@@ -27,6 +28,12 @@ GPU_SECONDS, CPU_SECONDS = 200.0, 12.0
 
 MOST_CPU_FLOPS = 5e11
 """Of one step, a few seconds of two cores: a larger model says nothing of a CPU."""
+
+SAVE_AFTER = 5
+"""Steps."""
+
+LARGEST_SAVE_BYTES = 16 * 10**9
+"""What is written to try a save: more would wear the storage more than it tells."""
 
 FULLEST = 0.9
 """Of a GPU's memory, by the plan, beside which the steps are tried at all."""
@@ -49,6 +56,10 @@ class Steps:
     step_s: tuple[float, ...]
     """After the warm-up."""
     memory_bytes: float
+    saves: tuple[tuple[int, float], ...] = ()
+    """Bytes and seconds of each checkpoint that was saved."""
+    no_saves: str = ""
+    """Why there are none."""
 
     @property
     def median_step_s(self) -> float:
@@ -113,7 +124,7 @@ def _on(spec: RunSpec, count: int, layers: int, *, gpu: bool) -> Piece:
     }
     content["parallel"] |= {"data_parallel": count, "shard_group": 0}
     content["cluster"] |= {"nodes": 1, "gpus_per_node": count}
-    content["checkpoint"]["every_steps"] = 1000
+    content["checkpoint"] |= {"every_steps": SAVE_AFTER, "keep_last": 2}
     content["launch"] |= {"hosts": [], "backend": "local"}
     if not gpu:
         content["cluster"]["gpu"] = "cpu"
@@ -133,7 +144,12 @@ def make_steps(context: "Context") -> Steps:
     ProbeError."""
     piece = piece_of(context)
     dataset = context.dataset()
-    run = RunDir(context.folder())
+    run, no_saves = RunDir(context.folder()), _no_saves(context, piece)
+    if no_saves:
+        seldom = piece.spec.checkpoint.model_copy(update={"every_steps": piece.spec.steps})
+        piece = replace(piece, spec=piece.spec.model_copy(update={"checkpoint": seldom}))
+    else:
+        run = RunDir(context.folder(context.storage()))
     write_text(run.spec, dump_spec(piece.spec), durable=False)
     write_json(run.dataset, dataset)
     write_text(run.plan, piece.plan.model_dump_json(), durable=False)
@@ -161,4 +177,25 @@ def make_steps(context: "Context") -> Steps:
         losses=tuple(line["loss"] for line in lines),
         step_s=tuple(line["step_s"] for line in timed),
         memory_bytes=max(line["memory_bytes"] for line in lines),
+        saves=tuple(
+            (e["bytes"], e["seconds"])
+            for e in run.read_events()
+            if e["kind"] == "checkpoint_saved" and e["seconds"] > 0
+        ),
+        no_saves=no_saves or f"no {SAVE_AFTER} steps within {longest_s:g} s",
     )
+
+
+def _no_saves(context: "Context", piece: Piece) -> str:
+    """Why no checkpoint is to be saved; empty if one is. Three lie there at a time, at most."""
+    size = piece.plan.checkpoint_bytes
+    if size > LARGEST_SAVE_BYTES:
+        return f"{format_bytes(size)} are more than is written to try it"
+    try:
+        folder = str(context.storage())
+        if not context.probe("storage", "semantics", folder, timeout_s=8.0)["writable"]:
+            return "not writable: see storage.writable"
+        free = context.probe("storage", "space", folder, timeout_s=8.0)["free_bytes"]
+    except ProbeError as error:
+        return str(error)
+    return "" if free > 4 * size else "too little space: see storage.space"

@@ -31,19 +31,20 @@ def run(
     skip: Sequence[str] = (),
     tier: Tier = "standard",
     passive_only: bool = False,
+    scripts: Sequence[Path] = (),
     on_start: Callable[[Check], None] = lambda check: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Report:
     """Check this machine for a run of `spec` under `runs_dir`, which need not exist yet.
 
     Nothing is left behind, even when it is broken off. `only` and `skip` name areas or checks;
-    `passive_only` leaves out what a run beside it would feel.
+    `passive_only` leaves out what a run beside it would feel; `scripts` are read, never run.
     Raises UserError for a name that there is not, and for a GPU that the catalogue does not know.
     """
     checks = [
         c for c in select(only, skip, tier) if c.scope == "host" and (c.passive or not passive_only)
     ]
-    context = Context(spec, make_plan(spec), runs_dir.expanduser().absolute())
+    context = Context(spec, make_plan(spec), runs_dir.expanduser().absolute(), scripts=scripts)
     began, started_at = time.monotonic(), time.time()
     results: list[Result] = []
     try:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from preflight.scripts_places import Places
 from preflight.scripts_rules import judge
 from preflight.scripts_state import Problem, Script, unwrapped
-from preflight.shell import Command, parse
+from preflight.shell import MOST_NESTED, Command, parse
 from smolplan.errors import UserError
 
 _SHELLS = {"bash", "sh", "zsh", "dash", "ksh"}
@@ -44,7 +44,9 @@ def lint(content: str, where: str, places: Places) -> list[Problem]:
     return sorted(unique.values(), key=lambda p: p.line)
 
 
-def _walk(commands: tuple[Command, ...], script: Script, where: str) -> Iterator[Problem]:
+def _walk(
+    commands: tuple[Command, ...], script: Script, where: str, depth: int = 0
+) -> Iterator[Problem]:
     _find_traps(commands, script)
     for number, command in enumerate(commands):
         pipeline = _pipeline(commands, number)
@@ -52,7 +54,7 @@ def _walk(commands: tuple[Command, ...], script: Script, where: str) -> Iterator
             yield from judge(inner, (inner,), script)
         plain = unwrapped(command, script)
         yield from judge(plain, pipeline, script)
-        for text, remote in _texts(plain, script):
+        for text, remote in _texts(plain, script) if depth < MOST_NESTED else ():
             given = replace(script, remote=True) if remote else script
             try:
                 # A here-document begins on the line below.
@@ -60,7 +62,7 @@ def _walk(commands: tuple[Command, ...], script: Script, where: str) -> Iterator
                 inner_commands = parse(text, where, line=below)
             except UserError:  # a text that is no shell after all
                 continue
-            yield from _walk(inner_commands, given, where)
+            yield from _walk(inner_commands, given, where, depth + 1)
         _learn(command, plain, pipeline, script)
 
 
@@ -86,7 +88,9 @@ def _texts(command: Command, script: Script) -> Iterator[tuple[str, bool]]:
             if re.fullmatch(r"-\w*c", word):
                 yield words[number + 1], False
     elif name == "eval":
-        yield " ".join(words), False
+        yield " ".join(script.resolve(w) for w in command.words[1:]), False
+    elif not words and " " in command.words[0].plain:
+        yield command.words[0].plain, True  # pdsh -w hosts 'rm -rf x'
     elif name == "ssh" and len(words) > 1:
         yield " ".join(words[1:] if not words[0].startswith("-") else words[-1:]), True
     elif name == "trap" and words and not re.fullmatch(r"\w+|-", words[0]):

@@ -70,6 +70,11 @@ class Places:
         return "data" if _DATA.search(text) else None
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is that of a checkpoint, or of a file of one."""
+    return bool(_CHECKPOINTS.search(name)) and not _PASSING.search(name)
+
+
 def places_of(spec: RunSpec, runs_dir: Path, script_folder: Path) -> Places:
     folders: list[tuple[Path, Kind]] = [(runs_dir.expanduser().absolute(), "runs")]
     for source in spec.data.sources:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
-from preflight.scripts_places import WHAT
+from preflight.scripts_places import WHAT, is_checkpoint
 from preflight.scripts_retention import retention_problems
 from preflight.scripts_state import KEEP, Problem, Script, problem
 from preflight.scripts_stores import git_problems, kill_problems, store_problems, sync_problems
@@ -56,9 +56,11 @@ def _rm(command: Command, words: Sequence[str], script: Script) -> Iterator[Prob
     for word in _arguments(command):
         target, bare = script.resolve(word), script.resolve(word, empty=True)
         if recursive or re.search(r"[*?\[]", target):
-            yield from _empty(command, word, target, bare, script)
+            yield from _empty(command, target, bare, script)
         yield from _split(command, word, script)
         kind = script.places.kind(target)
+        if not recursive and _is_one_file(target):
+            kind = None
         if script.unsafe_cd is not None and recursive and not target.startswith(("/", "$", "~")):
             place = script.unsafe_cd
             yield problem(
@@ -96,19 +98,29 @@ def _rm(command: Command, words: Sequence[str], script: Script) -> Iterator[Prob
             )
 
 
+def _is_one_file(target: str) -> bool:
+    """A file by a name of its own that holds nothing of a checkpoint, such as run/notes.txt."""
+    folder, _, name = target.rpartition("/")
+    return (
+        bool(folder)
+        and not re.search(r"[*?\[$]", name)
+        and not _LIVE.search(name)
+        and not is_checkpoint(name)
+    )
+
+
 def _same(target: str, upload: Command, script: Script) -> bool:
     """Whether what is deleted is what was uploaded, or lies in it."""
     sent = [script.resolve(word).rstrip("/") for word in _arguments(upload)]
     return any(path and target.startswith(path) for path in sent if "/" in path or "$" in path)
 
 
-def _empty(
-    command: Command, word: Word, target: str, bare: str, script: Script
-) -> Iterator[Problem]:
+def _empty(command: Command, target: str, bare: str, script: Script) -> Iterator[Problem]:
     """ "$DIR/*" is /* where DIR is empty."""
     if bare == target or not re.fullmatch(r"/+[^/]*(/\*)?/*", bare):
         return
-    names = [p.text for p in word.pieces if p.kind == "variable"]
+    bare = re.sub(r"/+", "/", bare)
+    names = re.findall(r"\$(\w+)", target)
     held = " or ".join(dict.fromkeys(names)) or "a variable"
     whole = re.fullmatch(r"/+\*?(/\*)?", bare)
     yield problem(
@@ -152,7 +164,7 @@ def _find(command: Command, words: Sequence[str], script: Script) -> Iterator[Pr
         starts.append(word)
     for word in starts or [Word(".", ())]:
         target, bare = script.resolve(word) or ".", script.resolve(word, empty=True)
-        yield from _empty(command, word, target, bare, script) if word.pieces else ()
+        yield from _empty(command, target, bare, script) if word.pieces else ()
         yield from _split(command, word, script)
         names = [n for option, n in pairwise(words) if "name" in option]
         kinds = {script.places.kind(n) for n in names} - {None} if names else {None}

@@ -82,6 +82,9 @@ def git_problems(command: Command, words: Sequence[str], script: Script) -> Iter
         if ("f" not in letters and "--force" not in words) or "n" in letters:
             return
         ignored = bool({"x", "X"} & set(letters))
+        named = [w for w in words[words.index("clean") + 1 :] if not w.startswith("-")]
+        if named and not any(script.places.kind(w) for w in named):
+            return
         what = "all files that git ignores, where runs, tokens and environments mostly lie"
         yield problem(
             command,

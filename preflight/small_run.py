@@ -5,18 +5,20 @@ has the devices; another model and text, so that it is quick and stands alone.
 """
 
 import random
-import shutil
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.compare import Comparison, compare
 from preflight import ranks
 from preflight.once import Once, ProbeError
 from preflight.small_run_layouts import compare_layouts
-from preflight.small_run_ranks import TIMEOUT_S, TrainingFailed, raise_if_failed, start_ranks
-from smolplan.rundir import RunDir, read_lines, write_text
+from preflight.small_run_ranks import TIMEOUT_S, TrainingFailed, start_ranks
+from preflight.small_run_restart import (
+    Resumed,
+    damaged_and_resumed,
+    killed_and_resumed,
+    loaded_by_others,
+)
+from smolplan.rundir import RunDir, write_text
 from smolplan.spec import RunSpec, dump_spec
 
 if TYPE_CHECKING:
@@ -25,20 +27,6 @@ if TYPE_CHECKING:
 STEPS, EVERY = 16, 4
 
 __all__ = ["EVERY", "STEPS", "TIMEOUT_S", "Resumed", "SmallRun", "TrainingFailed", "small_spec"]
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """What came of a run that was broken off and started again."""
-
-    run: RunDir
-    from_step: int | None
-    """The checkpoint that it went on from; None if it began anew."""
-    expected_step: int
-    rejected: dict[int, str]
-    """Checkpoints that it would not load, with the reason."""
-    comparison: Comparison
-    """Its steps beside those of the undisturbed run."""
 
 
 class SmallRun:
@@ -56,11 +44,13 @@ class SmallRun:
             self.note = f"not on the runs' storage but in {self.folder.parent}"
         if context.spec.cluster.gpu != "cpu" and not context.uses_gpus:
             self.note = "on the CPU: there is no GPU here"
+        self.steps = STEPS
         self.ranks = max(1, context.local_ranks)
         self.spec = small_spec(context.spec, self.ranks, gpu=context.uses_gpus, folder=self.folder)
         self.reference = Once(self._reference)
-        self.resumed = Once(self._resumed)
-        self.torn = Once(self._torn)
+        self.resumed = Once(lambda: killed_and_resumed(self))
+        self.damaged = Once(lambda: damaged_and_resumed(self))
+        self.reshaped = Once(lambda: loaded_by_others(self))
         self.scores = Once(self._scores)
         self.layouts = Once(lambda: compare_layouts(self))
         write_corpus(self.folder / "text", seed=self.spec.seed)
@@ -84,7 +74,8 @@ class SmallRun:
         write_text(run.dataset, self._dataset, durable=False)
         return start_ranks(self._context, run, count, attempt)
 
-    def _train(self, run: RunDir, attempt: int, count: int = 0) -> None:
+    def train(self, run: RunDir, attempt: int, count: int = 0) -> None:
+        """Its ranks, to their end."""
         children = self.start(run, count or self.ranks, attempt)
         try:
             codes = ranks.wait(children, TIMEOUT_S)
@@ -99,61 +90,8 @@ class SmallRun:
     def _reference(self) -> RunDir:
         """The undisturbed run."""
         run = self.new("undisturbed", self.spec)
-        self._train(run, 1)
+        self.train(run, 1)
         return run
-
-    def _resumed(self) -> Resumed:
-        """Killed by SIGKILL, all ranks, after a checkpoint; then started again."""
-        reference = self.reference()
-        for attempt in range(3):
-            run = self.new(f"killed-{attempt}", self.spec)
-            if self._kill_after_checkpoint(run):
-                break
-        else:
-            raise ProbeError("the run ended before it could be killed, three times")
-        expected = newest_checkpoint(run)
-        self._train(run, 2)
-        return self._compare(reference, run, 2, expected)
-
-    def _kill_after_checkpoint(self, run: RunDir) -> bool:
-        """False if the run was over first."""
-        children = self.start(run, self.ranks)
-        deadline = time.monotonic() + TIMEOUT_S
-        try:
-            while newest_checkpoint(run) == 0 or last_step(run) <= newest_checkpoint(run):
-                raise_if_failed(children)
-                if all(child.poll() is not None for child in children):
-                    return False
-                if time.monotonic() > deadline:
-                    raise ProbeError(f"no checkpoint within {TIMEOUT_S:g} s")
-                time.sleep(0.002)
-        finally:
-            ranks.kill(children)
-        return all(ranks.wait(children, TIMEOUT_S)) and last_step(run) < STEPS
-
-    def _torn(self) -> Resumed:
-        """The finished run once more, after the largest file of its newest checkpoint was cut."""
-        done = self.reference()
-        run = RunDir(self.folder / "torn")
-        shutil.copytree(done.path, run.path)
-        shards = [p for p in run.checkpoint(STEPS).iterdir() if p.suffix != ".json"]
-        largest = max(shards, key=lambda p: p.stat().st_size)
-        with largest.open("r+b") as file:
-            file.truncate(largest.stat().st_size // 2)
-        self._train(run, 2)
-        return self._compare(done, run, 2, STEPS - EVERY)
-
-    def _compare(self, reference: RunDir, run: RunDir, attempt: int, expected: int) -> Resumed:
-        events = [e for e in run.read_events() if e.get("attempt") == attempt]
-        return Resumed(
-            run=run,
-            from_step=next((e["step"] for e in events if e["kind"] == "resumed"), None),
-            expected_step=expected,
-            rejected={
-                e["step"]: str(e["reason"]) for e in events if e["kind"] == "checkpoint_rejected"
-            },
-            comparison=compare(reference, run),
-        )
 
     def _scores(self) -> list[dict[str, Any]]:
         """Two evaluations of the undisturbed run's newest checkpoint."""
@@ -236,13 +174,3 @@ def write_corpus(folder: Path, *, seed: int) -> None:
     for number in range(40):
         sentences = [" ".join(draw.choices(words, k=9)) + ".\n" for _ in range(40)]
         (folder / f"{number:02}.txt").write_text("".join(sentences), "utf-8")
-
-
-def newest_checkpoint(run: RunDir) -> int:
-    """Step of the newest checkpoint with a manifest; 0 if there is none."""
-    found = run.checkpoints.glob("step-*/manifest.json")
-    return max((int(p.parent.name.removeprefix("step-")) for p in found), default=0)
-
-
-def last_step(run: RunDir) -> int:
-    return max((line.get("step", 0) for line in read_lines(run.metrics)), default=0)

@@ -80,7 +80,7 @@ def compare_layouts(small: "SmallRun") -> Layouts:
 
 def base_spec(spec: RunSpec) -> RunSpec:
     """In fp32, so that rounding is small; with heads that tensor parallelism can share out."""
-    return _with(
+    return with_parts(
         spec,
         model={"heads": 4, "kv_heads": 2, "head_dim": 8},
         optim={"precision": "fp32"},
@@ -131,13 +131,14 @@ def _changes(base: RunSpec, ranks: int) -> list[tuple[str, dict[str, dict[str, A
 
 def _variant(base: RunSpec, name: str, changes: dict[str, dict[str, Any]]) -> Variant | None:
     try:
-        spec = _with(base, **changes)
+        spec = with_parts(base, **changes)
     except ValidationError:
         return None
     return None if spec.unsupported_by_trainer() else Variant(name, spec)
 
 
-def _with(spec: RunSpec, **changes: dict[str, Any]) -> RunSpec:
+def with_parts(spec: RunSpec, **changes: dict[str, Any]) -> RunSpec:
+    """The spec with fields of its parts changed, validated anew."""
     content = spec.model_dump(mode="json")
     for part, change in changes.items():
         content[part] |= change
@@ -165,7 +166,7 @@ def first_steps(small: "SmallRun", wanted: Sequence[Variant]) -> dict[str, RunDi
 def _apart(name: str, base: RunDir, other: RunDir) -> Apart:
     one, two = (run.read_metrics()[:COMPARED] for run in (base, other))
     apart = [
-        max(_relative(a[field], b[field]) for field in ("loss", "grad_norm"))
+        max(relative(a[field], b[field]) for field in ("loss", "grad_norm"))
         for a, b in zip(one, two, strict=True)
     ]
     equal = all(
@@ -174,5 +175,5 @@ def _apart(name: str, base: RunDir, other: RunDir) -> Apart:
     return Apart(name, apart[0], max(apart[1:]), equal and max(apart) == 0.0)
 
 
-def _relative(a: float, b: float) -> float:
+def relative(a: float, b: float) -> float:
     return abs(a - b) / abs(a) if math.isfinite(a) and math.isfinite(b) and a else math.inf

@@ -19,8 +19,6 @@ class Targets:
     hosts: tuple[str, ...]
     addresses: Mapping[str, str]
     reach: Reach
-    some: bool
-    """Whether hosts of the inventory were left out."""
 
 
 def targets(
@@ -44,14 +42,12 @@ def targets(
             remedy="In a pod on each node, with the image, volumes and resources of the run: "
             "smolplan preflight SPEC --here --json",
         )
-    known = inventory(spec, environ)
-    chosen = choose(known, patterns)
+    chosen = choose(inventory(spec, environ), patterns)
     reach = _by_srun(spec, chosen, environ) or fleet_of(spec, chosen)
     return Targets(
         hosts=tuple(host.name for host in chosen),
         addresses={host.name: host.target for host in chosen},
         reach=reach,
-        some=len(chosen) < len(known),
     )
 
 

@@ -27,7 +27,7 @@ data:
 optim:
   {{steps: {steps}, global_batch_size: 4, learning_rate: {rate}, warmup_steps: 2, decay_steps: 4,
    precision: fp32}}
-parallel: {{data_parallel: {ranks}, micro_batch_size: 2}}
+parallel: {{data_parallel: {ranks}, micro_batch_size: {micro}}}
 cluster: {{gpus_per_node: {ranks}, gpu: cpu}}
 checkpoint: {{every_steps: {every}, keep_last: 3}}
 monitor:
@@ -39,9 +39,17 @@ monitor:
 def make_spec(
     cache: Path, *, steps: int = 12, every: int = 4, ranks: int = 2, rate: float = 1e-3
 ) -> RunSpec:
-    text = Path(json.__file__).parent
+    text, micro = Path(json.__file__).parent, min(2, 4 // ranks)
     return parse_spec(
-        BASE.format(text=text, cache=cache, steps=steps, every=every, ranks=ranks, rate=rate),
+        BASE.format(
+            text=text,
+            cache=cache,
+            steps=steps,
+            every=every,
+            ranks=ranks,
+            rate=rate,
+            micro=micro,
+        ),
         where="test",
     )
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,14 +44,14 @@ def evaluate(run: RunDir, spec: RunSpec, step: int | None) -> dict[str, Any]:
     model = CausalLM(spec.model, length).to(world.device)
     load(run.checkpoint(manifest.step), manifest, model, None, world)
     model.eval()
-    total = 0.0
+    losses = []
     with torch.no_grad():
         for index in range(count):
             first = index * there_are // count * length  # spread over the whole held-out text
             piece = torch.from_numpy(held_out[first : first + length + 1].astype("int64"))
             tokens = piece.to(world.device)[None]
-            total += model(tokens[:, :-1], dataset.separator, tokens[:, 1:])[0].item()
-    loss = total / count
+            losses.append(model(tokens[:, :-1], dataset.separator, tokens[:, 1:])[0].item())
+    loss = sum(losses) / count
     tokens_per_byte = dataset.held_out_tokens / dataset.held_out_bytes
     return {
         "task": "held_out_bits_per_byte",
@@ -60,7 +61,13 @@ def evaluate(run: RunDir, spec: RunSpec, step: int | None) -> dict[str, Any]:
         "bits_per_byte": loss / math.log(2) * tokens_per_byte,
         "chance_bits_per_byte": math.log2(spec.model.vocab_size) * tokens_per_byte,
         "sequences": count,
+        "standard_error": _standard_error(losses) / math.log(2) * tokens_per_byte,
     }
+
+
+def _standard_error(values: list[float]) -> float:
+    """Of the mean of independent values: s / √n; 0 for one alone, of which nothing can be told."""
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _whole_checkpoint(run: RunDir, step: int | None) -> Manifest:

@@ -11,9 +11,10 @@ from launcher.hosts.host import Trouble
 from launcher.placement import Placement
 from smolplan.rundir import RunDir, read_json
 
-EVERY_S = 2.0
-"""Between two rounds. A rank that ends is told of by its own node, through the run directory, at
-once; what is to be found here is a host or a supervisor that vanished."""
+QUICKEST_S = 0.2
+"""Between two rounds, however often the run is looked at. A rank that ends is told of by its own
+node, through the run directory, at once; what is to be found here is a host or a supervisor that
+vanished."""
 
 ANSWER_S = 5.0
 """For one answer: a host that trains is busy, not deaf."""
@@ -24,9 +25,11 @@ FIRST_LOOK_S = 3.0
 class Prober:
     """One attempt's."""
 
-    def __init__(self, fleet: Fleet, run: RunDir, attempt: int, placement: Placement) -> None:
+    def __init__(
+        self, fleet: Fleet, run: RunDir, attempt: int, placement: Placement, *, every_s: float
+    ) -> None:
         self._fleet, self._run, self._attempt = fleet, run, attempt
-        self._placement = placement
+        self._placement, self._every_s = placement, max(QUICKEST_S, every_s)
         self._views = {
             node: NodeView(node, host, None) for node, host in enumerate(placement.hosts)
         }
@@ -63,7 +66,7 @@ class Prober:
                 on_answer=lambda host, answer: self._take(node_of[host], answer),
             )
             self._looked.set()
-            self._stopping.wait(EVERY_S)
+            self._stopping.wait(self._every_s)
 
     def _supervisors(self) -> Mapping[int, list[str]]:
         """The names of the nodes' supervisors, as far as these have reported."""

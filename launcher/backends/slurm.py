@@ -20,7 +20,7 @@ from launcher.placement import read_placement
 from launcher.slurm import commands, script
 from launcher.slurm.commands import SlurmError
 from launcher.slurm.nodes import left_out
-from launcher.slurm.queue import Queue
+from launcher.slurm.queue import ANSWER_S, Queue
 from launcher.slurm.record import SlurmRecord, job_of, read_record, write_record
 from launcher.slurm.state import Job
 from launcher.store import Attempt
@@ -30,11 +30,8 @@ from smolplan.spec import RunSpec, load_spec
 
 log = logging.getLogger("launcher.slurm")
 
-GO_BY_ITSELF_S = 5.0
+GO_BY_ITSELF_S = 15.0
 """A job whose ranks have ended ends by itself soon; cancelled, it would be told of as that."""
-
-SETTLED = {ExitCode.OK, ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
-"""Ends that need not wait for what Slurm makes of the job."""
 
 
 class SlurmBackend:
@@ -70,7 +67,8 @@ class SlurmBackend:
         if not run.spec.exists():
             raise UserError(f"cannot start attempt {number}: its folder is gone", where=str(run))
         try:
-            known = None if record is None else _find(run, attempt)
+            # Asked in any case: a controller that does not answer is not waited for twice.
+            known = self.queue.find_by_comment(script.comment(attempt.token))
             if record is None:
                 run.begin_attempt(number)
                 write_record(run, number, SlurmRecord(attempt.token))
@@ -115,10 +113,10 @@ class SlurmBackend:
             over = f"Slurm knows job {name} no more, and it said nothing of its end"
             return Observation(_nodes(run, number, False), over=over)
         ended = read_exit(run, number, attempt.token)
+        if _is_done(ended):  # on all nodes, whatever becomes of the job
+            return Observation(_nodes(run, number, False))
         if ended is not None and job.runs and _seconds_since(ended) < GO_BY_ITSELF_S:
             return Observation(_nodes(run, number, True), settling=f"job {name} is ending")
-        if ended is not None and ended["exit_code"] in SETTLED:
-            return Observation(_nodes(run, number, job.runs))
         if job.waits:
             return Observation(waiting=f"job {name} is {job.state.lower()} ({job.reason})")
         if job.completes:  # into the queue again, or to its end
@@ -144,24 +142,30 @@ class SlurmBackend:
                 write_exit(run, number, attempt.token, content)
             except OSError as error:
                 log.error("attempt %d of %s: %s", number, run, error.strerror)
-        if read_record(run, number) is None:
+        if read_record(run, number) is None or _is_done(ended):
             return True
-        deadline = time.monotonic() + timeout_s
+        deadline, answer_s = time.monotonic() + timeout_s, max(ANSWER_S, timeout_s)
         try:
-            job = _find(run, attempt)
+            job = self._find(run, attempt)
             by_itself = ended is not None and _seconds_since(ended) < GO_BY_ITSELF_S
             while job is not None and (job.waits or job.runs):
                 if not by_itself:
-                    commands.run(["scancel", job.number])
+                    commands.run(["scancel", job.number], timeout_s=answer_s)
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(0.2)
-                job = commands.find_job(job.number)
+                job = commands.find_job(job.number, timeout_s=answer_s)
         except (SlurmError, UserError) as error:
             log.error("attempt %d of %s: %s", number, run, error)
             # What was never seen to be taken starts nothing: it finds that it has ended.
             return not job_of(run, number)
         return True
+
+    def _find(self, run: RunDir, attempt: Attempt) -> Job | None:
+        """Raises SlurmError, and UserError if this is no node of a cluster."""
+        if name := job_of(run, attempt.number):
+            return self.queue.find(name)
+        return self.queue.find_by_comment(script.comment(attempt.token))
 
     def close(self) -> None:
         pass
@@ -199,11 +203,8 @@ def _script(spec: RunSpec, run: RunDir, attempt: int) -> str:
     return script.job_script(spec.launch.python or Path(sys.executable), run, attempt)
 
 
-def _find(run: RunDir, attempt: Attempt) -> Job | None:
-    """Raises SlurmError."""
-    if name := job_of(run, attempt.number):
-        return commands.find_job(name)
-    return commands.find_by_comment(script.comment(attempt.token))
+def _is_done(ended: dict[str, Any] | None) -> bool:
+    return ended is not None and ended["exit_code"] == ExitCode.OK
 
 
 def _seconds_since(ended: dict[str, Any]) -> float:

@@ -21,6 +21,7 @@ from typing import Any
 from launcher.backends.base import NodeView, Observation
 from launcher.backends.prober import Prober
 from launcher.environment import rank_environment
+from launcher.host_faults import offenders
 from launcher.hosts.fleet import Answer, Fleet, fleet_of
 from launcher.hosts.host import Host, Trouble
 from launcher.hosts.inventory import inventory
@@ -116,6 +117,9 @@ class SshBackend:
         with closing(Store()) as store:
             _keep_record(store, run, number, answers)
             faults = [f for f in store.host_faults(standing=True) if f.kind != "unreachable"]
+            often = offenders(store.host_faults(), store.gpus_of_hosts(), time.time())
+        # A host that fails often is chosen where no other is left.
+        names = sorted(fleet.hosts, key=lambda host: host in often)
         before = next(
             (p.hosts for k in range(number - 1, 0, -1) if (p := read_placement(run, k))), ()
         )
@@ -123,9 +127,9 @@ class SshBackend:
         try:
             try:
                 left_out = certain | {f.host for f in faults}
-                hosts = choose_hosts(fleet.hosts, nodes, left_out=left_out, before=before)
+                hosts = choose_hosts(names, nodes, left_out=left_out, before=before)
             except UserError:
-                hosts = choose_hosts(fleet.hosts, nodes, left_out=certain, before=before)
+                hosts = choose_hosts(names, nodes, left_out=certain, before=before)
         except UserError as error:
             for host, trouble in silent.items():
                 on_progress(f"{host}: {trouble.message}")
@@ -133,7 +137,7 @@ class SshBackend:
             why = f"; {first[0]}: {first[1].message}" if first else ""
             remedy = (first[1].remedy if first else "") or error.remedy
             raise UserError(f"{error.what}{why}", where=error.where, remedy=remedy) from None
-        for host in fleet.hosts[:nodes]:
+        for host in names[:nodes]:
             if host not in hosts:
                 why = silent[host].message if host in silent else "left out after a fault"
                 on_progress(f"{host}: {why}; a spare takes its place")
@@ -236,7 +240,9 @@ class SshBackend:
             except SmolplanError as error:
                 nodes = enumerate(placement.hosts)
                 return Observation(tuple(NodeView(n, h, None, str(error), 1) for n, h in nodes))
-            prober = self._prober = Prober(fleet, run, attempt.number, placement)
+            every_s = self._spec.monitor.poll_s
+            prober = Prober(fleet, run, attempt.number, placement, every_s=every_s)
+            self._prober = prober
         return Observation(prober.views())
 
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:

@@ -31,6 +31,10 @@ LARGEST_FRAME_BYTES = 256 << 20
 """Longer ones are noise that was taken for a frame."""
 
 
+LONGEST_TURN_S = 20.0
+"""To wait for another host that fills the same cache: one that hangs is to stop nobody."""
+
+
 def pack(message: "dict[str, Any]", blob: bytes = b"") -> bytes:
     """One frame. Non-ASCII characters, and bytes that are no UTF-8, travel as escapes."""
     text = json.dumps(message, separators=(",", ":")).encode("ascii")
@@ -92,14 +96,41 @@ def _take_in(source: "BinaryIO", sink: "BinaryIO", order: "dict[str, Any]") -> s
     cannot be written, and ValueError if a file arrives damaged."""
     cache = os.path.expanduser(order["cache"] or "~/.cache/smolplan")  # noqa: PTH111
     tree: str = cache + "/trees/" + order["tree"]
-    missing = not has_tree(tree)
-    _say(sink, {"missing": missing})
-    if missing:
+    turn = None if has_tree(tree) else _await_turn(cache, tree)
+    _say(sink, {"missing": turn is not None})
+    if turn is not None:
         # How a tree is made is needed once only, so that it is sent only then.
         kept: dict[str, Any] = {"__name__": "smolplan_cache"}
         exec(read_frame(source)[1], kept)
         kept["take_in"](source, sink, cache, order["tree"], read_frame, _say)
+        os.close(turn)
     return tree
+
+
+def _await_turn(cache: str, tree: str) -> "int | None":
+    """A descriptor that holds the right to make the tree, or None once somebody else has made it.
+    Where hundreds of hosts share a cache, one of them is to fill it."""
+    import fcntl
+    import time
+
+    os.makedirs(cache, 0o700, exist_ok=True)  # noqa: PTH103
+    turn = os.open(cache + "/.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    until = time.monotonic() + LONGEST_TURN_S
+    while time.monotonic() < until:
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+        except OSError:
+            break  # no locks on this file system
+        else:
+            break
+        if has_tree(tree):
+            break
+    if has_tree(tree):
+        os.close(turn)
+        return None
+    return turn
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ def ping(arguments: Arguments, asked: Asked) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "pid": os.getpid(),
         "tree": os.environ["PYTHONPATH"].partition(os.pathsep)[0],
+        "cpu_s": sum(os.times()[:4]),
         "time_ns": time.time_ns(),
     }
 

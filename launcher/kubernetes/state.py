@@ -34,7 +34,7 @@ DELETED = "was deleted"
 
 HOST_FAULTS = {"UnexpectedAdmissionError": "gone"}
 """Reasons of a failed pod that its host is to blame for (the kubelet could not give it the devices
-that the host had offered), and the kind of fault (launcher.store.HostFault.kind)."""
+that the host had offered), and the kind of fault (launcher.host_faults.HostFault.kind)."""
 
 OVERDUE_S = 60.0
 """A pod that is still there this long after its grace period: its host does not answer."""

@@ -62,21 +62,16 @@ def answers() -> bool:
     return any(line.endswith(" is UP") for line in said.splitlines())
 
 
-def find_job(number: str) -> Job | None:
+def find_job(number: str, *, timeout_s: float = DEADLINE_S) -> Job | None:
     """The job as it stands; None if Slurm no longer knows it (it forgets ended ones after
     MinJobAge). Raises SlurmError."""
     try:
-        said = run(_squeue("--jobs", number, "--states=all"))
+        said = run(_squeue("--jobs", number, "--states=all"), timeout_s=timeout_s)
     except SlurmError as error:
         if "Invalid job id" in str(error):
             return None
         raise
     return next((job for job in parse_queue(said) if job.number == number), None)
-
-
-def find_by_comment(comment: str) -> Job | None:
-    """The job of this user with that comment. Raises SlurmError."""
-    return next((job for job in own_jobs() if job.comment == comment), None)
 
 
 def own_jobs(*, timeout_s: float = DEADLINE_S) -> list[Job]:

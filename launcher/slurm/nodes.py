@@ -2,9 +2,11 @@
 
 from contextlib import closing
 
+from launcher.host_faults import HostFault
 from launcher.slurm import commands
 from launcher.slurm.commands import SlurmError
-from launcher.store import HostFault, Store
+from launcher.slurm.queue import ANSWER_S
+from launcher.store import Store
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
 
@@ -23,7 +25,9 @@ def left_out(spec: RunSpec, run_id: str) -> list[str]:
     partition = spec.launch.slurm.partition if spec.launch.slurm else None
     chosen = [f"--partition={partition}"] if partition else []
     try:
-        said = commands.run(["sinfo", "--noheader", "--Node", "--format=%N", *chosen])
+        said = commands.run(
+            ["sinfo", "--noheader", "--Node", "--format=%N", *chosen], timeout_s=ANSWER_S
+        )
     except (SlurmError, UserError):
         return faulty
     nodes = set(said.split())

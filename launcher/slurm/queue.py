@@ -34,8 +34,23 @@ class Queue:
     def find(self, name: str) -> Job | None:
         """None if Slurm does not know it, or no longer. Raises SlurmError, and UserError if this is
         no node of a cluster."""
+        self._listen(LOOK_S)
+        if name not in self._jobs:  # submitted since, or forgotten
+            job = commands.find_job(name, timeout_s=ANSWER_S)
+            if job is None:
+                return None
+            self._jobs[name] = job
+        return self._jobs[name]
+
+    def find_by_comment(self, comment: str) -> Job | None:
+        """As Slurm stands now. Raises as `find` does."""
+        self._listen(0.0)
+        return next((job for job in self._jobs.values() if job.comment == comment), None)
+
+    def _listen(self, age_s: float) -> None:
+        """Have an answer that is no older. Raises as `find` does."""
         now_s = time.monotonic()
-        if now_s - self._asked_s > (UNHEARD_S if self._trouble else LOOK_S):
+        if now_s - self._asked_s > (UNHEARD_S if self._trouble else age_s):
             try:
                 self._jobs = {job.number: job for job in commands.own_jobs(timeout_s=ANSWER_S)}
             except (SlurmError, UserError) as error:
@@ -47,9 +62,3 @@ class Queue:
             self._asked_s = time.monotonic()
         if self._trouble is not None:
             raise self._trouble
-        if name not in self._jobs:  # submitted since, or forgotten
-            job = commands.find_job(name)
-            if job is None:
-                return None
-            self._jobs[name] = job
-        return self._jobs[name]

@@ -1,9 +1,19 @@
 """Saving and resuming, proved on a small run with the ranks of the one to come."""
 
 from preflight.context import Context
+from preflight.dataset import DataRefused
+from preflight.expected import expected_step_s
+from preflight.real_steps import TooLarge
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.small_run import STEPS, Resumed, SmallRun, TrainingFailed
+from preflight.small_run import EVERY, STEPS, Resumed, SmallRun, TrainingFailed
+from smolplan.units import format_bytes, format_duration
+
+STALL_SHARE = 0.05
+"""Of the time between two checkpoints; more is dear (a rule of thumb, from memory)."""
+
+SHORT_STALL_S = 1.0
+"""Nobody minds a stall as short as this, however small the model and its interval."""
 
 LOGS = "Do not launch: look at what the trainer said, and run this again with --only checkpoint."
 
@@ -46,30 +56,119 @@ def save(context: Context) -> Finding:
 
 @check("checkpoint.resume", remedy=LOGS, deadline_s=200.0, needs_torch=True)
 def resume(context: Context) -> Finding:
-    """Killed by SIGKILL and started again, the run goes on from its checkpoint and equals an
-    undisturbed one bit for bit."""
+    """Killed by SIGKILL while it saves and started again, the run goes on from its checkpoint and
+    equals an undisturbed one bit for bit."""
     try:
         resumed = context.small_run().resumed()
     except TrainingFailed as error:
         return _broken(error)
-    return _judge(resumed, "killed, resumed")
+    return _judge(resumed, "killed while saving, on" if resumed.while_saving else "killed, on")
 
 
 @check("checkpoint.torn", remedy=LOGS, deadline_s=200.0, needs_torch=True)
 def torn(context: Context) -> Finding:
-    """A checkpoint cut short is not loaded; the one before it is."""
+    """A checkpoint with a flipped bit is not loaded, nor one cut short; the one before is."""
     try:
-        resumed = context.small_run().torn()
+        small = context.small_run()
+        resumed = small.damaged()
     except TrainingFailed as error:
         return _broken(error)
-    if STEPS not in resumed.rejected:
+    damaged = {STEPS: "a bit was flipped", STEPS - EVERY: "a file was cut in half"}
+    taken = [
+        f"{how} in checkpoint {step}"
+        for step, how in damaged.items()
+        if step not in resumed.rejected
+    ]
+    if taken:
         return Finding(
             state="fail",
             summary="a damaged checkpoint was taken",
-            why=f"a file of checkpoint {STEPS} was cut in half, and no event says that it was "
-            "rejected",
+            why=f"{' and '.join(taken)}, and no event says that it was rejected",
         )
-    return _judge(resumed, f"{STEPS} cut and rejected, resumed")
+    return _judge(resumed, "flipped and cut ones rejected, on")
+
+
+@check("checkpoint.reshard", remedy=LOGS, deadline_s=200.0, needs_torch=True)
+def reshard(context: Context) -> Finding:
+    """A checkpoint is gone on from by another number of ranks, with the same losses within
+    rounding."""
+    try:
+        found = context.small_run().reshaped()
+    except TrainingFailed as error:
+        return _broken(error)
+    why = ""
+    if found.from_step != found.expected_step:
+        why = f"it went on from step {found.from_step}, not {found.expected_step}"
+    elif found.apart > found.most:
+        why = (
+            f"loss or gradient norm differ by {found.apart:.1e} from the undisturbed run's, where "
+            f"rounding makes {found.most:.0e} at most: fewer hosts would train another model"
+        )
+    return Finding(
+        state="fail" if why else "pass",
+        summary=f"{found.from_ranks} ranks' loaded by {found.to_ranks}, within {found.apart:.0e}",
+        why=why,
+        measured={"apart": found.apart},
+        needed={"apart_max": found.most},
+        source="table",
+    )
+
+
+@check(
+    "checkpoint.stall",
+    severity="required",
+    remedy="Use faster storage (--runs-dir), save less often (checkpoint.every_steps), or raise "
+    "monitor.checkpoint_timeout_s.",
+    deadline_s=400.0,
+    needs_torch=True,
+    peers={"save_bytes_per_s": "higher"},
+)
+def stall(context: Context) -> Finding:
+    """The run's own checkpoint is saved by its own trainer within what the plan can bear."""
+    if context.spec.unsupported_by_trainer():
+        return Finding(state="skipped", summary="see config.layout")
+    try:
+        steps = context.real_steps()
+    except (TooLarge, DataRefused, TrainingFailed):
+        return Finding(state="skipped", summary="no real steps were made: see training.speed")
+    if not steps.saves:
+        return Finding(state="skipped", summary=steps.no_saves)
+    spec, settings = context.spec, context.spec.monitor
+    size, seconds = max(steps.saves, key=lambda save: save[1])
+    # Each node writes its share of a sharded checkpoint.
+    expected_s = context.plan.checkpoint_bytes / spec.cluster.nodes * seconds / size
+    step_s = expected_step_s(context) or steps.median_step_s
+    interval_s = step_s * spec.checkpoint.every_steps
+    measured = {
+        "save_bytes": size,
+        "save_s": seconds,
+        "save_bytes_per_s": size / seconds,
+        "expected_save_s": expected_s,
+        "interval_s": interval_s,
+    }
+    state, why = "pass", ""
+    told = f"this node's share of a checkpoint takes about {format_duration(expected_s)}"
+    if expected_s > settings.checkpoint_timeout_s:
+        state, why = "fail", f"{told}; after {format_duration(settings.checkpoint_timeout_s)} "
+        why += "(monitor.checkpoint_timeout_s) it is taken for hung"
+    elif expected_s > max(SHORT_STALL_S, STALL_SHARE * interval_s):
+        state, why = "warn", f"{told}, {expected_s / interval_s:.0%} of the time between two"
+    elif expected_s > settings.stop_grace_s:
+        state, why = "warn", f"{told}, longer than a stop waits for it (monitor.stop_grace_s)"
+    return Finding.model_validate(
+        {
+            "state": state,
+            "summary": f"{format_bytes(size)} in {format_duration(seconds)}, "
+            f"{expected_s / (expected_s + interval_s):.1%} of the time",
+            "why": why,
+            "measured": measured,
+            "needed": {
+                "expected_save_s_max": settings.checkpoint_timeout_s,
+                "expected_save_s_wished": max(SHORT_STALL_S, STALL_SHARE * interval_s),
+            },
+            "source": "plan",
+        }
+    )
 
 
 def _judge(resumed: Resumed, what: str) -> Finding:
@@ -98,6 +197,6 @@ def _judge(resumed: Resumed, what: str) -> Finding:
         )
     return Finding(
         state="pass",
-        summary=f"{what} from step {resumed.from_step}; {comparison.steps} steps equal bit for bit",
+        summary=f"{what} from step {resumed.from_step}; {comparison.steps} steps equal",
         measured=figures,
     )

@@ -35,7 +35,7 @@ def scripts(context: Context) -> Finding:
     more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
     return Finding(
         state="fail" if grave else "warn" if told else "pass",
-        summary=f"{len(told)} lines to look at, {grave} of them grave"
+        summary=f"{len(told)} problems, {grave} of them grave"
         if told
         else f"{lines:,} lines delete nothing that is needed",
         why="; ".join(told[:MOST_TOLD]) + more,

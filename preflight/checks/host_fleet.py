@@ -29,7 +29,7 @@ def reached(fleet: FleetContext) -> Sequence[Finding]:
         Finding(
             state="fail",
             host=host,
-            summary=f"lost: {trouble.message}",
+            summary=trouble.message,
             why=f"{trouble.message}; what it has not told is not known",
             remedy=trouble.remedy,
         )
@@ -82,12 +82,16 @@ def clock_offset(fleet: FleetContext) -> Sequence[Finding]:
             "fail" if least > FAIL_OFFSET_S else "warn" if least > WARN_OFFSET_S else "pass"
         )
         whom = "the other hosts" if len(offsets) > 2 else "this machine"
-        way = "ahead of" if offset > middle else "behind"
+        if away <= half:
+            told = f"within {format_duration(half)} of {whom}"
+        else:
+            way = "ahead of" if offset > middle else "behind"
+            told = f"{format_duration(away)} ± {format_duration(half)} {way} {whom}"
         findings.append(
             Finding(
                 state=state,
                 host=host,
-                summary=f"{format_duration(away)} ± {format_duration(half)} {way} {whom}",
+                summary=told,
                 why=""
                 if state == "pass"
                 else "logs and heartbeats of several hosts are compared "

@@ -8,7 +8,7 @@ from typing import Any
 import pynvml
 
 from preflight.probes.gpu_questions import QUESTIONS, or_none, text
-from preflight.system_files import names_in
+from preflight.system.files import names_in
 
 
 def _device(index: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from preflight.system_files import is_real, system_path
+from preflight.system.files import is_real, system_path
 
 KMSG = "/dev/kmsg"
 RECORD_BYTES = 8192  # a record is never longer: Documentation/ABI/testing/dev-kmsg
@@ -23,6 +23,8 @@ PROGRAM_S = 4.0
 KINDS: dict[str, re.Pattern[str]] = {
     "xid": re.compile(r"NVRM:.*Xid \(|SXid \(|NVRM:.*fallen off the bus"),
     "driver_mismatch": re.compile(r"NVRM: API mismatch"),
+    "driver_failed": re.compile(r"NVRM:.*RmInitAdapter failed"),
+    "cpu_heat": re.compile(r"temperature above threshold|cpu clock throttled"),
     "out_of_memory": re.compile(r"[Oo]ut of memory: Killed process"),
     "machine_check": re.compile(
         r"Machine Check Exception: \d|\[Hardware Error\].*(severity: (fatal|recoverable)"

@@ -75,7 +75,7 @@ def html(report: Report) -> str:
 
 def _to_do(report: Report) -> str:
     told = []
-    for group in groups(report.results):
+    for group in groups(report.results, most=20):
         whom = f" on {', '.join(group.hosts)}" if group.hosts else ""
         remedy = f"<p>→ {escape(group.remedy)}</p>" if group.remedy else ""
         told.append(

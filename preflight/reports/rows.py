@@ -17,6 +17,8 @@ class Row:
     name: str
     area: str
     results: tuple[Result, ...]
+    of: int
+    """Hosts of the fleet; 0: this machine only."""
 
     @property
     def state(self) -> State:
@@ -26,27 +28,44 @@ class Row:
         return next((state for state in gravest if state in states), "skipped")
 
     def hosts(self, state: State) -> list[str]:
-        return [r.host for r in self.results if r.state == state and r.host]
+        return list(dict.fromkeys(r.host for r in self.results if r.state == state and r.host))
 
     @property
     def summary(self) -> str:
         """In half a line: what was found, or on whom it was found."""
         worst = next(r for r in self.results if r.state == self.state)
         named = self.hosts(self.state)
-        total = len({r.host for r in self.results if r.host})
-        if not named or (total == 1 and len(self.results) == 1 and not self._of_fleet):
+        if not named or not self.of:
             return worst.summary
-        if self.state == "pass":
-            same = len({r.summary for r in self.results if r.state == "pass"}) == 1
+        if self.state == "pass" or len(named) == self.of:
+            same = len({r.summary for r in self.results if r.state == self.state}) == 1
             count = f"{len(named)} hosts" if len(named) > 1 else "1 host"
             return f"{count}: {worst.summary}" if same else f"{count}; {named[0]}: {worst.summary}"
-        of = f" of {total}" if total > len(named) else ""
-        return f"{len(named)}{of}: {few(named)}: {worst.summary}"
+        return f"{len(named)} of {self.of}: {few(named)}: {worst.summary}"
 
-    @property
-    def _of_fleet(self) -> bool:
-        """Whether several hosts were asked, of which only one may have been found wanting."""
-        return any(not r.host for r in self.results)
+
+@dataclass(frozen=True)
+class Line:
+    """A row for people: one check, or several of an area that were skipped for the same reason."""
+
+    state: State
+    name: str
+    summary: str
+
+
+def lines(report: Report) -> list[Line]:
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows(report):
+        alike = (row.area, row.summary) if row.state == "skipped" else (row.name, "")
+        found[alike].append(row)
+    return [
+        Line(
+            alike[0].state,
+            alike[0].name if len(alike) == 1 else f"{alike[0].area} ({len(alike)} checks)",
+            alike[0].summary,
+        )
+        for alike in found.values()
+    ]
 
 
 @dataclass(frozen=True)
@@ -64,20 +83,32 @@ def rows(report: Report) -> list[Row]:
     by_check: dict[str, list[Result]] = defaultdict(list)
     for result in report.results:
         by_check[result.name].append(result)
-    return [Row(name, found[0].area, tuple(found)) for name, found in by_check.items()]
+    of = len(report.hosts)
+    return [Row(name, found[0].area, tuple(found), of) for name, found in by_check.items()]
 
 
-def groups(results: Sequence[Result]) -> list[Group]:
-    """What is to be done, each thing once: failures first, then as the checks come."""
+def groups(results: Sequence[Result], most: int = 3) -> list[Group]:
+    """What is to be done, each thing once: failures first, then as the checks come. Where a check
+    says more than `most` different things of as many hosts, the rest of them are only named."""
     found: dict[tuple[str, State, str, str], list[str]] = defaultdict(list)
     for r in results:
         if r.state in ("fail", "warn", "unknown"):
             found[r.name, r.state, r.why or r.summary, r.remedy].append(r.host)
     told = [
-        Group(name, state, tuple(filter(None, hosts)), why, remedy)
+        Group(name, state, tuple(dict.fromkeys(filter(None, hosts))), why, remedy)
         for (name, state, why, remedy), hosts in found.items()
     ]
-    return sorted(told, key=lambda g: BY_GRAVITY.index(g.state))
+    shown: list[Group] = []
+    rest: dict[tuple[str, State], list[Group]] = defaultdict(list)
+    for group in told:
+        alike = [g for g in shown if (g.name, g.state) == (group.name, group.state)]
+        (shown if len(alike) < most else rest[group.name, group.state]).append(group)
+    for (name, state), more in rest.items():
+        hosts = tuple(dict.fromkeys(host for group in more for host in group.hosts))
+        why = "the like, with other figures: --json has them all"
+        shown.append(Group(name, state, hosts, why, more[0].remedy))
+    order = list(dict.fromkeys(group.name for group in told))
+    return sorted(shown, key=lambda g: (BY_GRAVITY.index(g.state), order.index(g.name)))
 
 
 def verdict(report: Report) -> str:

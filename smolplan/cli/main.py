@@ -81,6 +81,7 @@ def _register() -> None:
         demo,
         estimate,
         goodput,
+        hosts,
         plan,
         predict,
         preflight,
@@ -97,6 +98,7 @@ def _register() -> None:
         predict.predict,
         calibrate.calibrate,
         preflight.preflight,
+        hosts.hosts,
         demo.demo,
     ):
         app.command()(command)

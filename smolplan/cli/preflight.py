@@ -18,6 +18,8 @@ Examples:
 
 `smolplan preflight run.yaml --tier quick --hosts 'gpu[01-08]' --html report.html`
 
+`smolplan preflight run.yaml --only config --script launch.slurm`
+
 `smolplan preflight run.yaml --watch --every 5min --json >> changes.jsonl`
 """
 
@@ -46,6 +48,13 @@ def preflight(
     ] = False,
     runs_dir: Annotated[
         Path | None, typer.Option(help="Folder of the run directories (default: ./runs).")
+    ] = None,
+    script: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A shell script that starts or follows the run: read, not run, for what it "
+            "would delete; may be repeated."
+        ),
     ] = None,
     list_checks: Annotated[bool, typer.Option("--list", help="Name the checks; run none.")] = False,
     last: Annotated[bool, typer.Option("--last", help="Show the last report; run none.")] = False,
@@ -124,10 +133,11 @@ def preflight(
         passive_only=watch,
         hosts=hosts or (),
         here=here,
+        scripts=[path.absolute() for path in script or ()],
     ) as look:
         if watch:
             _watch(look, every, as_json)
-        report = _one(look)
+        report = look_once(look)
     look.keep(report)
     _tell(report, junit, html, as_json)
     sys.exit(report.exit_code)
@@ -136,7 +146,7 @@ def preflight(
 preflight.__doc__ = (preflight.__doc__ or "").rstrip() + EXAMPLES
 
 
-def _one(look: "Look") -> "Report":
+def look_once(look: "Look") -> "Report":
     """One look, with how far it is on a terminal."""
     from smolplan.cli.preflight_view import host_lines
     from smolplan.cli.style import progress_line
@@ -195,6 +205,7 @@ def _tell(report: "Report", junit: Path | None, html: Path | None, as_json: bool
 def _watch(look: "Look", every: str, as_json: bool) -> None:
     """Until somebody ends it; that is no failure."""
     import json
+    import signal
     import sys
     import threading
     import time
@@ -204,6 +215,7 @@ def _watch(look: "Look", every: str, as_json: bool) -> None:
     from smolplan.cli.style import console
     from smolplan.units import parse_duration_s
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     out, first = console(), True
     out.soft_wrap = True
     try:

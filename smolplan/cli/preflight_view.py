@@ -27,13 +27,12 @@ def show(report: "Report", out: "Console") -> None:
     from rich.text import Text
 
     from preflight.report import STATES
-    from preflight.reports.rows import groups, rows, verdict
+    from preflight.reports.rows import groups, lines, verdict
 
     table = _plain_table()
-    for row in rows(report):
-        table.add_row(
-            Text(row.state, style=COLOURS.get(row.state, "dim")), row.name, Text(row.summary)
-        )
+    for line in lines(report):
+        state = Text(line.state, style=COLOURS.get(line.state, "dim"))
+        table.add_row(state, Text(line.name), Text(line.summary))
     out.print(table)
     for group in groups(report.results):
         show_group(group, out)

@@ -40,11 +40,18 @@ def launch(
     at_most: Annotated[
         int | None, typer.Option(min=1, help="Of several runs, so many at a time.")
     ] = None,
+    unchecked: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON", help="Start it whatever preflight says; the reason is recorded."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start a training run where its spec says, detached; it outlives the terminal.
 
-    With --watch it ends when the run does, with exit code 1 if the run failed.
+    Preflight's quick checks come first: nothing starts if a required one fails. With --watch it
+    ends when the run does, with exit code 1 if the run failed.
 
     Example: `smolplan launch tiny-cpu --watch`
     """
@@ -53,6 +60,7 @@ def launch(
     from launcher import control, create
     from launcher.status import run_status
     from launcher.store import Store
+    from smolplan.cli.gate import check_before
     from smolplan.cli.style import progress_line
     from smolplan.cli.together import launch_together
     from smolplan.errors import UserError
@@ -68,6 +76,7 @@ def launch(
             monitored=monitor,
             at_most=at_most,
             dry_run=dry_run,
+            unchecked=unchecked,
             as_json=as_json,
         )
         return
@@ -90,6 +99,7 @@ def launch(
         if dry_run:
             _show_start(control.resumable(store, run), RunDir(run.path), as_json=as_json)
             return
+        check_before(control.resumable(store, run), run.path.parent, unchecked)(RunDir(run.path))
         attempt = control.resume(store, run, monitored=monitor)
     else:
         loaded = load_spec(spec)
@@ -98,12 +108,16 @@ def launch(
             create.check(loaded)
             _show_start(loaded, RunDir(folder / f"{loaded.name}-…"), as_json=as_json)
             return
+        create.check(loaded)
+        tell = check_before(loaded, folder, unchecked)
         store = Store()
         with progress_line("Preparing the data") as say:
             run, attempt = create.create_run(
                 loaded, store, folder, monitored=monitor, on_progress=say
             )
-        control.start(store, run, attempt, loaded)
+        tell(RunDir(run.path))
+        with progress_line("Starting") as say:
+            control.start(store, run, attempt, loaded, on_progress=say)
     if as_json:
         print(json.dumps({"run": run.id, "path": str(run.path), "attempt": attempt.number}))
     else:

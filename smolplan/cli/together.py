@@ -10,6 +10,7 @@ def launch_together(
     monitored: bool,
     at_most: int | None,
     dry_run: bool,
+    unchecked: str | None,
     as_json: bool,
 ) -> None:
     """Raises SmolplanError."""
@@ -18,6 +19,7 @@ def launch_together(
     from launcher import create
     from launcher.slurm import array, script
     from launcher.store import Store
+    from smolplan.cli.gate import check_before
     from smolplan.cli.style import progress_line
     from smolplan.rundir import RunDir
     from smolplan.spec import load_spec
@@ -33,9 +35,12 @@ def launch_together(
         else:
             print(script.render(arguments, text))
         return
+    tell = [check_before(s, f, unchecked) for s, f in zip(specs, folders, strict=True)]
     store = Store()
     with progress_line("Preparing the data") as say:
         members = array.create_all(store, specs, folders, monitored=monitored, on_progress=say)
+    for member, tell_of in zip(members, tell, strict=True):
+        tell_of(RunDir(member.run.path))
     job = array.start(store, members, at_most)
     told = [{"run": m.run.id, "path": str(m.run.path), "attempt": 1} for m in members]
     if as_json:

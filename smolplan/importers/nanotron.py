@@ -26,7 +26,7 @@ from smolplan.importers.source import (
 _MODEL = "model.model_config."
 
 _REASONS = [
-    (r"data_stages", "a run spec names folders of text, without stages and weights"),
+    (r"data_stages", "not taken over: name your text in data.sources, mixtures in data.stages"),
     (r"s3_upload", "a run spec uploads no checkpoints"),
     (r"lighteval", "evaluation tasks: a run spec measures bits per byte on held-out text"),
     (r"tokens\.(val|limit)", "evaluation: a run spec measures bits per byte on held-out text"),
@@ -256,7 +256,7 @@ def _data_stages(draft: Draft) -> None:
     stages = draft.source.get("data_stages")
     if not isinstance(stages, list):
         return
-    why = "a run spec names folders of text, without stages and weights; name yours in data.sources"
+    why = "not taken over: name your text in data.sources, and its mixtures in data.stages"
     draft.leave("data_stages", _plural(len(stages), "stage"), why)
     for i, stage in enumerate(stages[:100]):
         fields = flatten(stage, draft.source.where) if isinstance(stage, Mapping) else {}

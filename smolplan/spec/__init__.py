@@ -1,6 +1,6 @@
 """The run spec: what every part of smolplan reads."""
 
-from smolplan.spec.data import PYTHON_STDLIB, DataSpec, SourceSpec
+from smolplan.spec.data import PYTHON_STDLIB, DataSpec, SourceSpec, StageSpec
 from smolplan.spec.load import dump_spec, load_preset, load_spec, parse_spec, preset_names
 from smolplan.spec.model import ModelSpec
 from smolplan.spec.optim import OptimSpec
@@ -13,6 +13,7 @@ __all__ = [
     "OptimSpec",
     "RunSpec",
     "SourceSpec",
+    "StageSpec",
     "dump_spec",
     "load_preset",
     "load_spec",

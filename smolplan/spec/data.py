@@ -1,8 +1,10 @@
 """The text that is trained on."""
 
-from pydantic import Field
+from typing import Annotated, Self
 
-from smolplan.spec.fields import Count, SpecPart, UserPath
+from pydantic import Field, model_validator
+
+from smolplan.spec.fields import ADDED_LATER, Count, SpecPart, UserPath
 
 PYTHON_STDLIB = "python-stdlib"
 """The source that every machine has: the sources of Python's own standard library."""
@@ -13,6 +15,18 @@ class SourceSpec(SpecPart):
 
     path: str = Field(min_length=1, description="Folder or file of UTF-8 text; or python-stdlib.")
     glob: str = Field(default="**/*.txt", description="Which files of the folder, by pattern.")
+
+
+class StageSpec(SpecPart):
+    """A mixture of sources, from one step to the next stage's."""
+
+    name: str = Field(min_length=1)
+    start_step: Count = Field(description="Its first step; the first stage's is 1.")
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        min_length=1,
+        description="Share of the tokens by source, named by the last part of its path. They are "
+        "to add up to 1: preflight looks at it.",
+    )
 
 
 class DataSpec(SpecPart):
@@ -37,3 +51,19 @@ class DataSpec(SpecPart):
     cache_dir: UserPath | None = Field(
         default=None, description="Where tokenised data is kept; the user's cache unless given."
     )
+    stages: Annotated[tuple[StageSpec, ...], ADDED_LATER] = Field(
+        default=(), description="Mixtures of the sources, in the order of their steps."
+    )
+
+    @model_validator(mode="after")
+    def _stages_follow(self) -> Self:
+        starts = [stage.start_step for stage in self.stages]
+        if starts and starts[0] != 1:
+            raise ValueError(f"the first stage starts at step {starts[0]}; let it start at 1")
+        for before, after in zip(self.stages, self.stages[1:], strict=False):
+            if after.start_step <= before.start_step:
+                raise ValueError(
+                    f"stage {after.name!r} starts at step {after.start_step}, not after "
+                    f"{before.name!r}, which starts at {before.start_step}; write them in order"
+                )
+        return self

@@ -79,6 +79,8 @@ class RunSpec(SpecPart):
             problems.append(
                 f"parallel.schedule is {parallel.schedule}: the bundled trainer runs no pipeline"
             )
+        if self.data.stages:
+            problems.append("data.stages is set: the bundled trainer reads all sources alike")
         replicas = parallel.data_parallel * parallel.context_parallel
         if parallel.shard_group not in (0, replicas):
             problems.append(

@@ -156,7 +156,7 @@ class LabHost:
             f"time.time = _off(time.time, {seconds})\n"
             f"time.time_ns = _off(time.time_ns, {int(seconds * 1e9)})\n"
         )
-        self.server.options["SetEnv"] = f"PYTHONPATH={fake}"
+        self.server.environment = f"PYTHONPATH={fake}"
         self.stop_sshd()
         self.start_sshd()
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,11 @@ MISSING = "" if SSHD else "there is no sshd: install openssh-server"
 """Why no server can be started here; empty if one can."""
 
 
+_NO_STARTUP_FILES = "SHLVL=2"
+"""bash reads ~/.bashrc when sshd runs it, unless it is within another shell. What stands in there
+is no business of a test, and may cost more than all the rest."""
+
+
 @dataclass
 class SshServer:
     """One sshd, and the folder that it lives in."""
@@ -30,8 +35,8 @@ class SshServer:
     folder: Path
     enter: Sequence[str] = ()
     """What its commands are prefixed with, to run in a namespace."""
-    options: dict[str, str] = field(default_factory=dict)
-    """More of sshd_config."""
+    environment: str = ""
+    """What its sessions get beyond their own, as NAME=VALUE …"""
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -65,7 +70,7 @@ class SshServer:
             "UseDNS": "no",
             "StrictModes": "no",
             "MaxStartups": "1000",
-            **self.options,
+            "SetEnv": f"{_NO_STARTUP_FILES} {self.environment}",
         }
         config = self.folder / "sshd_config"
         config.write_text("".join(f"{name} {value}\n" for name, value in options.items()))

@@ -21,6 +21,7 @@ def test_the_rank_that_knows_the_cause_gives_the_attempts_exit_code(
     tmp_path: Path, failures: dict[str, int], named: dict[int, int], code: int
 ) -> None:
     run = RunDir(tmp_path)
+    run.begin_attempt(1)
     for rank, own in named.items():
         told = {"exit_code": int(own), "cause": "the disk is full"}
         write_json(run.attempt(1) / f"rank-{rank}.exit.json", told)
@@ -45,6 +46,7 @@ def test_an_exit_that_the_run_folder_cannot_hold_is_kept_in_the_state_folder(
 @pytest.mark.parametrize("code", ["9", [9], 1.5])
 def test_an_exit_code_that_is_none_counts_as_a_crash(tmp_path: Path, code: object) -> None:
     run = RunDir(tmp_path)
+    run.begin_attempt(1)
     write_json(run.attempt_exit(1), {"exit_code": code})
     found = read_exit(run, 1, "token")
     assert found is not None and found["exit_code"] == 1

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from launcher import create
+from launcher.host_faults import HostFault
 from launcher.outcome import write_exit
 from launcher.slurm import array, script
 from launcher.slurm.batch import first_attempt, job_name, next_attempt, supervisors
 from launcher.slurm.nodes import blamed
 from launcher.slurm.record import SlurmRecord, claim, read_record, write_record
 from launcher.slurm.state import parse_config, parse_fields, parse_queue
-from launcher.store import HostFault
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, parse_spec

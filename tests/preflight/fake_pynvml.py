@@ -75,7 +75,7 @@ def nvmlShutdown() -> None: ...
 
 
 def nvmlSystemGetDriverVersion() -> str:
-    return "570.86.15"
+    return str(FAULT.get("driver", "570.86.15"))
 
 
 def nvmlSystemGetCudaDriverVersion() -> int:
@@ -105,7 +105,7 @@ def nvmlDeviceGetUUID(handle: int) -> str:
 
 
 def nvmlDeviceGetSerial(handle: int) -> bytes:
-    return f"165{handle:010d}".encode()
+    return f"165{FAULT.get('host', 0)}{handle:09d}".encode()
 
 
 def nvmlDeviceGetPciInfo(handle: int) -> SimpleNamespace:
@@ -121,7 +121,8 @@ def nvmlDeviceGetGspFirmwareVersion(handle: int) -> bytes:
 
 
 def nvmlDeviceGetMemoryInfo(handle: int, version: int | None = None) -> SimpleNamespace:
-    return SimpleNamespace(used=1_000_000 + _of(handle, "memory"), total=80_000_000_000)
+    used = 1_000_000 + _of(handle, "memory")
+    return SimpleNamespace(used=used, total=_of(handle, "total", 85_000_000_000))
 
 
 def nvmlDeviceGetTemperature(handle: int, sensor: int) -> int:

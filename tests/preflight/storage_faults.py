@@ -8,6 +8,7 @@ import secrets
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -95,44 +96,76 @@ def stale_mount(folder: Path) -> Iterator[Path]:
         _libc.umount2(os.fsencode(folder), _MNT_DETACH)
 
 
-@contextmanager
-def throttled(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, **limits: int
-) -> Iterator[Callable[..., None]]:
-    """Processes that are started by this one do direct I/O on the folder's disk at these rates at
-    most (read_bps, write_bps, read_iops, write_iops); by cgroup v1. Calling what it gives sets
-    others."""
-    number = folder.stat().st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
-    group = _BLKIO / f"smolplan-test-{secrets.token_hex(4)}"
+def _remove(group: Path) -> None:
+    """Its threads leave it; processes that were killed do so when their last write is done."""
+    for _ in range(500):
+        for member in (group / "tasks").read_text().split():
+            with suppress(OSError):
+                (_BLKIO / "tasks").write_text(member)
+        try:
+            return group.rmdir()
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError(f"{group} is still in use")
 
-    def limit(**rates: int) -> None:
+
+class Throttle:
+    """A cgroup whose members do direct I/O on one disk at limited rates."""
+
+    def __init__(self, group: Path, device: str) -> None:
+        self.group, self._device = group, device
+
+    def limit(self, **rates: int) -> None:
+        """read_bps, write_bps, read_iops, write_iops."""
         for name, rate in rates.items():
-            (group / f"blkio.throttle.{name}_device").write_text(f"{device} {rate}\n")
+            file = self.group / f"blkio.throttle.{name}_device"
+            file.write_text(f"{self._device} {rate}\n")
 
-    def tasks(place: Path) -> None:
-        (place / "tasks").write_text(str(threading.get_native_id()))
+    def join(self) -> None:
+        """With the thread that calls it, and whatever that starts."""
+        (self.group / "tasks").write_text(str(threading.get_native_id()))
 
+    def written_bytes(self) -> int:
+        for line in (self.group / "blkio.throttle.io_service_bytes").read_text().splitlines():
+            if line.startswith(f"{self._device} Write"):
+                return int(line.split()[2])
+        return 0
+
+    def when_written(self, size: int, **rates: int) -> None:
+        """Other limits, as soon as the members have written so much."""
+
+        def watch() -> None:
+            with suppress(OSError):
+                while self.written_bytes() < size:
+                    time.sleep(0.005)
+                self.limit(**rates)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def throttled(folder: Path, monkeypatch: pytest.MonkeyPatch, **limits: int) -> Iterator[Throttle]:
+    """Threads that start from now on, with their processes, do direct I/O on the folder's disk at
+    these rates at most; by cgroup v1."""
+    number = folder.stat().st_dev
+    group = _BLKIO / f"smolplan-test-{secrets.token_hex(4)}"
+    disk = Throttle(group, f"{os.major(number)}:{os.minor(number)}")
     try:
         group.mkdir()
-        limit(**limits)
+        disk.limit(**limits)
     except OSError:
         with suppress(OSError):
             group.rmdir()
         pytest.skip("no disk can be throttled here: needs root, and the blkio cgroup of version 1")
+    start = threading.Thread.run
+
+    def run(thread: threading.Thread) -> None:
+        disk.join()  # a check runs in a thread of its own, and starts its processes from there
+        start(thread)
+
     try:
-        # A check runs in a thread, and its processes come from there: every thread joins.
-        start = threading.Thread.run
-
-        def run(thread: threading.Thread) -> None:
-            tasks(group)
-            start(thread)
-
         monkeypatch.setattr(threading.Thread, "run", run)
-        yield limit
+        yield disk
     finally:
-        monkeypatch.undo()
-        for member in (group / "tasks").read_text().split():
-            with suppress(OSError):
-                (_BLKIO / "tasks").write_text(member)
-        group.rmdir()
+        monkeypatch.setattr(threading.Thread, "run", start)
+        _remove(group)

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from planner.plan import make_plan
 from preflight.checks.data.loader import judge_loader, judge_order
+from preflight.checks.data.tokeniser import judge_tokenizer, judge_values
 from preflight.checks.storage.needs import StorageNeeds, storage_needs
 from preflight.context import Context
+from preflight.probes import tokens as probe
 from preflight.probes.loader import measure
 from preflight.probes.tokens import correlation
 from preflight.runner import run
 from smolplan.spec import RunSpec, load_preset
-from tests.preflight.support import only, with_part
+from tests.preflight.support import with_part
 from tests.support import make_spec
-from trainer.data.dataset import SEPARATOR
+from trainer.data.dataset import SEPARATOR, Dataset
 from trainer.data.order import sequence_at
 from trainer.data.tokenise import prepare
 
@@ -57,29 +58,18 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, RunSpec]:
     return made[0], made[1]
 
 
-def folder_of(spec: RunSpec) -> Path:
-    return Path(prepare(spec).folder)
-
-
-def planted(spec: RunSpec, tmp_path: Path, other: RunSpec, *names: str) -> RunSpec:
-    """The spec with its tokens in a cache of the test's own, some files of them another spec's,
-    and vouched for."""
-    source = folder_of(spec)
-    folder = tmp_path / "cache" / source.name
-    shutil.copytree(source, folder)
-    content = json.loads((folder / "dataset.json").read_text())
+def planted(spec: RunSpec, folder: Path, other: RunSpec, *names: str) -> Dataset:
+    """The spec's tokens in a folder of the test's own, some files of them another spec's."""
+    mine, theirs = Path(prepare(spec).folder), Path(prepare(other).folder)
+    shutil.copytree(mine, folder)
     for name in names:
-        shutil.copy(folder_of(other) / name, folder / name)
-    for name in content["files"]:
-        data = (folder / name).read_bytes()
-        content["files"][name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
-    if "dataset.json" not in names:
-        (folder / "dataset.json").write_text(json.dumps(content))
-    return with_part(spec, "data", cache_dir=tmp_path / "cache")
+        shutil.copy(theirs / name, folder / name)
+    content = json.loads((folder / "dataset.json").read_text())
+    return replace(Dataset.from_json(content), folder=str(folder))
 
 
-def rewrite(spec: RunSpec, change: Callable[[NDArray[Any]], None]) -> None:
-    (path,) = Path(str(spec.data.cache_dir)).glob("*/train.bin")
+def rewrite(dataset: Dataset, change: Callable[[NDArray[Any]], None]) -> None:
+    path = Path(dataset.folder) / "train.bin"
     tokens = np.fromfile(path, dtype="<u2")
     change(tokens)
     tokens.tofile(path)
@@ -89,10 +79,12 @@ def test_tokens_of_the_specs_own_tokeniser_pass(
     two: tuple[RunSpec, RunSpec], tmp_path: Path
 ) -> None:
     names = ["data.tokenizer", "data.values", "data.loader", "data.order"]
-    report = run(two[0], tmp_path, only=names)
-    assert {r.name: r.state for r in report.results} == dict.fromkeys(names, "pass")
-    assert report.results[0].measured["round_trip_ratio"] > 0.99
-    assert all(len(r.summary) <= 80 for r in report.results)
+    found = {r.name: r for r in run(two[0], tmp_path, only=names).results}
+    assert {name: (r.state, r.why) for name, r in found.items()} == dict.fromkeys(
+        names, ("pass", "")
+    )
+    assert found["data.tokenizer"].measured["round_trip_ratio"] > 0.99
+    assert all(len(r.summary) <= 80 for r in found.values())
 
 
 def test_a_dataset_of_another_tokeniser_is_named(
@@ -100,46 +92,70 @@ def test_a_dataset_of_another_tokeniser_is_named(
 ) -> None:
     ours, theirs = two
     everything = ("train.bin", "held-out.bin", "tokenizer.json", "dataset.json")
-    result = only("data.tokenizer", planted(ours, tmp_path, theirs, *everything), tmp_path)
-    assert result.state == "fail"
-    assert f"data.tokenizer {ours.data.tokenizer}" in result.why
-    assert "entries" in result.why
-    assert "documents end with token 1, the tokeniser's end of text is 0" in result.why
-    assert result.remedy.startswith("Name the tokeniser that the tokens were made by")
+    dataset = planted(ours, tmp_path / "made", theirs, *everything)
+    finding = judge_tokenizer(probe.tokenizer(ours, dataset), dataset.to_json(), ours)
+    assert finding.state == "fail"
+    assert f"data.tokenizer {ours.data.tokenizer} and {tmp_path}/made/tok" in finding.why
+    assert "entries" in finding.why
+    assert "documents end with token 1, the tokeniser's end of text is 0" in finding.why
 
 
 def test_tokens_alone_of_another_tokeniser_are_found_by_the_text(
     two: tuple[RunSpec, RunSpec], tmp_path: Path
 ) -> None:
     ours, theirs = two
-    result = only("data.tokenizer", planted(ours, tmp_path, theirs, "train.bin"), tmp_path)
-    assert result.state == "fail"
-    assert "differs from what the tokeniser makes of it at token 0" in result.why
+    dataset = planted(ours, tmp_path / "made", theirs, "train.bin")
+    finding = judge_tokenizer(probe.tokenizer(ours, dataset), dataset.to_json(), ours)
+    assert finding.state == "fail"
+    assert "differs from what the tokeniser makes of it at token 0" in finding.why
+
+
+def test_a_tokeniser_without_decoder_is_judged_by_the_text_alone(
+    two: tuple[RunSpec, RunSpec], tmp_path: Path
+) -> None:
+    content = json.loads(Path(str(two[0].data.tokenizer)).read_text())
+    (tmp_path / "bare.json").write_text(json.dumps({**content, "decoder": None}))
+    spec = with_part(two[0], "data", tokenizer=tmp_path / "bare.json")
+    dataset = prepare(spec)
+    finding = judge_tokenizer(probe.tokenizer(spec, dataset), dataset.to_json(), spec)
+    assert (finding.state, finding.why) == ("pass", "")
+    assert "tokens are the text's" in finding.summary
 
 
 def test_a_token_beyond_the_vocabulary_is_named(
     two: tuple[RunSpec, RunSpec], tmp_path: Path
 ) -> None:
-    spec = planted(two[0], tmp_path, two[0])
-    rewrite(spec, lambda tokens: tokens.__setitem__(77, 400))
-    result = only("data.values", spec, tmp_path)
-    assert result.state == "fail"
-    assert "token 400 is there, model.vocab_size is 400" in result.why
+    spec = two[0]
+    dataset = planted(spec, tmp_path / "made", spec)
+    rewrite(dataset, lambda tokens: tokens.__setitem__(77, 400))
+    finding = judge_values(probe.values(spec, dataset), dataset.to_json(), spec)
+    assert finding.state == "fail"
+    assert "token 400 is there, model.vocab_size is 400" in finding.why
 
 
 def test_empty_and_repeated_sequences_are_found(
     two: tuple[RunSpec, RunSpec], tmp_path: Path
 ) -> None:
-    spec = planted(two[0], tmp_path, two[0])
+    spec = two[0]
+    dataset = planted(spec, tmp_path / "made", spec)
 
     def half_empty(tokens: NDArray[Any]) -> None:
         tokens[len(tokens) // 2 :] = 5
 
-    rewrite(spec, half_empty)
-    result = only("data.values", spec, tmp_path)
-    assert result.state == "fail"
-    assert "of the sequences are one token all along" in result.why
-    assert "ends of document, but" in result.why
+    rewrite(dataset, half_empty)
+    finding = judge_values(probe.values(spec, dataset), dataset.to_json(), spec)
+    assert finding.state == "fail"
+    assert "of the sequences are one token all along" in finding.why
+    assert "ends of document, but" in finding.why
+
+    def repeated(tokens: NDArray[Any]) -> None:
+        tokens[:] = np.resize(np.arange(1, 321), len(tokens))
+
+    rewrite(dataset, repeated)
+    found = {**probe.values(spec, dataset), "separators": dataset.documents}
+    finding = judge_values(found, dataset.to_json(), spec)
+    assert finding.state == "warn"
+    assert finding.remedy == "Deduplicate the text."
 
 
 def smollm3(steps: int) -> tuple[RunSpec, StorageNeeds]:

@@ -19,9 +19,9 @@ from smolplan.spec import load_preset
 from tests.preflight.support import only, put_first, with_part
 
 READINGS = [
-    *("gpu.present", "gpu.versions", "gpu.recovery", "gpu.memory_errors", "gpu.ecc"),
+    *("gpu.present", "gpu.versions", "gpu.recovery", "gpu.memory_errors", "gpu.memory"),
     *("gpu.throttling", "gpu.temperature", "gpu.power_limit", "gpu.pcie", "gpu.nvlink"),
-    *("gpu.fabric", "gpu.idle", "gpu.modes"),
+    *("gpu.ecc", "gpu.fabric", "gpu.idle", "gpu.modes"),
 ]
 
 
@@ -71,6 +71,8 @@ def test_a_gpu_that_knows_less_is_not_blamed_for_it(
         ({"sram": 1}, "gpu.memory_errors", "fail", "uncorrected errors of its SRAM"),
         ({"ampere": 1, "pages_pending": 1}, "gpu.memory_errors", "fail", "page retirement pending"),
         ({"deaf": "ecc"}, "gpu.memory_errors", "unknown", "ecc_uncorrected: Unknown Error"),
+        ({"total": 72 * 10**9}, "gpu.memory", "warn", "72 GB, the plan counts on 80 GB"),
+        ({"total": 2 * 10**9}, "gpu.memory", "fail", "2 GB, a rank takes "),
         ({"ecc_on": 0}, "gpu.ecc", "warn", "GPU 3 (0000:a3:00.0): ECC is off"),
         ({"throttle": 0x8}, "gpu.throttling", "fail", "GPU 3 (0000:a3:00.0): hardware slowdown"),
         ({"throttle": 0x40}, "gpu.throttling", "fail", "hardware thermal"),

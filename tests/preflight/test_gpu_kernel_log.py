@@ -151,10 +151,17 @@ def test_an_xid_in_the_log_fails_the_check_and_a_sound_log_passes(
     assert only("gpu.kernel_log", load_preset("smollm3-3b"), tmp_path).state == "unknown"
 
 
-def test_a_driver_that_was_changed_while_loaded_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVRM: API mismatch: the client has the version 570.86.15, but this kernel module has",
+        "NVRM: GPU 0000:9b:00.0: RmInitAdapter failed! (0x62:0x40:2395)",
+    ],
+)
+def test_a_driver_that_does_not_work_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    planted(tmp_path / "root", "NVRM: API mismatch: the client has the version 570.86.15, but")
+    planted(tmp_path / "root", line)
     monkeypatch.setenv("SMOLPLAN_SYSTEM_ROOT", str(tmp_path / "root"))
     result = only("gpu.kernel_log", load_preset("smollm3-3b"), tmp_path)
     assert result.state == "fail"

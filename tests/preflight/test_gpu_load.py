@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from planner.plan import make_plan
-from preflight.checks.gpu import load
+from preflight.checks.gpu import work
+from preflight.checks.gpu.work_faults import slow
 from preflight.context import Context
 from preflight.probes.gpu_load import load as put_to_work
 from preflight.registry import all_checks
@@ -142,8 +143,8 @@ def judged(name: str, answers: list[dict[str, Any]], folder: Path) -> Result:
         for n in range(8)
     ]
     context.gpus = lambda: {"devices": devices}  # type: ignore[assignment]
-    context.once(f"gpu_load {load.STANDARD_S:g}", lambda: answers)
-    context.once(f"gpu_load {load.BURN_S:g}", lambda: answers)
+    context.once(f"gpu_load {work.STANDARD_S:g}", lambda: answers)
+    context.once(f"gpu_load {work.BURN_S:g}", lambda: answers)
     (check,) = (c for c in all_checks() if c.name == name)
     return run_check(check, context)
 
@@ -163,7 +164,12 @@ def test_eight_sound_gpus_at_work_pass(tmp_path: Path) -> None:
     [
         (
             lambda a: a["products"].update(flops_per_s=600e12),
-            *("gpu.gemm", "fail", "fleet", "GPU 3 (0000:03:00.0): 600 TFLOP/s, the others' median"),
+            *(
+                "gpu.gemm",
+                "fail",
+                "plan",
+                "GPU 3 (0000:03:00.0): 600 TFLOP/s, the plan counts on 720",
+            ),
         ),
         (lambda a: a.update(hbm_bytes_per_s=2.0e12), "gpu.hbm", "fail", "fleet", "2 TB/s"),
         (
@@ -223,9 +229,16 @@ def test_gpus_that_are_all_slow_are_held_against_the_catalogue_and_the_plan(tmp_
             answer["products"]["flops_per_s"] = rate
         return judged("gpu.gemm", answers, tmp_path)
 
-    assert (all_at(500e12).state, all_at(500e12).source) == ("fail", "table")
-    assert "650 TFLOP/s and more" in all_at(500e12).why
+    low = all_at(500e12)
+    assert (low.state, low.source) == ("fail", "plan")
+    assert "the plan counts on 720 TFLOP/s, usual 650 TFLOP/s and more" in low.why
     assert all_at(655e12).state == "pass"
+
+
+def test_a_gpu_as_fast_as_its_fellows_that_misses_the_plan_only_warns() -> None:
+    pairs = [({"index": n, "pci": "", "name": "NVIDIA B200"}, copy.deepcopy(SOUND)) for n in (0, 1)]
+    found = slow(pairs, lambda a: 1500e12, "FLOP", planned=1745e12, floor=lambda limits: 1400e12)
+    assert [(fault.source, fault.grave) for fault in found] == [("plan", False)] * 2
 
 
 def test_when_no_gpu_can_be_put_to_work_nothing_is_known(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 import os
 import re
 import resource
-import struct
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,85 +12,14 @@ import pytest
 from planner.plan import make_plan
 from preflight.checks.host import software
 from preflight.context import Context
-from preflight.process_table import Process, always_waiting, busiest, relatives
 from preflight.registry import all_checks
 from preflight.report import Result
 from preflight.runner import run, run_check
 from preflight.summary import SUMMARY_SIGNS
+from preflight.system.processes import Process, always_waiting, busiest, relatives
 from smolplan.spec import load_preset
+from tests.preflight.planted_machine import MEMINFO, Machine, config
 from tests.preflight.support import only, with_part
-
-
-class Machine:
-    """Files of a machine that look like a sound one's until something is planted."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.write("/proc/meminfo", MEMINFO)
-        self.write("/proc/self/cgroup", "0::/")
-        self.write("/proc/sys/kernel/core_pattern", "|/usr/share/apport/apport -p%p")
-        self.write("/proc/cpuinfo", "flags\t\t: fpu vme")
-        for node in (0, 1):
-            self.write(
-                f"/sys/devices/system/node/node{node}/meminfo",
-                f"Node {node} MemTotal:       1056000000 kB",
-            )
-        for cpu in range(4):
-            self.write(f"/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor", "performance")
-        clock = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-        self.write(clock, "tsc")
-        self.write("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never")
-        for count in ("ce_count", "ue_count"):
-            self.write(f"/sys/devices/system/edac/mc/mc0/{count}", "0")
-        for what in ("memory", "io"):
-            self.write(f"/proc/pressure/{what}", "full avg10=0.00 avg60=0.10 avg300=0.00 total=1")
-        self.log("usb 1-1: new device")
-        self.process(4242, "python3", "S")
-        self.device("0000:00:01.0", "0x060400", "0x8086", config(acs=0))
-        for gpu in range(2):
-            self.device(f"0000:0{gpu + 3}:00.0", "0x030200", "0x10de", b"")
-            self.write(f"/sys/bus/pci/devices/0000:0{gpu + 3}:00.0/numa_node", str(gpu))
-        self.write("/sys/class/infiniband/mlx5_0/node_desc", "mlx5_0")
-
-    def write(self, path: str, text: str) -> None:
-        place = self.root / path.lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text + "\n")
-
-    def log(self, *lines: str) -> None:
-        """The kernel's log: each line a minute old."""
-        at_us = int((time.clock_gettime(time.CLOCK_MONOTONIC) - 60) * 1e6)
-        records = (f"4,{n},{at_us + n},-;{line}" for n, line in enumerate(lines))
-        self.write("/dev/kmsg", "\n".join(records))
-
-    def process(self, pid: int, name: str, state: str) -> None:
-        fields = f"{state} 1 {pid} {pid} 0 -1 0 0 0 0 0 7 3 0 0 20 0 1 0 100 4096 2500"
-        self.write(f"/proc/{pid}/stat", f"{pid} ({name}) {fields} 0 0")
-
-    def device(self, name: str, kind: str, vendor: str, content: bytes) -> None:
-        folder = f"/sys/bus/pci/devices/{name}"
-        self.write(f"{folder}/class", kind)
-        self.write(f"{folder}/vendor", vendor)
-        (self.root / folder.lstrip("/") / "config").write_bytes(content)
-
-
-MEMINFO = """\
-MemTotal:       2113000000 kB
-MemFree:        2000000000 kB
-MemAvailable:   2010000000 kB
-SwapTotal:        8388604 kB
-SwapFree:         8388604 kB
-HugePages_Total:       0
-HugePages_Free:        0
-Hugepagesize:       2048 kB"""
-
-
-def config(*, acs: int) -> bytes:
-    """Of a bridge's configuration space: an advanced error capability, then ACS's."""
-    space = bytearray(4096)
-    struct.pack_into("<I", space, 0x100, 0x148 << 20 | 1 << 16 | 0x0001)
-    struct.pack_into("<IHH", space, 0x148, 1 << 16 | 0x000D, 0x001F, acs)
-    return bytes(space)
 
 
 @pytest.fixture
@@ -220,6 +147,10 @@ def test_each_fault_in_a_machines_files_is_named(
         ("{1}[Hardware Error]: event severity: corrected", "pass", ""),
         ("mce: CPU0: Thermal monitoring enabled (TM1)", "pass", ""),
         ("pcieport 0000:00:01.0: AER: Uncorrected (Fatal) error received", "warn", "PCIe errors"),
+        (
+            "CPU3: Package temperature above threshold, cpu clock throttled (total events = 9)",
+            *("warn", "slowdowns of CPUs by heat"),
+        ),
         ("nvme nvme0: I/O 3 QID 1 timeout, aborting", "warn", "errors of disks"),
         ("I/O error, dev sr0, sector 0 op 0x0:(READ)", "pass", ""),
         ("INFO: task python3:77 blocked for more than 120 seconds.", "warn", "that hung"),
@@ -372,6 +303,21 @@ def test_a_torch_that_the_driver_cannot_run_is_named(
     context.gpus = lambda: {"cuda_driver": driver}  # type: ignore[assignment]
     (check,) = (c for c in all_checks() if c.name == name)
     assert run_check(check, context).state == state
+
+
+def test_a_torch_for_amds_gpus_is_as_good_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "packages" / "torch"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "version.py").write_text("cuda: Optional[str] = None\nhip = '6.4.43482-0f2d6'\n")
+    monkeypatch.syspath_prepend(str(folder.parent))
+    monkeypatch.setattr(software, "version", lambda package: "2.13.0")
+    spec = with_part(load_preset("smollm3-3b"), "cluster", gpu="mi300x")
+    result = only("host.versions", spec, tmp_path)
+    assert (result.state, result.facts["torch_hip"]) == ("pass", "6.4.43482")
+    assert only("gpu.present", spec, tmp_path).state == "skipped"
 
 
 def test_packages_are_told_so_that_hosts_can_be_compared(

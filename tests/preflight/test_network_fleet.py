@@ -32,7 +32,7 @@ def fleet(
 ) -> Iterator[FleetContext]:
     """Without faults at its beginning and end; impatient, as all hosts are this machine."""
     monkeypatch.setattr(meeting, "PATIENCE_S", 1.5)
-    monkeypatch.setattr(links, "SENDING_S", 0.2)
+    monkeypatch.setattr(links, "SENDING_S", 0.1)
     yield fleet_in(spec, lab)
     for host in lab.hosts:
         lab.no_rules(host)
@@ -86,8 +86,9 @@ def test_healthy_links_raise_no_alarm(fleet: FleetContext) -> None:
 
 
 def test_a_throttled_link_is_named_with_its_host_and_direction(
-    lab: Namespaces, fleet: FleetContext
+    lab: Namespaces, fleet: FleetContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(links, "TRIES_AGAIN", 1)
     shape = ("rate", "20mbit", "burst", "32kb", "latency", "50ms")
     lab.on("n2", "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *shape)
     try:

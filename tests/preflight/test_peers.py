@@ -73,6 +73,13 @@ def test_of_two_hosts_the_worse_is_warned_of_since_nobody_is_the_median() -> Non
     assert two[1].why == ("gemm_flops_per_s 50/s, but a has 100/s; of two nobody is the median")
 
 
+def test_a_host_that_is_slow_but_has_what_the_plan_needs_is_warned_of_only() -> None:
+    hosts = [result("a", 100.0), result("b", 100.0), result("c", 10.0)]
+    assert blamed(hosts, check()) == {"c": "fail"}
+    hosts[2] = hosts[2].model_copy(update={"source": "plan"})
+    assert blamed(hosts, check()) == {"c": "warn"}
+
+
 def test_one_slow_gpu_among_those_of_its_own_host_is_named() -> None:
     figures = {f"gpu{n}_gemm_flops_per_s": 700e12 for n in range(8)}
     told = judge([result("a", measured={**figures, "gpu5_gemm_flops_per_s": 560e12})], [check()])
@@ -120,6 +127,11 @@ def test_hosts_that_differ_from_the_most_are_named_with_both_values() -> None:
 def test_a_fact_that_a_host_does_not_tell_differs_too() -> None:
     hosts = [result("a", facts={"ofed": "24"}), result("b", facts={"ofed": "24"}), result("c")]
     assert blamed(hosts, check()) == {"c": "fail"}
+
+
+def test_who_something_is_is_compared_with_nobodys() -> None:
+    hosts = [result(h, facts={"id.gpu0": f"165{h}", "driver": "570"}) for h in "abc"]
+    assert blamed(hosts, check()) == {}
 
 
 def test_where_no_value_has_most_hosts_all_are_told_of() -> None:

@@ -5,7 +5,21 @@ from xml.etree import ElementTree as xml
 from preflight.report import Report, Result, Severity, State
 from preflight.reports.html import html
 from preflight.reports.junit import junit
-from preflight.reports.rows import groups, rows, verdict
+from preflight.reports.rows import groups, lines, rows, verdict
+
+ALLOWED = {
+    "testsuites": {"name", "time", "tests", "failures", "errors"},
+    "testsuite": {
+        *("name", "tests", "failures", "errors", "group", "time", "skipped", "timestamp"),
+        *("hostname", "id", "package", "file", "log", "url"),
+    },
+    "testcase": {"name", "time", "classname", "group"},
+    "failure": {"type", "message"},
+    "error": {"type", "message"},
+    "skipped": {"type", "message"},
+    "system-out": set(),
+}
+"""Attributes by junit-10.xsd of Jenkins' xUnit plugin."""
 
 NASTY = "<script>alert('1 & 2')</script>\x00\x1b[31m\ufffe"
 
@@ -66,9 +80,32 @@ def test_hosts_that_differ_are_named_and_what_they_say_alike_is_said_once() -> N
     assert verdict(told) == "NOT fit to start: 2 of 3 hosts failed"
 
 
+def test_the_only_host_that_a_check_of_all_hosts_finds_wanting_is_named() -> None:
+    (row,) = rows(report(result("storage.shared", "fail", "c", summary="its own folder")))
+    assert row.summary == "1 of 3: c: its own folder"
+
+
 def test_failures_are_told_before_warnings() -> None:
     told = [result("a.a", "warn", why="slow"), result("b.b", "fail", why="broken")]
     assert [g.state for g in groups(told)] == ["fail", "warn"]
+
+
+def test_what_hundreds_of_hosts_say_each_in_its_own_figures_takes_a_few_lines() -> None:
+    told = [result("host.memory", "fail", f"h{n}", why=f"{n} bytes are free") for n in range(256)]
+    found = groups(told)
+    assert [len(g.hosts) for g in found] == [1, 1, 1, 253]
+    assert found[-1].why.startswith("the like")
+    twice = [result("network.resolve", "fail", "a", why=f"no name {n}") for n in range(3)]
+    assert rows(report(*twice))[0].summary == "1 of 3: a: fine"
+
+
+def test_checks_of_an_area_that_are_skipped_for_one_reason_take_one_line() -> None:
+    skipped = [result(f"gpu.{n}", "skipped", h, summary="no GPU") for n in "xy" for h in "abc"]
+    found = lines(report(*skipped, result("gpu.z", "skipped", summary="another reason")))
+    assert [(line.name, line.summary) for line in found] == [
+        ("gpu (2 checks)", "3 hosts: no GPU"),
+        ("gpu.z", "another reason"),
+    ]
 
 
 def test_junit_has_a_suite_a_host_and_counts_that_agree() -> None:
@@ -88,6 +125,8 @@ def test_junit_has_a_suite_a_host_and_counts_that_agree() -> None:
         "failures": "1",
         "errors": "1",
     }
+    for element in root.iter():
+        assert set(element.attrib) <= ALLOWED[element.tag]
     # c told nothing, and is there all the same.
     assert [s.get("name") for s in root] == ["a", "b", "fleet", "c"]
     for suite in root:

@@ -1,5 +1,6 @@
 """Scripts are read, never run: what would delete a run is named by line, what is sound is not."""
 
+import json
 import random
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from preflight.scripts_state import Problem
 from preflight.shell import parse
 from smolplan.errors import UserError
 from smolplan.spec import load_preset
+from tests.support import smolplan
 
 SPEC = load_preset("tiny-cpu").model_copy(
     update={
@@ -85,6 +87,10 @@ GRAVE = [
     'for d in $(ls -t "$CKPT" | head -n 3); do rm -rf "$CKPT/$d"; done',
     'ls -t "$CKPT" | tail -n 3 | while read -r d; do rm -rf "$CKPT/$d"; done',
     'ls -d "$CKPT"/step-* | xargs rm -rf',
+    "pdsh -w node[1-4] 'rm -rf /shared/runs'",
+    'command="train; rm -rf $CHECKPOINT_PATH/iter_100; train"\neval $command',
+    'rm "$CKPT/model.safetensors"',
+    'rm "$CKPT"/*',
 ]  # fmt: skip
 
 
@@ -105,6 +111,7 @@ SOUND = [
     "aws s3 cp spec.yaml s3://bucket/spec.yaml",
     "git fetch && git checkout 1a2b3c",
     "git clean -n",
+    "git clean -fdx build/",
     "echo started >> /shared/runs/a/notes.txt",
     "cat /shared/runs/a/metrics.jsonl | tail -n 3 > /tmp/last",
     "cat <<EOF\nrm -rf /shared/runs\nEOF",
@@ -116,6 +123,8 @@ SOUND = [
     "cd /work/code || exit 1\nmake",
     "mv report.txt /tmp/",
     'wait "$!"',
+    'rm "$CKPT/notes.txt"',
+    "rm -f /shared/runs/a/core.123",
 ]  # fmt: skip
 
 
@@ -129,6 +138,7 @@ def test_a_sound_script_raises_no_alarm(text: str) -> None:
     [
         ('rm -rf "$DIR"/*', "where DIR is empty it deletes /*"),
         ('rm -rf "$A/$B"', "where A or B is empty it deletes /"),
+        ("MODELS=$ROOT/models\nrm -r $MODELS", "where ROOT is empty it deletes /models"),
         ("cd $BUILD\nrm -rf out", "if 'cd $BUILD' of line 2 fails"),
         ('ls -t "$CKPT" | tail -n +2 | xargs rm -rf', "one is kept"),
         ('ls "$CKPT" | head -n -2 | xargs rm -rf', "sorted as text"),
@@ -199,6 +209,10 @@ def test_a_python_script_is_refused_and_not_misread() -> None:
         lint("#!/usr/bin/env python3\nimport os\n", "x.py", PLACES)
 
 
+def test_a_script_that_evaluates_itself_has_an_end() -> None:
+    assert lint('a="eval $a"\neval $a\n', "x", PLACES) == []
+
+
 def test_nothing_of_a_script_is_run(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     lint(f"x=$(touch {mark})\n`touch {mark}`\ntouch {mark}\n", "x", PLACES)
@@ -223,3 +237,13 @@ def test_the_check_names_file_and_line_and_fails(tmp_path: Path) -> None:
     assert "/runs: the runs with all their checkpoints" in why
     with pytest.raises(UserError, match="No such file"):
         checked(tmp_path / "none.sh")
+
+
+def test_the_command_reads_scripts_and_answers_by_its_exit_code(tmp_path: Path) -> None:
+    script = tmp_path / "a job.sh"
+    script.write_text(f"{SAFE}rm -rf checkpoints\n")
+    asked = ("preflight", "tiny-cpu", "--only", "config.scripts", "--script", str(script))
+    done = smolplan(*asked, "--json", SMOLPLAN_STATE=str(tmp_path / "state"))
+    (result,) = json.loads(done.stdout)["results"]
+    assert (done.returncode, result["state"]) == (1, "fail")
+    assert "a job.sh:3: rm -rf checkpoints" in result["why"]

@@ -58,8 +58,10 @@ def test_a_fit_machine_passes_and_nothing_is_left_behind(data_cache: Path, tmp_p
     unfit = {r.name: (r.state, r.why) for r in report.results if r.state in ("fail", "unknown")}
     assert unfit == {}
     states = {r.name: r.state for r in report.results}
-    for name in ("network.all_reduce", "checkpoint.save", "checkpoint.resume", "checkpoint.torn"):
+    for name in ("network.all_reduce", "training.loss", "training.layouts", "training.speed"):
         assert states[name] == "pass"
+    for what in ("save", "resume", "torn", "reshard", "stall"):
+        assert states[f"checkpoint.{what}"] == "pass"
     for name in ("evaluation.held_out", "metrics.lines", "metrics.heartbeats"):
         assert states[name] == "pass"
     assert list(runs.iterdir()) == []
@@ -72,9 +74,11 @@ def test_a_trainer_that_resumes_wrongly_is_found_out(
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text(BROKEN_TRAINER)
     put_first(tmp_path / "broken", monkeypatch)
-    report = run(make_spec(data_cache), tmp_path, only=["checkpoint"])
-    saved, resumed, torn = report.results
+    report = run(make_spec(data_cache), tmp_path, only=["checkpoint"], skip=["checkpoint.stall"])
+    saved, resumed, torn, reshard = report.results
     assert saved.state == "pass"
+    assert reshard.state == "fail"
+    assert reshard.measured["apart"] > 1e-2
     assert resumed.state == "fail"
     assert "do not equal the undisturbed run's" in resumed.why
     assert torn.state == "fail"

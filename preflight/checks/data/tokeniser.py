@@ -1,9 +1,12 @@
 """The tokens are the spec's tokeniser's, and make sense."""
 
-from preflight.checks.data.text import prepared, probe
+from typing import Any
+
+from preflight.checks.data.text import NO_TEXT, prepared, probe
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from smolplan.spec import RunSpec
 
 LEAST_ROUND_TRIP = 0.9
 """Pairs of tokens that are the same again when the text that they stand for is tokenised: 0.9999
@@ -27,12 +30,16 @@ def tokenizer(context: Context) -> Finding:
     token is theirs."""
     dataset, found = prepared(context), probe(context, "tokens", "tokenizer", timeout_s=80.0)
     if isinstance(dataset, Finding) or isinstance(found, Finding):
-        return Finding(state="skipped", summary="there are none: see data.tokens")
-    kept, vocab_size = found["round_trip_ratio"], context.spec.model.vocab_size
+        return NO_TEXT
+    return judge_tokenizer(found, dataset, context.spec)
+
+
+def judge_tokenizer(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpec) -> Finding:
+    kept, vocab_size = found["round_trip_ratio"], spec.model.vocab_size
     wrong = []
     if found["differing"]:
         wrong.append(
-            f"data.tokenizer {context.spec.data.tokenizer} and {dataset['folder']}/tokenizer.json, "
+            f"data.tokenizer {spec.data.tokenizer} and {dataset['folder']}/tokenizer.json, "
             f"which came with the tokens, differ in {found['differing']:,} of "
             f"{found['entries']:,} entries"
         )
@@ -83,8 +90,12 @@ def values(context: Context) -> Finding:
     are not empty or the same."""
     dataset, found = prepared(context), probe(context, "tokens", "values", timeout_s=85.0)
     if isinstance(dataset, Finding) or isinstance(found, Finding):
-        return Finding(state="skipped", summary="there are none: see data.tokens")
-    vocab_size, documents = context.spec.model.vocab_size, dataset["documents"]
+        return NO_TEXT
+    return judge_values(found, dataset, context.spec)
+
+
+def judge_values(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpec) -> Finding:
+    vocab_size, documents = spec.model.vocab_size, dataset["documents"]
     whole = found["looked_at"] == found["tokens"]
     wrong, odd = [], []
     if found["highest"] >= vocab_size:

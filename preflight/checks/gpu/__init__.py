@@ -2,6 +2,5 @@
 
 from importlib import import_module
 
-# In the order in which they run: whether there are GPUs at all, then how they are.
-for _subject in ("present", "memory", "heat", "links", "use", "kernel_log", "load"):
+for _subject in ("count", "heat", "kernel_log", "links", "memory", "use", "work"):
     import_module(f"{__name__}.{_subject}")

@@ -17,10 +17,19 @@ Device = dict[str, Any]
 _NO_SUCH_THING = re.compile("Not Supported|Function Not Found|Not Found|Invalid Argument")
 
 
-def devices_of(context: Context) -> list[Device] | Finding:
-    """The GPUs, or why there is nothing to look at."""
+def no_nvidia(context: Context) -> Finding | None:
+    """`skipped` if the spec asks for no GPU that NVML could know."""
     if context.spec.cluster.gpu == "cpu":
         return Finding(state="skipped", summary="the spec runs on CPUs")
+    if context.spec.cluster.gpu.lower().startswith("mi"):  # AMD's Instinct
+        return Finding(state="skipped", summary="not made for AMD's GPUs")
+    return None
+
+
+def devices_of(context: Context) -> list[Device] | Finding:
+    """The GPUs, or why there is nothing to look at."""
+    if skipped := no_nvidia(context):
+        return skipped
     devices: list[Device] = context.gpus()["devices"]
     return devices or Finding(state="skipped", summary="no GPU here: see gpu.present")
 

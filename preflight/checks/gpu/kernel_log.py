@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from preflight.checks.gpu.devices import no_nvidia
 from preflight.context import Context
 from preflight.once import ProbeError
 from preflight.registry import check
@@ -31,8 +32,8 @@ READ_THE_LOG = "Run this as root, or set kernel.dmesg_restrict to 0."
 )
 def kernel_log(context: Context) -> Finding:
     """The kernel's log since the last boot tells of no GPU error (Xid) of late."""
-    if context.spec.cluster.gpu == "cpu":
-        return Finding(state="skipped", summary="the spec runs on CPUs")
+    if skipped := no_nvidia(context):
+        return skipped
     answer = context.kernel_log()
     if answer["error"]:
         return Finding(
@@ -48,6 +49,17 @@ def kernel_log(context: Context) -> Finding:
             why=f"{mismatch[-1]['text']}: it was changed while it was loaded, so no program can "
             "use the GPUs",
             remedy="Reboot, or unload the kernel modules (rmmod) and load them anew.",
+        )
+    if failed := answer["lines"]["driver_failed"]:
+        recent = failed[-1]["age_s"] <= RECENT_S
+        return Finding(
+            state="fail" if recent else "warn",
+            summary="the driver could not start a GPU",
+            why=f"{failed[-1]['text']}, {format_duration(failed[-1]['age_s'])} ago: the GPU is "
+            "missing to programs, though the bus has it",
+            remedy="Reboot, power off and on if that does not help, and have the GPU replaced if "
+            "it comes again.",
+            source="table",
         )
     found = [parse(line["text"], line["age_s"]) for line in answer["lines"]["xid"]]
     return judge_xids([x for x in found if x is not None], _names(context))

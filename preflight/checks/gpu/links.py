@@ -7,13 +7,14 @@ from preflight.checks.gpu.devices import (
     devices_of,
     figures_of,
     named,
+    no_nvidia,
     none_tells,
     verdict,
 )
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.system_files import names_in, read_text, system_path
+from preflight.system.files import names_in, read_text, system_path
 
 IDLE = 0x1
 """nvmlClocksEventReasonGpuIdle: then a link may rest in a lower generation."""
@@ -208,8 +209,8 @@ def _fabric_manager_runs() -> bool:
 )
 def rdma(context: Context) -> Finding:
     """Where there are RDMA devices, they can reach the GPUs' memory."""
-    if context.spec.cluster.gpu == "cpu":
-        return Finding(state="skipped", summary="the spec runs on CPUs")
+    if skipped := no_nvidia(context):
+        return skipped
     adapters = names_in("/sys/class/infiniband")
     if not adapters:
         return Finding(state="skipped", summary="no RDMA device here")

@@ -4,6 +4,7 @@ from preflight.checks.gpu.devices import DEADLINE_S, devices_of, named, none_tel
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from smolplan.units import format_bytes
 
 REMAPS_MAX = 512
 """Uncorrectable row remaps after which Azure's node health checks retire a GPU."""
@@ -13,6 +14,8 @@ SRAM_CORRECTED_MAX = 10_000
 RETIRED_PAGES_MAX = 60
 """Of GPUs before Ampere: NVIDIA's dynamic page retirement document has a GPU exchanged at so many
 (from memory)."""
+SHOWN = 0.98
+"""Of the catalogue's memory, in decimal gigabytes: drivers show a little more or less than that."""
 
 
 @check(
@@ -71,6 +74,47 @@ def memory_errors(context: Context) -> Finding:
                 if (rows := d["remapped_rows"])
             ),
         },
+    )
+
+
+@check(
+    "gpu.memory",
+    remedy="End what holds the memory (gpu.idle), set cluster.gpu to what is here, or have each "
+    "rank need less: shard more, or lower parallel.micro_batch_size.",
+    deadline_s=DEADLINE_S,
+    tier="quick",
+    passive=True,
+    peers={"memory_bytes": "equal"},
+)
+def memory(context: Context) -> Finding:
+    """Each GPU has the memory that the plan fills, and that it takes the GPU to have."""
+    devices = devices_of(context)
+    if isinstance(devices, Finding):
+        return devices
+    plan = context.plan
+    need, whole = plan.memory_per_rank_bytes, plan.gpu_memory_bytes or 0.0
+    told = [(d, m["total"]) for d in devices if (m := d["memory"])]
+    bad = [
+        f"{named(d)}: {format_bytes(total)}, a rank takes {format_bytes(need)}"
+        for d, total in told
+        if total < need
+    ]
+    soft = [
+        f"{named(d)}: {format_bytes(total)}, the plan counts on {format_bytes(whole)}"
+        for d, total in told
+        if need <= total < SHOWN * whole
+    ]
+    least = min((total for _, total in told), default=0)
+    return verdict(
+        devices,
+        f"{format_bytes(least)} for {format_bytes(need)} of a rank",
+        bad,
+        soft,
+        "memory",
+        follows="ranks would end with 'CUDA out of memory'" if bad else "",
+        source="plan",
+        measured={"memory_bytes": least},
+        needed={"memory_bytes": need},
     )
 
 

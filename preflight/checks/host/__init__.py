@@ -2,5 +2,5 @@
 
 from importlib import import_module
 
-for _subject in ("software", "limits", "memory", "processor", "processes", "faults", "pci", "disk"):
+for _subject in ("disk", "faults", "limits", "memory", "pci", "processes", "processor", "software"):
     import_module(f"{__name__}.{_subject}")

@@ -8,7 +8,7 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
-from preflight.system_files import names_in, read_int, read_text
+from preflight.system.files import names_in, read_int, read_text
 from smolplan.units import format_duration
 
 RECENT_S = 24 * 3600.0
@@ -42,6 +42,11 @@ KINDS = {
         "processes killed for want of memory",
         "a rank or loader would be the next",
         "Find what took the memory (the log has a table), end it or give it a limit.",
+    ),
+    "cpu_heat": Kind(
+        "slowdowns of CPUs by heat",
+        "launching kernels and feeding data wait for slow CPUs",
+        "Look at fans, coolant flow and inlet air of this node.",
     ),
     "pcie": Kind(
         "PCIe errors that were not corrected",

@@ -12,7 +12,8 @@ import psutil
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.system_files import names_in, read_text, system_path
+from preflight.system import cgroup
+from preflight.system.files import names_in, read_text, system_path
 from smolplan.units import format_bytes
 
 TASKS_PER_RANK = 256
@@ -81,9 +82,7 @@ def tasks(context: Context) -> Finding:
 
 
 def _cgroup_tasks() -> float:
-    from preflight.cgroup import limits
-
-    return min(limits("pids", "pids.max", "pids.max"), default=float(sys.maxsize))
+    return min(cgroup.limits("pids", "pids.max", "pids.max"), default=float(sys.maxsize))
 
 
 @check(

@@ -4,12 +4,12 @@ import re
 
 import psutil
 
-from preflight import cgroup
 from preflight.context import Context
-from preflight.pci_devices import FOLDER, NVIDIA, gpus
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.system_files import names_in, read_text
+from preflight.system import cgroup
+from preflight.system.files import names_in, read_text
+from preflight.system.pci import FOLDER, NVIDIA, gpus
 from smolplan.units import format_bytes
 
 BYTES_PER_CPU_RANK = 1e9

@@ -5,11 +5,11 @@ import struct
 from collections.abc import Iterator
 
 from preflight.context import Context
-from preflight.pci_devices import AMD, FOLDER, NVIDIA, bridges, gpus
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
-from preflight.system_files import names_in, read_text, system_path
+from preflight.system.files import names_in, read_text, system_path
+from preflight.system.pci import AMD, FOLDER, NVIDIA, bridges, gpus
 
 EXTENDED = 0x100
 """PCIe base specification: extended capabilities begin here in a device's configuration space."""

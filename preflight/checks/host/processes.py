@@ -4,7 +4,11 @@ import os
 import time
 
 from preflight.context import Context
-from preflight.process_table import (
+from preflight.registry import check
+from preflight.report import Finding
+from preflight.summary import brief
+from preflight.system.files import read_text
+from preflight.system.processes import (
     Process,
     always_waiting,
     busiest,
@@ -13,10 +17,6 @@ from preflight.process_table import (
     processes,
     relatives,
 )
-from preflight.registry import check
-from preflight.report import Finding
-from preflight.summary import brief
-from preflight.system_files import read_text
 from smolplan.units import format_bytes
 
 LOOK_S = 0.5
@@ -96,7 +96,11 @@ def foreign_load(context: Context) -> Finding:
         if memory and p.resident_bytes > FOREIGN_MEMORY * memory
         if p.pid not in mine and not of_the_kernel(p)
     ]
-    said = [f"{p.name} (pid {p.pid}) uses {cpus:.1f} CPUs" for cpus, p in used[:NAMED]]
+    said = [
+        f"{p.name} (pid {p.pid}) uses {cpus:.1f} CPUs"
+        for number, (cpus, p) in enumerate(used[:NAMED])
+        if cpus >= 0.1 or number == 0
+    ]
     said = said if total > allowed else []
     said += [f"{p.name} (pid {p.pid}) has {format_bytes(p.resident_bytes)}" for p in large[:NAMED]]
     return Finding(

@@ -10,12 +10,13 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 import preflight
+from preflight.checks.gpu.devices import no_nvidia
 from preflight.context import Context
 from preflight.once import INSTALL_TRAINER
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
-from preflight.system_files import read_text, system_path
+from preflight.system.files import read_text, system_path
 
 OLDEST_TORCH = (2, 11)
 """As pyproject.toml asks."""
@@ -64,9 +65,11 @@ def versions(context: Context) -> Finding:
             remedy=INSTALL_TRAINER,
             facts=facts,
         )
-    cuda = torch_cuda()
-    facts |= {"torch": torch, "torch_cuda": cuda or "none"}
-    summary = f"Python {python}, torch {torch}" + (f", CUDA {cuda}" if cuda else "")
+    built = torch_built_for()
+    facts |= {"torch": torch, **{f"torch_{kind}": said for kind, said in built.items()}}
+    summary = f"Python {python}, torch {torch}" + "".join(
+        f", {LIBRARIES[kind]} {said}" for kind, said in built.items()
+    )
     if tuple(int(part) for part in re.findall(r"\d+", torch)[:2]) < OLDEST_TORCH:
         return Finding(
             state="fail",
@@ -75,29 +78,33 @@ def versions(context: Context) -> Finding:
             source="table",
             facts=facts,
         )
-    if context.spec.cluster.gpu != "cpu" and cuda is None:
+    if context.spec.cluster.gpu != "cpu" and not built:
         return Finding(
             state="fail",
             summary=f"torch {torch} knows no GPU",
             why=f"cluster.gpu is {context.spec.cluster.gpu}, and this torch was built for CPUs",
-            remedy="Install a torch that was built for CUDA: pytorch.org/get-started",
+            remedy="Install a torch that was built for these GPUs: pytorch.org/get-started",
             source="spec",
             facts=facts,
         )
     return Finding(state="pass", summary=summary, source="table", facts=facts)
 
 
-def torch_cuda() -> str | None:
-    """The CUDA that torch was built for, by its own file, since importing it takes seconds."""
+LIBRARIES = {"cuda": "CUDA", "hip": "ROCm"}
+
+
+def torch_built_for() -> dict[str, str]:
+    """Version of the GPU library that torch was built for, by its name in torch's own file, since
+    importing torch takes seconds. Empty for a torch that knows no GPU."""
     spec = PathFinder.find_spec("torch")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         try:
             text = (Path(folder) / "version.py").read_text("utf-8")
         except OSError:
             continue
-        if found := re.search(r"^cuda\b[^=]*= *['\"]([\d.]+)['\"]", text, re.MULTILINE):
-            return found[1]
-    return None
+        found = re.findall(r"^(cuda|hip)\b[^=]*= *['\"]([\d.]+)[^'\"]*['\"]", text, re.MULTILINE)
+        return dict(found)
+    return {}
 
 
 @check(
@@ -110,9 +117,9 @@ def torch_cuda() -> str | None:
 )
 def driver(context: Context) -> Finding:
     """The GPUs' driver runs the CUDA that torch was built for."""
-    if context.spec.cluster.gpu == "cpu":
-        return Finding(state="skipped", summary="the spec runs on CPUs")
-    runs, built = context.gpus()["cuda_driver"], torch_cuda()
+    if skipped := no_nvidia(context):
+        return skipped
+    runs, built = context.gpus()["cuda_driver"], torch_built_for().get("cuda")
     if not runs or not built:
         missing = "torch for CUDA: see host.versions" if runs else "driver: see gpu.present"
         return Finding(state="skipped", summary=f"no {missing}")

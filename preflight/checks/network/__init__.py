@@ -1,5 +1,15 @@
 """The network of a host, and what lies between hosts; one module a subject."""
 
-from preflight.checks.network import names, reach, links, collectives, across  # isort: skip
+# In the order in which they run: the cheap before the dear.
+from preflight.checks.network import (  # isort: skip
+    names,
+    interfaces,
+    rdma,
+    limits,
+    reach,
+    links,
+    collectives,
+    across,
+)
 
-__all__ = ["across", "collectives", "links", "names", "reach"]
+__all__ = ["across", "collectives", "interfaces", "limits", "links", "names", "rdma", "reach"]

@@ -135,7 +135,8 @@ def collectives(context: FleetContext) -> list[Finding]:
         return [Finding(state="fail", summary=words, why=WRONG.format(where="these hosts"))]
     if assumed is not None and busbw < PLANNED_SHARE * assumed:
         return _search(ranks, hosts, whole, PLANNED_SHARE * assumed, {})
-    if assumed is None and len(hosts) == 2:
+    if assumed is None and len(hosts) < 4:
+        # Too few to say who stands out, and network.bandwidth has compared their links.
         return [_passed(whole, {}, "none")]
     if assumed is None:
         # Nothing to hold the whole against: the hosts are held against each other.

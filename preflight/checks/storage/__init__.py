@@ -5,11 +5,7 @@ All of it is asked in processes of its own: a network file system whose server i
 whoever touches it.
 """
 
-from preflight.checks.storage import mounts  # noqa: I001 - in the order in which they are made
-from preflight.checks.storage import promises
-from preflight.checks.storage import space
-from preflight.checks.storage import speed
-from preflight.checks.storage import scratch
-from preflight.checks.storage import sustained
+from importlib import import_module
 
-__all__ = ["mounts", "promises", "scratch", "space", "speed", "sustained"]
+for _subject in ("mounts", "promises", "space", "scratch", "speed", "together", "sustained"):
+    import_module(f"{__name__}.{_subject}")

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from planner.storage import bytes_per_token
-from preflight.checks.config import expected_step_s
-from preflight.context import Context
+from preflight.expected import Planned, expected_step_s
 
 STALL_SHARE = 0.05
 """A checkpoint that stalls training for more than this share of the interval is dear."""
@@ -92,8 +91,8 @@ class StorageNeeds:
         return MARGIN * (self.checkpoint_bytes * self.checkpoints_kept + self.log_bytes)
 
 
-def storage_needs(context: Context) -> StorageNeeds:
-    spec, plan, step_s = context.spec, context.plan, expected_step_s(context)
+def storage_needs(run: Planned) -> StorageNeeds:
+    spec, plan, step_s = run.spec, run.plan, expected_step_s(run)
     token_bytes = bytes_per_token(spec.model.vocab_size)
     batch_bytes = plan.global_batch_tokens * token_bytes
     return StorageNeeds(

@@ -9,6 +9,7 @@ from preflight.checks.storage.needs import MARGIN, storage_needs
 from preflight.checks.storage.place import MIB, ask, nearest, room
 from preflight.checks.storage.speed import PHASE_S, broken, measure
 from preflight.context import Context
+from preflight.peers import SHARED_APART
 from preflight.registry import check
 from preflight.report import Finding
 from smolplan.units import format_bytes
@@ -25,6 +26,7 @@ SLOW_BYTES_PER_S = 20e6
     remedy="Point TMPDIR at a local disk with room, by launch.environment.",
     deadline_s=25.0,
     peers={"write_bytes_per_s": "higher"},
+    peers_apart=SHARED_APART,
 )
 def scratch(context: Context) -> Finding:
     """Temporary files have room on a disk of the host's own, and it is not slow."""

@@ -7,6 +7,7 @@ from preflight.checks.storage.mounts import paths
 from preflight.checks.storage.needs import STALL_SHARE, StorageNeeds, storage_needs
 from preflight.checks.storage.place import MIB, ask, nearest, room, writable
 from preflight.context import Context
+from preflight.peers import SHARED_APART
 from preflight.registry import check
 from preflight.report import Finding
 from smolplan.units import format_bytes, format_count, format_duration
@@ -58,6 +59,7 @@ def ranks_at_once(needs: StorageNeeds) -> int:
     remedy="Use faster storage (--runs-dir), or save less often (checkpoint.every_steps).",
     deadline_s=40.0,
     peers={"write_bytes_per_s": "higher", "read_bytes_per_s": "higher"},
+    peers_apart=SHARED_APART,
 )
 def throughput(context: Context) -> Finding:
     """All ranks of a host together write and read a checkpoint fast enough: before the monitor
@@ -115,6 +117,7 @@ def judge_throughput(told: dict[str, Any], needs: StorageNeeds) -> Finding:
     remedy="Put the tokenised text (data.cache_dir) on a local SSD.",
     deadline_s=25.0,
     peers={"reads_per_s": "higher"},
+    peers_apart=SHARED_APART,
 )
 def random_reads(context: Context) -> Finding:
     """Sequences are read from anywhere in the tokenised text as fast as the run takes them."""
@@ -160,6 +163,7 @@ def judge_random_reads(told: dict[str, Any], needs: StorageNeeds) -> Finding:
     "and events wait for it.",
     deadline_s=20.0,
     peers={"rounds_per_s": "higher"},
+    peers_apart=SHARED_APART,
 )
 def metadata(context: Context) -> Finding:
     """All ranks of a host together replace their heartbeats as fast as they make steps."""

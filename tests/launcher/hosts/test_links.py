@@ -27,12 +27,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def fleet(cluster: Lab) -> Iterator[Fleet]:
+def fleet(cluster: Lab, cache: Path) -> Iterator[Fleet]:
     connector = SshConnector(cluster.spec(connect_timeout_s=2))
     hosts = [Host(name) for name in cluster.names]
-    cache = str(cluster.folder / "cache")
     with Fleet(
-        hosts, connector, python=sys.executable, cache=cache, on_close=connector.close
+        hosts, connector, python=sys.executable, cache=str(cache), on_close=connector.close
     ) as opened:
         yield opened
     for host in cluster.hosts:
@@ -101,7 +100,7 @@ def test_a_wrong_clock_shows_and_right_ones_do_not(cluster: Lab, fleet: Fleet) -
     try:
         said = answers(fleet, "ping")
     finally:
-        cluster["node1"].server.options.clear()
+        cluster["node1"].server.environment = ""
         cluster["node1"].stop_sshd()
         cluster["node1"].start_sshd()
     assert abs(said["node1"]["clock_offset_s"] + 5.0) <= said["node1"]["round_trip_s"]
@@ -134,7 +133,7 @@ def test_faults_of_a_host_are_what_they_say_and_healing_undoes_them(
     assert changed.kind == "host_key" and "HAS CHANGED" in changed.message
 
 
-def test_a_host_that_dies_is_told_of_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_host_that_dies_is_told_of_and_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     with lab(tmp_path, 1) as own:
         host = own.hosts[0]
         connector = SshConnector(own.spec(connect_timeout_s=2))
@@ -142,7 +141,7 @@ def test_a_host_that_dies_is_told_of_and_leaves_nothing(tmp_path: Path) -> None:
             [Host("node1")],
             connector,
             python=sys.executable,
-            cache=str(tmp_path / "cache"),
+            cache=str(cache),
             on_close=connector.close,
         ) as fleet:
             started = answers(fleet, "spawn", argv=["sleep", "300"])["node1"]

@@ -30,11 +30,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshLab]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache") / "with 'quotes' and $(blanks)"
-
-
 def open_fleet(lab: SshLab, cache: Path, *hosts: str | Host, **ssh: Any) -> Fleet:
     spec = make_spec(cache)
     launch = spec.launch.model_copy(

@@ -52,23 +52,27 @@ def slow(
     planned: float | None = None,
     floor: Callable[[GpuLimits], float | None] = lambda limits: None,
 ) -> list[Fault]:
-    """GPUs below what the plan counts on, else below this host's others, else below the
-    catalogue's floor."""
+    """GPUs below what the plan counts on, below this host's others, or below the catalogue's floor.
+    The plan alone is no proof of a fault: its rate may be of a better shape."""
     working = working_of(pairs)
-    if not working:
-        return []
-    usual = median(figure(answer) for _, answer in working)
+    usual = median(figure(answer) for _, answer in working) if len(working) > 1 else None
     found = []
     for device, answer in working:
         rate, least = figure(answer), floor(limits_of(device["name"]))
-        said = f"{named(device)}: {format_rate(rate, unit)}"
-        if len(working) > 1 and rate < SLOWER_THAN_PEERS * usual:
-            found.append(Fault(f"{said}, the others' median {format_rate(usual, unit)}", "fleet"))
-        elif least is not None and rate < least:
-            found.append(Fault(f"{said}, usual {format_rate(least, unit)} and more", "table"))
-        elif planned is not None and rate < SLOWER_THAN_PLANNED * planned:
-            said = f"{said}, the plan counts on {format_rate(planned, unit)}"
-            found.append(Fault(said, "plan", grave=False))
+        limits: list[tuple[Source, float | None, float, str]] = [
+            ("plan", planned, SLOWER_THAN_PLANNED, "the plan counts on {}"),
+            ("fleet", usual, SLOWER_THAN_PEERS, "the others' median {}"),
+            ("table", least, 1.0, "usual {} and more"),
+        ]
+        missed = [
+            (source, words.format(format_rate(limit, unit)))
+            for source, limit, share, words in limits
+            if limit is not None and rate < share * limit
+        ]
+        if missed:
+            said = ", ".join([format_rate(rate, unit), *(words for _, words in missed)])
+            grave = any(source != "plan" for source, _ in missed)
+            found.append(Fault(f"{named(device)}: {said}", missed[0][0], grave))
     return found
 
 

@@ -2,11 +2,18 @@
 
 from typing import Any
 
-from preflight.checks.gpu.devices import DEADLINE_S, Device, devices_of, named, verdict
+from preflight.checks.gpu.devices import (
+    DEADLINE_S,
+    Device,
+    devices_of,
+    named,
+    no_nvidia,
+    verdict,
+)
 from preflight.context import Context
-from preflight.pci_devices import NVIDIA, gpus
 from preflight.registry import check
 from preflight.report import IDENTITY, Finding
+from preflight.system.pci import NVIDIA, gpus
 
 
 @check(
@@ -24,8 +31,8 @@ def present(context: Context) -> Finding:
     by them a GPU that failed is known again in another host.
     """
     cluster = context.spec.cluster
-    if cluster.gpu == "cpu":
-        return Finding(state="skipped", summary="the spec runs on CPUs")
+    if skipped := no_nvidia(context):
+        return skipped
     answer = context.gpus()
     if answer["driver"] is None:
         return Finding(

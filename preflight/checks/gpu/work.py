@@ -5,7 +5,8 @@ from typing import Any
 
 from planner.catalog import find_gpu
 from preflight.checks.gpu.devices import devices_of, named
-from preflight.checks.gpu.load_faults import (
+from preflight.checks.gpu.work_faults import (
+    SLOWER_THAN_PLANNED,
     Fault,
     Pair,
     broken,
@@ -71,12 +72,20 @@ def _least_copy(answer: dict[str, Any]) -> float:
     return float(min(copies["to_device_bytes_per_s"], copies["from_device_bytes_per_s"]))
 
 
+def _planned(context: Context) -> float | None:
+    """FLOP/s of a product that the plan's step time rests on, where it was measured."""
+    if context.spec.optim.precision != "bf16":
+        return None
+    return find_gpu(context.spec.cluster.gpu).achievable_bf16_flops
+
+
 def _slow_products(context: Context, pairs: Sequence[Pair]) -> list[Fault]:
     if context.spec.optim.precision != "bf16":
         return slow(pairs, _flops, "FLOP")
-    planned = find_gpu(context.spec.cluster.gpu).achievable_bf16_flops
     return slow(
-        pairs, _flops, "FLOP", planned=planned, floor=lambda limits: limits.gemm_flops_per_s
+        *(pairs, _flops, "FLOP"),
+        planned=_planned(context),
+        floor=lambda limits: limits.gemm_flops_per_s,
     )
 
 
@@ -97,13 +106,14 @@ def gemm(context: Context) -> Finding:
     pairs = _load(context, STANDARD_S, STANDARD_SHARE)
     if isinstance(pairs, Finding):
         return pairs
-    rates = figures(pairs, "gemm", "flops_per_s", _flops)
+    rates, planned = figures(pairs, "gemm", "flops_per_s", _flops), _planned(context)
     return judge(
         [*broken(pairs), *_slow_products(context, pairs)],
         f"{format_rate(min(rates.values()), 'FLOP')} and more of {context.spec.optim.precision}",
         _HOLDS_UP,
         measured=rates,
-        source="plan" if context.spec.optim.precision == "bf16" else "fleet",
+        needed={"gemm_flops_per_s": SLOWER_THAN_PLANNED * planned} if planned else {},
+        source="plan" if planned else "fleet",
     )
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from preflight.system_files import names_in, read_bytes, read_text
+from preflight.system.files import names_in, read_bytes, read_text
 
 KERNEL_THREADS = 2
 """Process id of kthreadd, parent of the kernel's own threads."""

@@ -1,0 +1,1 @@
+"""What the running system tells of itself in /proc, /sys and /dev."""

@@ -1,0 +1,55 @@
+"""Before a launch: the quick checks, and whether what preflight knows lets the run start."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smolplan.rundir import RunDir
+    from smolplan.spec import RunSpec
+
+
+def check_before(
+    spec: "RunSpec", runs_dir: Path, unchecked: str | None
+) -> "Callable[[RunDir], None]":
+    """Make the quick checks now, put what they say on record, and judge; what is returned tells
+    the run's events of it. `unchecked`: why it is to start whatever is known.
+
+    Raises SmolplanError if the run must not start.
+    """
+    from preflight import history
+    from preflight.gate import judge
+    from preflight.look import Look
+    from smolplan.cli.preflight import look_once
+    from smolplan.errors import SmolplanError, UserError
+
+    if unchecked is not None:
+        reason = unchecked.strip()
+        if not reason:
+            raise UserError(
+                "whoever overrides preflight says why",
+                where="--unchecked",
+                remedy="For instance: --unchecked 'node7 is known to be slow'",
+            )
+        return lambda run: run.record("unchecked", "user", reason=reason)
+    # Nodes that only a scheduler reaches are not asked from here.
+    scheduled = spec.launch.backend in ("slurm", "kubernetes")
+    with Look(spec, runs_dir, tier="quick", here=scheduled) as look:
+        report = look_once(look)
+        look.keep(report)
+    verdict = judge(
+        report,
+        history.latest_report(spec.content_hash()),
+        nodes=spec.cluster.nodes,
+        earlier=history.reports(spec.name),
+        needs_active=spec.launch.backend == "ssh",
+    )
+    if verdict.refused:
+        raise SmolplanError(
+            f"not fit to start: {verdict.refused}. "
+            f"{verdict.remedy or 'See all of it: smolplan preflight SPEC --last'} "
+            "To start it all the same: --unchecked REASON"
+        )
+    return lambda run: run.record(
+        "preflight", "launcher", checked=len(report.results), left_out=list(verdict.left_out)
+    )
