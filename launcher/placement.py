@@ -1,7 +1,9 @@
 """Which host is which node of an attempt, and where its nodes meet."""
 
+import os
 import socket
 import time
+import uuid
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
@@ -33,6 +35,22 @@ class Placement:
 def write_placement(run: RunDir, attempt: int, placement: Placement) -> None:
     """Raises OSError."""
     write_json(run.placement(attempt), asdict(placement))
+
+
+def settle_placement(run: RunDir, attempt: int, placement: Placement) -> Placement:
+    """As write_placement, unless one is written already, by somebody who starts the same attempt at
+    the same time: then that one counts. Raises OSError."""
+    path = run.placement(attempt)
+    drawn = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write_json(drawn, asdict(placement))
+        try:
+            os.link(drawn, path)
+        except FileExistsError:
+            return read_placement(run, attempt) or placement
+    finally:
+        drawn.unlink(missing_ok=True)
+    return placement
 
 
 def read_placement(run: RunDir, attempt: int) -> Placement | None:

@@ -59,6 +59,8 @@ class Watch:
         self.ending = 0
         """The attempt that is being ended; 0 before the first."""
         self.silent_hosts: frozenset[str] = frozenset()
+        self.waits_for = ""
+        """What the next attempt cannot be started for, as it was last told."""
         self.stop_seen_at_s: float | None = None
 
 
@@ -240,6 +242,9 @@ class Daemon:
                     watch.backend.submit(watch.spec, watch.dir, attempt)
                 except NotNow as error:
                     log.warning("run %s: %s; it is tried again", run.id, error)
+                    if watch.waits_for != str(error):
+                        watch.waits_for = str(error)
+                        _record(watch.dir, "waiting", attempt=attempt.number, reason=str(error))
                 except (SmolplanError, OSError) as error:
                     # An attempt that cannot be started counts as one that ended: tried again
                     # after a pause, and not for ever.

@@ -84,7 +84,7 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
         if view.run.stop_requested_at is not None:
             return Decision("condemn", "stopped before it was queued", cause="stopped unqueued")
         if silent_s > RESUBMIT_AFTER_S:
-            return Decision("start", reason="the scheduler is not known to have taken it")
+            return Decision("start", reason="it is not known to have been started")
         return WAIT
     if vain := _in_vain(view):
         return Decision("condemn", vain, cause=vain)

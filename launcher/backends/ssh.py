@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from launcher.backends.base import NodeView, Observation
+from launcher.backends.base import NodeView, NotNow, Observation
 from launcher.backends.prober import Prober
 from launcher.environment import rank_environment
 from launcher.host_faults import offenders
@@ -27,7 +27,7 @@ from launcher.hosts.host import Host, Trouble
 from launcher.hosts.inventory import inventory
 from launcher.hosts.meeting import find_meeting
 from launcher.outcome import read_exit, write_exit
-from launcher.placement import Placement, choose_hosts, read_placement, write_placement
+from launcher.placement import Placement, choose_hosts, read_placement, settle_placement
 from launcher.store import Attempt, Store
 from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir, read_json
@@ -99,8 +99,8 @@ class SshBackend:
             run.begin_attempt(number)
             placement = read_placement(run, number)
             if placement is None:
-                placement = self._place(spec, run, number, on_progress)
-                write_placement(run, number, placement)
+                chosen = self._place(spec, run, number, on_progress)
+                placement = settle_placement(run, number, chosen)
         except OSError as error:
             raise UserError(
                 f"cannot start attempt {number}: {error.strerror}", where=str(run.attempt(number))
@@ -110,7 +110,8 @@ class SshBackend:
     def _place(
         self, spec: RunSpec, run: RunDir, number: int, on_progress: Callable[[str], None]
     ) -> Placement:
-        """Which hosts, of those that answer, and where they meet. Raises UserError."""
+        """Which hosts, of those that answer, and where they meet. Raises UserError; NotNow where a
+        run that went before only has to wait for hosts to answer."""
         fleet, nodes = self._reach(), spec.cluster.nodes
         answers = fleet.call("ping", timeout_s=PING_S, on_answer=_counting(fleet, on_progress))
         silent = {host: told for host, told in answers.items() if isinstance(told, Trouble)}
@@ -135,6 +136,8 @@ class SshBackend:
                 on_progress(f"{host}: {trouble.message}")
             first = next(iter(silent.items()), None)
             why = f"; {first[0]}: {first[1].message}" if first else ""
+            if silent and number > 1:
+                raise NotNow(f"{error.what}{why}") from None
             remedy = (first[1].remedy if first else "") or error.remedy
             raise UserError(f"{error.what}{why}", where=error.where, remedy=remedy) from None
         for host in names[:nodes]:
@@ -226,7 +229,7 @@ class SshBackend:
     def observe(self, run: RunDir, attempt: Attempt) -> Observation:
         placement = read_placement(run, attempt.number)
         if placement is None:
-            return Observation()
+            return Observation(submitted=False)
         if read_exit(run, attempt.number, attempt.token) is not None:
             # Nothing that hosts could say changes how it ended.
             nodes = enumerate(placement.hosts)
@@ -345,12 +348,12 @@ def _keep_record(store: Store, run: RunDir, number: int, answers: Mapping[str, A
     """Hosts that do not answer are remembered, though they count again as soon as they do."""
     standing = {f.host for f in store.host_faults(standing=True) if f.kind == "unreachable"}
     for host, answer in answers.items():
-        if isinstance(answer, Trouble):
+        if isinstance(answer, Trouble) and host not in standing:
             store.blame_host(
                 host, "unreachable", answer.message, run_id=run.path.name, attempt=number
             )
             run.record("host_unreachable", "launcher", host=host, reason=answer.message)
-        elif host in standing:
+        elif not isinstance(answer, Trouble) and host in standing:
             store.clear_host(host, "it answers again", kinds=["unreachable"])
 
 

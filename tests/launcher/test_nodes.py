@@ -12,7 +12,7 @@ from launcher.compare import compare
 from launcher.create import create_run
 from launcher.environment import rank_environment
 from launcher.outcome import describe_exit, read_exit
-from launcher.placement import Placement, choose_hosts, write_placement
+from launcher.placement import Placement, choose_hosts, settle_placement, write_placement
 from launcher.processes import find_by_token
 from launcher.store import Attempt, Store
 from smolplan.errors import UserError
@@ -65,6 +65,17 @@ def test_a_killed_rank_of_the_other_node_is_named_and_the_rest_end_once_the_next
     assert "rank 1 was ended by signal 9" in describe_exit(ended)
     directory.begin_attempt(2)
     wait_until(lambda: find_by_token(attempt.token) == [])
+
+
+def test_of_two_who_start_an_attempt_at_once_the_first_says_where_its_nodes_meet(
+    tmp_path: Path,
+) -> None:
+    run = RunDir(tmp_path)
+    run.begin_attempt(1)
+    first, second = Placement(("a",), 1, "10.0.0.1", 1), Placement(("b",), 1, "10.0.0.2", 2)
+    assert settle_placement(run, 1, first) == first
+    assert settle_placement(run, 1, second) == first
+    assert [path.name for path in run.attempt(1).iterdir() if path.is_file()] == ["placement.json"]
 
 
 def test_a_host_that_is_left_out_is_replaced_by_a_spare_and_the_others_stay() -> None:
