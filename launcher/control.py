@@ -43,13 +43,13 @@ def start(
     except (SmolplanError, OSError) as error:
         _end(store, run, attempt, "failed", str(error))
         if isinstance(error, OSError):
-            raise _unwritable(error, directory) from None
+            raise unwritable(error, directory) from None
         raise
     finally:
         backend.close()
 
 
-def _unwritable(error: OSError, directory: RunDir) -> UserError:
+def unwritable(error: OSError, directory: RunDir) -> UserError:
     return UserError(
         f"the run folder cannot be written: {error.strerror}",
         where=str(directory),
@@ -87,7 +87,7 @@ def resume(store: Store, run: Run, *, monitored: bool) -> Attempt:
         directory.stop_request.unlink(missing_ok=True)
         keep_environment(directory)
     except OSError as error:
-        raise _unwritable(error, directory) from None
+        raise unwritable(error, directory) from None
     best = max((a.step_at_end or 0 for a in store.attempts(run.id)), default=0)
     attempt = store.reopen(run.id, best, monitored=monitored)
     start(store, store.run(run.id), attempt, spec)

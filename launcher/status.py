@@ -94,7 +94,11 @@ def _in_the_queue(spec: RunSpec, directory: RunDir, attempt: Attempt) -> tuple[s
     empty what does not apply."""
     from launcher.backends.base import backend_of
 
-    seen = backend_of(spec).observe(directory, attempt)
+    backend = backend_of(spec)
+    try:
+        seen = backend.observe(directory, attempt)
+    finally:
+        backend.close()
     trouble = next((node.trouble for node in seen.nodes if node.trouble), "")
     unsent = "" if seen.submitted else f"not taken by {spec.launch.backend.capitalize()} yet"
     return seen.waiting or seen.settling or unsent, trouble

@@ -187,6 +187,8 @@ class Daemon:
         # Liveness before exit.json: the supervisor writes that file and then goes, so looked at
         # in the other order a normal end could be mistaken for a vanished supervisor.
         seen = Observation() if blind else watch.backend.observe(watch.dir, attempt)
+        if seen.waiting:  # for days, it may be: its time to start begins afterwards
+            watch.tracker.start_anew()
         return RunView(
             run=run,
             settings=settings,

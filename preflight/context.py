@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -181,12 +182,14 @@ class Context:
             self._end(process)
 
     def _end(self, process: subprocess.Popen[str]) -> None:
-        if process.poll() is None:
-            with suppress(OSError):
-                os.killpg(process.pid, 9)
-        # A process in an uninterruptible read (a dead NFS server) cannot be waited for.
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(2.0)
+        # Asked first, so that it removes what it has made. One in an uninterruptible read (a dead
+        # NFS server) cannot be waited for.
+        for number, patience_s in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 2.0)):
+            if process.poll() is None:
+                with suppress(OSError):
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(patience_s)
         with self._lock:
             self._processes.pop(process, None)
 

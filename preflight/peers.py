@@ -28,8 +28,8 @@ without it."""
 
 SHARED_APART = 0.50
 """WORSE of what hosts take from each other, such as storage while all of them measure it, not
-all in the same second. Our choice: three processes that measured one quiet disk at the same time
-came out up to 40 % apart."""
+all in the same second. Our choice: of three processes that measured one busy disk, one came out
+41 to 51 % below the median of them."""
 
 MODIFIED_Z = 3.5
 """Iglewicz and Hoaglin's limit for outliers, of 0.6745 · |x - median| / MAD, here of logarithms:

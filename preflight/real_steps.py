@@ -23,7 +23,7 @@ WARM_UP, MEASURED = 3, 10
 """Steps. The first two or three are far slower than all others (45 tokens a second where 13,700 are
 usual, by the figures of the Smol Training Playbook)."""
 
-GPU_SECONDS, CPU_SECONDS = 200.0, 12.0
+GPU_SECONDS, CPU_SECONDS = 200.0, 15.0
 """Longest for all steps; those made until then count."""
 
 MOST_CPU_FLOPS = 5e11
@@ -193,7 +193,7 @@ def _no_saves(context: "Context", piece: Piece) -> str:
         return f"{format_bytes(size)} are more than is written to try it"
     try:
         folder = str(context.storage())
-        if not context.probe("storage", "semantics", folder, timeout_s=8.0)["writable"]:
+        if context.probe("storage", "writable", folder, timeout_s=8.0)["error"]:
             return "not writable: see storage.writable"
         free = context.probe("storage", "space", folder, timeout_s=8.0)["free_bytes"]
     except ProbeError as error:

@@ -8,7 +8,8 @@ from smolplan.rundir import RunDir
 if TYPE_CHECKING:
     from preflight.context import Context
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 90.0
+"""Of each part of the small run, which takes a second or two on two idle cores."""
 
 
 class TrainingFailed(Exception):

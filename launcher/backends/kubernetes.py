@@ -14,22 +14,21 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.backends.base import NodeView, NotNow, Observation
-from launcher.kubernetes.judge import Seen, disruption, judge
-from launcher.kubernetes.kubectl import Cluster, KubectlError, Refused, current_context
+from launcher.kubernetes.judge import Seen, judge
+from launcher.kubernetes.kubectl import KubectlError, Refused, current_context
+from launcher.kubernetes.looks import Looks, cluster_of, find
 from launcher.kubernetes.manifest import (
     PORT,
     RESOURCES,
-    TOKEN_LABEL,
     meeting_address,
     name_of,
     objects,
     pod_host,
     to_yaml,
-    token_mark,
 )
 from launcher.kubernetes.pod import checked
 from launcher.kubernetes.record import KubernetesRecord, read_record, write_record
-from launcher.kubernetes.state import Pod, parse_pods
+from launcher.kubernetes.state import Pod
 from launcher.outcome import node_outcomes, read_exit, write_exit
 from launcher.placement import Placement, read_placement, write_placement
 from launcher.slurm.nodes import blamed
@@ -40,26 +39,27 @@ from smolplan.spec import RunSpec
 
 log = logging.getLogger("launcher.kubernetes")
 
-LOOK_S = 2.0
-"""The API server is shared by all: it is not asked more often than this."""
-
 PATIENCE_S = 10.0
 """How a node ended is written to a network file system, and may be seen here somewhat later than
 the pod's end is. From memory: NFS looks anew for a name that it did not find within seconds."""
 
-Look = tuple[dict[str, Any] | None, dict[int, Pod]]
+PROBES = 3
+"""As many as the monitor asks for (monitor.detect.dead): the node controller has waited longer."""
+
+END_ANSWER_S = 8.0
+"""For one answer while an attempt is ended: the monitor has other runs to see to."""
 
 
 class KubernetesBackend:
     """See launcher.backends.base.Backend."""
 
     def __init__(self) -> None:
-        self._looked: dict[str, tuple[float, Look]] = {}
-        self._failed: dict[str, tuple[int, float]] = {}
-        """By token, and host where one is silent: failed probes in a row, and since when."""
+        self._looks: dict[str, Looks] = {}
+        """By token."""
+        self._silent_since_s: dict[str, float] = {}
+        """By host."""
         self._over_since_s: dict[str, float] = {}
         """By pod."""
-        self._disruption: dict[str, str] = {}
 
     def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
         return to_yaml(objects(spec, run, attempt_number, "…", left_out=_left_out(run))).rstrip()
@@ -112,57 +112,47 @@ class KubernetesBackend:
         hosts = placement.hosts if placement else (pod_host(record.name, 0),)
         ended = read_exit(run, number, token)  # before the look: it is written before a pod ends
         yielded = run.yield_request(number).exists()
-        try:
-            # A pod that is to go is gone within seconds, and with it the reason.
-            job, pods = self._look(record, max_age_s=0.0 if yielded else LOOK_S)
-        except (KubectlError, UserError) as error:
-            failed, silent_s = self._count(token)
+        if token not in self._looks:
+            self._looks[token] = Looks(record)
+        looks = self._looks[token]
+        look = looks.fresh() if yielded and ended is not None else looks.last()
+        if look is None:
+            return Observation(settling="how its pods ended is asked for")
+        if look.trouble:
+            silent_s = time.monotonic() - look.answered_s
             return Observation(
                 tuple(
-                    NodeView(node, host, None, str(error), failed, silent_s)
+                    NodeView(node, host, None, look.trouble, look.failed, silent_s)
                     for node, host in enumerate(hosts)
                 )
             )
-        self._failed.pop(token, None)
+        pods = look.pods
         if placement is not None:
             _name_hosts(run, number, placement, pods)
-        if why := disruption(pods):
-            self._disruption.setdefault(token, why)
         seen = judge(
             Seen(
                 what=f"{record.kind} {record.name}",
                 hosts=hosts,
-                job=job,
+                job=look.job,
                 pods=pods,
                 exit=ended,
                 reported=frozenset(node_outcomes(run, number, token, range(len(hosts)))),
                 yielded=yielded,
                 now=time.time(),
-                disruption=self._disruption.get(token, ""),
+                disruption=look.disruption,
                 patient=self._patient(pods),
             )
         )
-        return replace(seen, nodes=tuple(self._with_probes(token, node) for node in seen.nodes))
+        return replace(seen, nodes=tuple(self._with_probes(node) for node in seen.nodes))
 
-    def _look(self, record: KubernetesRecord, *, max_age_s: float) -> Look:
-        now_s = time.monotonic()
-        if record.token not in self._looked or now_s - self._looked[record.token][0] > max_age_s:
-            self._looked[record.token] = (now_s, _find(record))
-        return self._looked[record.token][1]
-
-    def _count(self, key: str) -> tuple[int, float]:
-        """One more failed probe: how many in a row, and for how long."""
-        count, since_s = self._failed.get(key, (0, time.monotonic()))
-        self._failed[key] = (count + 1, since_s)
-        return count + 1, time.monotonic() - since_s
-
-    def _with_probes(self, token: str, node: NodeView) -> NodeView:
-        key = f"{token} {node.host}"
+    def _with_probes(self, node: NodeView) -> NodeView:
+        """Kubernetes' own probes, every 10 s (kubelet's node status), have failed for some time
+        when it says that it has lost touch."""
         if not node.trouble:
-            self._failed.pop(key, None)
+            self._silent_since_s.pop(node.host, None)
             return node
-        failed, silent_s = self._count(key)
-        return replace(node, probes_failed=failed, silent_s=silent_s)
+        since_s = self._silent_since_s.setdefault(node.host, time.monotonic())
+        return replace(node, probes_failed=PROBES, silent_s=time.monotonic() - since_s)
 
     def _patient(self, pods: dict[int, Pod]) -> bool:
         """Whether some pod has ended only just now."""
@@ -185,8 +175,8 @@ class KubernetesBackend:
             return True
         deadline = time.monotonic() + timeout_s
         try:
-            _cluster(record).delete(_names(record))
-            while not _is_gone(*_find(record)):
+            cluster_of(record).delete(_names(record), timeout_s=END_ANSWER_S)
+            while not _is_gone(*find(record, timeout_s=END_ANSWER_S)):
                 if time.monotonic() > deadline:
                     return False
                 time.sleep(0.5)
@@ -195,11 +185,13 @@ class KubernetesBackend:
             # Where the API server never said that it took it, the end on record is enough: a pod
             # that starts all the same finds it.
             return not record.created
-        self._looked.pop(attempt.token, None)
+        self.close()
         return True
 
     def close(self) -> None:
-        pass
+        for looks in self._looks.values():
+            looks.stop()
+        self._looks.clear()
 
 
 def _record(spec: RunSpec, run: RunDir, attempt: Attempt) -> KubernetesRecord:
@@ -242,41 +234,30 @@ def _name_hosts(run: RunDir, attempt: int, placement: Placement, pods: dict[int,
 
 
 def _create(record: KubernetesRecord, manifests: list[dict[str, Any]]) -> None:
-    cluster = _cluster(record)
+    """Raises UserError, and NotNow while the API server does not answer."""
     try:
-        cluster.create(manifests)
-        return
-    except Refused as error:
-        taken = "AlreadyExists" in str(error) or "already exists" in str(error)
-        if taken and _find(record)[0] is not None:
-            return
-        remedy = "See what is sent by: smolplan launch SPEC --dry-run"
-        if taken:
-            remedy = f"Another's object has this name; see: kubectl get {RESOURCES[record.kind]}"
-        elif "no matches for kind" in str(error) or "doesn't have a resource type" in str(error):
-            remedy = f"Have {record.kind} installed in the cluster (docs/kubernetes.md)."
-        elif "forbidden" in str(error):
-            remedy = "Have the rights in docs/kubernetes.md granted to you."
-        raise UserError(
-            f"the cluster takes no such {record.kind}: {error}",
-            where="launch.kubernetes",
-            remedy=remedy,
-        ) from None
+        try:
+            cluster_of(record).create(manifests)
+        except Refused as error:
+            taken = "AlreadyExists" in str(error)
+            if not taken or find(record)[0] is None:
+                raise UserError(
+                    f"the cluster takes no such {record.kind}: {error}",
+                    where="launch.kubernetes",
+                    remedy=_remedy(record, str(error)),
+                ) from None
     except KubectlError as error:
         raise NotNow(f"Kubernetes does not answer: {error}") from None
 
 
-def _cluster(record: KubernetesRecord) -> Cluster:
-    return Cluster(record.namespace, record.context, record.kubeconfig)
-
-
-def _find(record: KubernetesRecord) -> Look:
-    """The attempt's object and pods, found by the token's mark. Raises KubectlError."""
-    selector = f"{TOKEN_LABEL}={token_mark(record.token)}"
-    found = _cluster(record).get([RESOURCES[record.kind], "pods"], selector)
-    jobs = [item for item in found if str(item.get("kind", "")).lower() == record.kind]
-    pods = parse_pods([item for item in found if item.get("kind") == "Pod"])
-    return (jobs[0] if jobs else None), pods
+def _remedy(record: KubernetesRecord, refusal: str) -> str:
+    if "AlreadyExists" in refusal:
+        return f"Another's object has this name; see: kubectl get {RESOURCES[record.kind]}"
+    if "no matches for kind" in refusal or "doesn't have a resource type" in refusal:
+        return f"Have {record.kind} installed in the cluster (docs/kubernetes.md)."
+    if "forbidden" in refusal:
+        return "Have the rights in docs/kubernetes.md granted to you."
+    return "See what is sent by: smolplan launch SPEC --dry-run"
 
 
 def _names(record: KubernetesRecord) -> list[str]:

@@ -30,6 +30,9 @@ from smolplan.spec import RunSpec, load_spec
 
 log = logging.getLogger("launcher.slurm")
 
+CONTROLLER = "slurmctld"
+"""What does not answer where Slurm does not: of the hosts themselves nothing is known."""
+
 GO_BY_ITSELF_S = 15.0
 """A job whose ranks have ended ends by itself soon; cancelled, it would be told of as that."""
 
@@ -108,7 +111,10 @@ class SlurmBackend:
             job = self.queue.find(name)
         except (SlurmError, UserError) as error:
             failed, silent_s = max(1, self.queue.failed), self.queue.silent_s
-            return Observation(_nodes(run, number, None, str(error), failed, silent_s))
+            unseen = (NodeView(0, CONTROLLER, None, str(error), failed, silent_s),)
+            started = read_placement(run, number) is not None
+            held = "" if started else f"job {name} may wait, or have begun: Slurm does not answer"
+            return Observation(unseen, waiting=held)
         if job is None:
             over = f"Slurm knows job {name} no more, and it said nothing of its end"
             return Observation(_nodes(run, number, False), over=over)
@@ -118,7 +124,7 @@ class SlurmBackend:
         if ended is not None and job.runs and _seconds_since(ended) < GO_BY_ITSELF_S:
             return Observation(_nodes(run, number, True), settling=f"job {name} is ending")
         if job.waits:
-            return Observation(waiting=f"job {name} is {job.state.lower()} ({job.reason})")
+            return Observation(waiting=f"job {name} is {job}")
         if job.completes:  # into the queue again, or to its end
             return Observation(_nodes(run, number, True), settling=f"job {name} is completing")
         gives_way = run.yield_request(number).exists() and ended is not None
@@ -129,7 +135,7 @@ class SlurmBackend:
         if gives_way and not job.runs and not _goes_on(run):
             why = f"the time of job {name} is over, and launch.slurm.requeue is false"
             return Observation(cancelled=why)
-        over = "" if job.runs else f"job {name} ended: {job.state} ({job.reason})"
+        over = "" if job.runs else f"job {name} ended: {job}"
         return Observation(_nodes(run, number, job.runs), over=over)
 
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
@@ -221,17 +227,8 @@ def _successor(run: RunDir, number: int) -> Successor | None:
     return Successor(record.token, record.reason) if record and record.restart else None
 
 
-def _nodes(
-    run: RunDir,
-    number: int,
-    alive: bool | None,
-    trouble: str = "",
-    failed: int = 0,
-    silent_s: float = 0.0,
-) -> tuple[NodeView, ...]:
+def _nodes(run: RunDir, number: int, alive: bool) -> tuple[NodeView, ...]:
     """As the job is, so are its nodes."""
     placement = read_placement(run, number)
     hosts = ("",) if placement is None else placement.hosts
-    return tuple(
-        NodeView(node, host, alive, trouble, failed, silent_s) for node, host in enumerate(hosts)
-    )
+    return tuple(NodeView(node, host, alive) for node, host in enumerate(hosts))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.backends.base import NodeView, Observation
-from launcher.kubernetes.state import DELETED, Pod, condition, holds
+from launcher.kubernetes.state import Pod, condition, holds
 from smolplan.errors import ExitCode
 
 
@@ -29,8 +29,7 @@ class Seen:
     now: float
     """Seconds since the epoch."""
     disruption: str = ""
-    """What the function of this name said when it first said something: a pod that was ended is
-    gone soon, and with it the reason."""
+    """By what a pod is ended from outside, or was, though it is gone by now."""
     patient: bool = False
     """A record that is missing may still be on its way, through a network file system."""
 
@@ -50,7 +49,7 @@ def judge(seen: Seen) -> Observation:
         if gave_way:
             return _saving(seen, why) or Observation(ended=why)
         return Observation(waiting=why)
-    if why := seen.disruption or disruption(seen.pods):
+    if why := seen.disruption:
         return _saving(seen, why) or Observation(ended=why, blamed=_blamed(seen.pods))
     if gave_way:
         return Observation(ended="its pods were preempted, evicted or deleted, and are gone")
@@ -61,14 +60,6 @@ def judge(seen: Seen) -> Observation:
         said = condition(status, "Failed").get("message", "no reason is given")
         return Observation(ended=f"{seen.what} failed: {said}"[:500])
     return _waiting(seen) or Observation(_nodes(seen))
-
-
-def disruption(pods: Mapping[int, Pod]) -> str:
-    """Which pod is ended from outside, and by what; empty if none is."""
-    found = [pod for pod in pods.values() if pod.disruption]
-    # When one has failed, its Job's controller deletes the others: that is no cause.
-    found.sort(key=lambda pod: pod.disruption == DELETED)
-    return f"{found[0]} {found[0].disruption}" if found else ""
 
 
 def _code(seen: Seen) -> Any:

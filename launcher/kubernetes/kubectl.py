@@ -14,7 +14,7 @@ from smolplan.errors import SmolplanError, UserError
 REQUEST_S = 20
 """For one request to the API server, which answers within a second unless it is in trouble."""
 
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
 """For a call of several requests, and for a plugin that fetches a credential."""
 
 UNREACHABLE = (
@@ -56,9 +56,14 @@ class Cluster:
             timeout_s=timeout_s,
         )
 
-    def get(self, kinds: Sequence[str], selector: str) -> list[dict[str, Any]]:
+    def get(
+        self, kinds: Sequence[str], selector: str, *, timeout_s: float = DEADLINE_S
+    ) -> list[dict[str, Any]]:
         """The objects of these kinds that carry the label. Raises KubectlError."""
-        said = self.run("get", ",".join(kinds), f"--selector={selector}", "--output=json")
+        said = self.run(
+            *("get", ",".join(kinds), f"--selector={selector}", "--output=json"),
+            timeout_s=timeout_s,
+        )
         try:
             items: list[dict[str, Any]] = json.loads(said)["items"]
         except (ValueError, KeyError):
@@ -70,10 +75,13 @@ class Cluster:
         listed = {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
         self.run("create", "--filename=-", "--output=name", stdin=json.dumps(listed))
 
-    def delete(self, names: Sequence[str]) -> None:
+    def delete(self, names: Sequence[str], *, timeout_s: float = DEADLINE_S) -> None:
         """Ask for KIND/NAME… to go, with all that hangs on them; not there is as good. Raises
         KubectlError."""
-        self.run("delete", *names, "--ignore-not-found", "--cascade=foreground", "--wait=false")
+        self.run(
+            *("delete", *names, "--ignore-not-found", "--cascade=foreground", "--wait=false"),
+            timeout_s=timeout_s,
+        )
 
 
 def current_context(kubeconfig: str = "") -> str:

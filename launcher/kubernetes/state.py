@@ -150,6 +150,14 @@ def _host_silent(status: Mapping[str, Any]) -> bool:
     return bool(container.get("ready")) and condition(status, "Ready").get("status") == "False"
 
 
+def disruption(pods: Mapping[int, Pod]) -> str:
+    """Which pod is ended from outside, and by what; empty if none is."""
+    found = [pod for pod in pods.values() if pod.disruption]
+    # When one has failed, its Job's controller deletes the others: that is no cause.
+    found.sort(key=lambda pod: pod.disruption == DELETED)
+    return f"{found[0]} {found[0].disruption}" if found else ""
+
+
 def condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     """Empty if there is none of that kind."""
     found: Mapping[str, Any] = next(

@@ -117,6 +117,8 @@ def start(store: Store, members: Sequence[Member], at_most: int | None) -> str:
     except (SmolplanError, OSError) as error:
         for member in mine:
             control.fail(store, member.run, member.attempt, str(error))
+        if isinstance(error, OSError):
+            raise control.unwritable(error, runs[0]) from None
         raise
     for task, (member, run) in enumerate(zip(mine, runs, strict=True)):
         write_record(run, 1, SlurmRecord(member.attempt.token, f"{array}_{task}"))

@@ -8,11 +8,23 @@ from dataclasses import dataclass
 QUEUE_FORMAT = "%i|%T|%r|%k"
 """Job, state in full, reason, comment (squeue(1)); the comment comes last, as it may hold a |."""
 
-WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT"})
 COMPLETING = "COMPLETING"
 """Between any other state and what follows: Slurm waits until nothing of the job is left."""
-RUNNING = frozenset({"RUNNING", COMPLETING, "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
+WAITING = frozenset(
+    {
+        *("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD"),
+        *("SPECIAL_EXIT", "STOPPED", "SUSPENDED"),
+    }
+)
 CANCELLED = frozenset({"CANCELLED", "REVOKED"})
+ENDED = frozenset(
+    {
+        *("BOOT_FAIL", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL"),
+        *("OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "TIMEOUT"),
+    }
+)
+"""squeue(1), job state codes. A state that is in none of these runs: one that a later Slurm has
+must not be taken for an end."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +37,17 @@ class Job:
     """Why it waits, or why it ended; "None" where there is none."""
     comment: str
 
+    def __str__(self) -> str:
+        state = self.state.lower().replace("_", " ")
+        return state if self.reason in ("", "None") else f"{state} ({self.reason})"
+
     @property
     def waits(self) -> bool:
         return self.state in WAITING
 
     @property
     def runs(self) -> bool:
-        return self.state in RUNNING
+        return self.state not in WAITING | CANCELLED | ENDED
 
     @property
     def completes(self) -> bool:

@@ -43,6 +43,11 @@ class ProgressTracker:
             self._beats[rank] = beat
             self._changed_at_s[rank] = now_s
 
+    def start_anew(self) -> None:
+        """What has been idle until now does not count: it was held back."""
+        self._started_s = self._looked_at_s
+        self._changed_at_s = dict.fromkeys(self._changed_at_s, self._looked_at_s)
+
     @property
     def ranks(self) -> dict[int, RankView]:
         return {

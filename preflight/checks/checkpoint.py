@@ -31,7 +31,7 @@ def _on(small: SmallRun) -> str:
     return f"{ranks}, {small.note}" if small.note else ranks
 
 
-@check("checkpoint.save", remedy=LOGS, deadline_s=150.0, needs_torch=True)
+@check("checkpoint.save", remedy=LOGS, deadline_s=280.0, needs_torch=True)
 def save(context: Context) -> Finding:
     """A small model trains on the ranks of this machine, and every checkpoint is whole."""
     try:
@@ -54,7 +54,7 @@ def save(context: Context) -> Finding:
     )
 
 
-@check("checkpoint.resume", remedy=LOGS, deadline_s=200.0, needs_torch=True)
+@check("checkpoint.resume", remedy=LOGS, deadline_s=280.0, needs_torch=True)
 def resume(context: Context) -> Finding:
     """Killed by SIGKILL while it saves and started again, the run goes on from its checkpoint and
     equals an undisturbed one bit for bit."""
@@ -65,7 +65,7 @@ def resume(context: Context) -> Finding:
     return _judge(resumed, "killed while saving, on" if resumed.while_saving else "killed, on")
 
 
-@check("checkpoint.torn", remedy=LOGS, deadline_s=200.0, needs_torch=True)
+@check("checkpoint.torn", remedy=LOGS, deadline_s=280.0, needs_torch=True)
 def torn(context: Context) -> Finding:
     """A checkpoint with a flipped bit is not loaded, nor one cut short; the one before is."""
     try:
@@ -88,7 +88,7 @@ def torn(context: Context) -> Finding:
     return _judge(resumed, "flipped and cut ones rejected, on")
 
 
-@check("checkpoint.reshard", remedy=LOGS, deadline_s=200.0, needs_torch=True)
+@check("checkpoint.reshard", remedy=LOGS, deadline_s=280.0, needs_torch=True)
 def reshard(context: Context) -> Finding:
     """A checkpoint is gone on from by another number of ranks, with the same losses within
     rounding."""

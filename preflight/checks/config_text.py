@@ -102,12 +102,12 @@ def speed_oddities(run: Planned) -> Iterator[Oddity]:
 
 def text_oddities(run: Planned) -> Iterator[Oddity]:
     data = run.spec.data
-    if data.max_epochs > WORTHLESS:
+    if data.max_epochs > NEARLY_NEW:
         yield Oddity(
             "data.max_epochs",
             f"{data.max_epochs:g}",
-            f"text repeated more than {NEARLY_NEW:g} times teaches less and less, and after "
-            f"{WORTHLESS:g} times next to nothing (arXiv 2305.16264)",
+            f"text may be repeated so often before the run refuses; beyond {NEARLY_NEW:g} times it "
+            f"teaches less and less, after {WORTHLESS:g} next to nothing (arXiv 2305.16264)",
             f"Set data.max_epochs to {NEARLY_NEW:g}, and add text.",
         )
     if data.held_out_fraction == 0:

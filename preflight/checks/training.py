@@ -21,6 +21,11 @@ MFU is a rule of thumb: less than a tenth off is no news."""
 
 FULL = 0.92
 
+LONG_CONTEXT, SHORT_DOCUMENTS = 16_384, 16.0
+"""Tokens from which a sequence is made for the sake of long documents, and how many documents of
+mean length it may hold (a rule of thumb; web pages of some hundred tokens in sequences of 4,096 are
+what everybody trains on first)."""
+
 SAME = (
     "Do not launch: what is computed depends on how. Look at what the layouts named do otherwise."
 )
@@ -43,7 +48,7 @@ def _broken(error: TrainingFailed) -> Finding:
 @check(
     "training.loss",
     remedy="Do not launch: look at initialisation, targets and learning rate of the trainer.",
-    deadline_s=150.0,
+    deadline_s=280.0,
     needs_torch=True,
 )
 def loss(context: Context) -> Finding:
@@ -73,7 +78,7 @@ def loss(context: Context) -> Finding:
     )
 
 
-@check("training.layouts", remedy=SAME, deadline_s=200.0, needs_torch=True)
+@check("training.layouts", remedy=SAME, deadline_s=280.0, needs_torch=True)
 def layouts(context: Context) -> Finding:
     """The same losses twice, bit for bit, and within rounding in every other layout."""
     try:
@@ -110,6 +115,33 @@ def _told(apart: Apart) -> str:
     return (
         f"{apart.name}: loss or gradient norm differ by {apart.first:.1e} in step 1, by "
         f"{apart.later:.1e} later"
+    )
+
+
+@check(
+    "training.documents",
+    severity="advisory",
+    remedy="Shorten data.seq_len, or add long documents: a long context is learnt from them alone.",
+    deadline_s=900.0,
+)
+def documents(context: Context) -> Finding:
+    """Documents are long enough for the sequences that they are packed into."""
+    try:
+        dataset = context.dataset()
+    except DataRefused:
+        return Finding(state="skipped", summary="there is no text: see data.tokens")
+    length, mean = context.spec.data.seq_len, dataset["tokens"] / max(1, dataset["documents"])
+    short = length >= LONG_CONTEXT and mean * SHORT_DOCUMENTS < length
+    return Finding(
+        state="warn" if short else "pass",
+        summary=f"{mean:,.0f} tokens on average, in sequences of {length:,}",
+        why=f"a sequence (data.seq_len) holds {length / mean:.0f} documents: hardly a token has "
+        "anything far behind it to attend to, and attention over the rest is paid for"
+        if short
+        else "",
+        measured={"document_tokens": mean},
+        needed={"document_tokens_min": length / SHORT_DOCUMENTS} if length >= LONG_CONTEXT else {},
+        source="table",
     )
 
 

@@ -23,8 +23,9 @@ from typing import Any
 
 from preflight.probes.disk_file import ALIGNMENT, Scratch
 
-GRACE_S = 4.0
-"""A block that takes this much longer than the phase's limit is stuck."""
+STDOUT = 1
+GRACE_S = 10.0
+"""A block that takes this much longer than the phase's limit is stuck. Hosts may be busy."""
 
 
 def write(file: Scratch, size: int, limit_s: float) -> dict[str, Any]:
@@ -120,6 +121,7 @@ class Rank:
             return
         code = 1
         try:
+            os.close(STDOUT)  # who reads it is not to wait for one that is stuck
             os.close(self._orders)
             with os.fdopen(orders) as reading, os.fdopen(answers, "w") as writing:
                 self._work(folder, reading, writing)

@@ -18,7 +18,7 @@ KMSG = "/dev/kmsg"
 RECORD_BYTES = 8192  # a record is never longer: Documentation/ABI/testing/dev-kmsg
 MOST = 2000
 """Lines of one kind that are handed on, the newest: a fault can fill the log."""
-PROGRAM_S = 4.0
+PROGRAM_S = 2.5
 
 KINDS: dict[str, re.Pattern[str]] = {
     "xid": re.compile(r"NVRM:.*Xid \(|SXid \(|NVRM:.*fallen off the bus"),
@@ -89,18 +89,16 @@ def parse_journal(line: str) -> Record | None:
         return None
 
 
-def read_journal() -> list[Record]:
-    """The kernel's lines of this boot that the journal has kept; none if there is no journal."""
+def read_journal() -> list[Record] | None:
+    """The kernel's telling lines of this boot that the journal has kept; None if there is none."""
     journalctl = shutil.which("journalctl")
     if journalctl is None or not is_real():
-        return []
+        return None
+    command = [journalctl, "--dmesg", "--boot", "--output=json", "--no-pager", "--quiet"]
     words = "|".join(f"(?:{pattern.pattern})" for pattern in KINDS.values())
-    told = _lines(
-        [
-            *(journalctl, "--dmesg", "--boot", "--output=json", "--no-pager", "--quiet"),
-            *(f"--grep={words}", f"--lines={MOST}"),
-        ]
-    )
+    told = _lines([*command, f"--grep={words}", f"--lines={MOST}"])
+    if not told and not _lines([*command, "--lines=1"]):
+        return None
     return [record for line in told if (record := parse_journal(line))]
 
 
@@ -139,6 +137,8 @@ def kind_of(text: str) -> str | None:
 
 
 def look() -> dict[str, Any]:
+    """Lines by kind, oldest first. `covers_s` is how far back they reach, None for the whole time
+    since the boot."""
     error, whole, records = "", False, []
     try:
         for number, line in enumerate(read_kmsg(str(system_path(KMSG)))):
@@ -148,11 +148,16 @@ def look() -> dict[str, Any]:
                 records.append(record)
     except OSError as failure:
         error = f"{KMSG}: {failure.strerror}"
-    if not whole and (kept := read_journal()):
-        records, error = [*kept, *records], ""
-    elif error and (ring := read_dmesg()):
-        records, error = ring, ""
     now_us = time.clock_gettime(time.CLOCK_MONOTONIC) * 1e6
+    covers_s = None
+    if not whole:
+        kept = read_journal()
+        if error and kept is None and (ring := read_dmesg()):
+            records, error = ring, ""
+        if kept is None and records:
+            covers_s = (now_us - records[0][0]) / 1e6
+        elif kept is not None:
+            records, error = [*kept, *records], ""
     found: dict[str, dict[Record, None]] = {kind: {} for kind in KINDS}
     for record in sorted(records):
         # The journal and the ring may both have it: by time and text it is known again.
@@ -160,6 +165,7 @@ def look() -> dict[str, Any]:
             found[kind][record] = None
     return {
         "error": error,
+        "covers_s": covers_s,
         "lines": {
             kind: [
                 {"age_s": max(0.0, (now_us - at_us) / 1e6), "text": text}

@@ -90,6 +90,8 @@ def _ask(path: str) -> tuple[int, int]:
         os.close(writing)
         return process, reading
     try:
+        for output in (1, 2):  # whoever reads them is not to wait for one that is stuck
+            os.close(output)
         os.write(writing, json.dumps(touch(path)).encode())
     finally:
         os._exit(0)

@@ -16,6 +16,9 @@ from typing import Any
 
 RETRY_S = 0.05
 """Between tries of a peer that does not listen yet."""
+ONCE_STARTED_S = 2.0
+"""Longest wait for a peer when all have had time to start: a lost first packet of a connection is
+sent again after one second (RFC 6298)."""
 LONGEST_LINE_BYTES = 4096
 
 Serve = Callable[["Wire", str], None]
@@ -93,6 +96,7 @@ class Mesh:
         self._serve = serve
         self._changed = threading.Condition()
         self._active = 0
+        self._all_started = time.monotonic() + meeting.patience_s
         self._served: set[tuple[str, str, int]] = set()
         self._last_served = time.monotonic()
         self._listening = [listen(port) for port in meeting.ports]
@@ -101,7 +105,7 @@ class Mesh:
 
     def dial(self, peer: str, purpose: str, port: int) -> Wire:
         """A connection to a peer that has agreed to the purpose. Raises Unreached."""
-        deadline = time.monotonic() + self.meeting.patience_s
+        deadline = max(self._all_started, time.monotonic() + ONCE_STARTED_S)
         address = self.meeting.addresses[peer]
         while True:
             left_s = deadline - time.monotonic()

@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
+from select import select
 from statistics import median
 from typing import Any
 
@@ -140,19 +141,15 @@ def stream(mesh: Mesh, peer: str) -> Row:
             wire.hear()
             # What is still under way at the end is of no interest: gone with the connection.
             wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            told: list[dict[str, Any]] = []
-            listening = threading.Thread(target=lambda: told.append(wire.hear()))
-            listening.start()
-            wire.socket.settimeout(0.2)
-            while listening.is_alive():
-                try:
-                    wire.socket.send(CHUNK)
-                except TimeoutError:
-                    continue
-                except OSError:
+            wire.socket.setblocking(False)
+            while True:
+                ended, room, _none = select([wire.socket], [wire.socket], [], 60.0)
+                if ended or not room:
                     break
-            listening.join()
-            return told[0]
+                with suppress(BlockingIOError):
+                    wire.socket.send(CHUNK)
+            wire.socket.settimeout(5.0)
+            return wire.hear()
 
     with ThreadPoolExecutor(STREAMS) as pool:
         told = list(pool.map(one, range(STREAMS)))

@@ -65,8 +65,10 @@ class SlurmLab:
         self._await(lambda: "UP" in self._said("scontrol", "ping"), "slurmctld does not answer")
 
     def stop_controller(self) -> None:
-        """At once, as in a crash; it goes on from its state folder when it is started again."""
-        self._stop("slurmctld")
+        """It goes on from its state folder when it is started again. Not killed: it would forget
+        jobs of the last seconds, which are not saved yet."""
+        self._processes["slurmctld"].terminate()
+        self._processes.pop("slurmctld").wait(START_S)
 
     def start_node(self, name: str) -> None:
         self._start(name, "slurmd", "-D", "-N", name)

@@ -51,7 +51,7 @@ class FakeCluster:
         cluster.set("hosts", hosts)
         kubectl = folder / "bin" / "kubectl"
         kubectl.write_text(
-            f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+            f"#!{sys.executable} -S\nimport sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
             f"from tests.launcher.fake_kubectl import kubectl\nkubectl({str(folder)!r})\n"
         )
         kubectl.chmod(0o755)
@@ -219,7 +219,7 @@ class FakeCluster:
             name = pod["metadata"]["name"]
             program = "from tests.launcher.fake_kubectl import kubelet; kubelet()"
             subprocess.Popen(
-                [sys.executable, "-c", program, str(self.folder), name],
+                [sys.executable, "-S", "-c", program, str(self.folder), name],
                 cwd=REPOSITORY,
                 env={k: v for k, v in os.environ.items() if k != "SMOLPLAN_ATTEMPT_TOKEN"},
                 stdin=subprocess.DEVNULL,
@@ -251,6 +251,9 @@ def container_status(pod: Object, state: Object, *, ready: bool) -> Object:
 
 
 def check(item: Object) -> None:
+    import site
+
+    site.main()  # left out at the start, since it takes longer than most calls
     from tests.launcher.kubernetes_schema import faults
 
     if found := faults(item):

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from launcher.backends.base import Observation
 from launcher.backends.kubernetes import KubernetesBackend
 from launcher.compare import compare
 from launcher.create import create_run
-from launcher.kubernetes import pod
+from launcher.kubernetes import looks, pod
 from launcher.kubernetes.record import read_record
 from launcher.outcome import read_exit, write_node_exit
 from launcher.placement import read_placement
@@ -39,7 +40,7 @@ exec sleep 600
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     made = FakeCluster.make(tmp_path / "cluster", ["gpu-1", "gpu-2", "gpu-3"])
     monkeypatch.setenv("PATH", f"{made.folder / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(kubernetes, "LOOK_S", 0.0)
+    monkeypatch.setattr(looks, "LOOK_S", 0.1)
     monkeypatch.setattr(kubernetes, "PATIENCE_S", 0.0)
     return made
 
@@ -92,8 +93,23 @@ class Idle:
 
 
 @pytest.fixture
-def idle(store: Store, cluster: FakeCluster, tmp_path: Path, data_cache: Path) -> Idle:
-    return Idle(store, tmp_path, data_cache)
+def make_idle(
+    store: Store, cluster: FakeCluster, tmp_path: Path, data_cache: Path
+) -> Iterator[Callable[..., Idle]]:
+    made: list[Idle] = []
+
+    def make(**fields: Any) -> Idle:
+        made.append(Idle(store, tmp_path, data_cache, **fields))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.backend.close()
+
+
+@pytest.fixture
+def idle(make_idle: Callable[..., Idle]) -> Idle:
+    return make_idle()
 
 
 def pod_names(cluster: FakeCluster) -> list[str]:
@@ -105,10 +121,10 @@ def test_pods_train_and_where_one_is_preempted_the_rest_of_the_run_is_as_if_noth
 ) -> None:
     spec = on_pods(data_cache, steps=40)
     run = start(spec, store, tmp_path / "runs", monitored=True)
-    wait_until(lambda: steps_done(run) >= 3)
+    wait_until(lambda: steps_done(run) >= 3, 240)
     cluster.disrupt(pod_names(cluster)[1], "PreemptionByScheduler", "room for prod/big")
     cluster.set("hosts", ["gpu-1", "gpu-3"])
-    wait_until(lambda: store.run(run.id).state != "active")
+    wait_until(lambda: store.run(run.id).state != "active", 240)
     assert store.run(run.id).state == "finished", store.run(run.id).reason
     first, second = store.attempts(run.id)
     assert "on gpu-2 was preempted by a pod of higher priority: room for prod/big" in first.cause
@@ -120,15 +136,15 @@ def test_pods_train_and_where_one_is_preempted_the_rest_of_the_run_is_as_if_noth
     assert store.host_faults() == []  # that is nobody's fault
     wait_until(lambda: cluster.left("JobSet") + cluster.left("Pod") == 0)
     alone = start(make_spec(data_cache, steps=40), store, tmp_path / "alone", monitored=False)
-    wait_until(lambda: read_exit(RunDir(alone.path), 1, "") is not None)
+    wait_until(lambda: read_exit(RunDir(alone.path), 1, "") is not None, 240)
     assert compare(RunDir(alone.path), RunDir(run.path)).equal
 
 
 @pytest.mark.parametrize("kind", ["jobset", "trainjob"])
 def test_submitting_twice_makes_one_object_and_ending_leaves_nothing(
-    kind: str, store: Store, cluster: FakeCluster, tmp_path: Path, data_cache: Path
+    kind: str, cluster: FakeCluster, make_idle: Callable[..., Idle]
 ) -> None:
-    idle = Idle(store, tmp_path, data_cache, kind=kind, namespace="team-a")
+    idle = make_idle(kind=kind, namespace="team-a")
     idle.submit()
     record = idle.dir.attempt(1) / "kubernetes.json"
     told = record.read_text()
@@ -191,9 +207,9 @@ def test_an_api_server_that_does_not_answer_is_unknown_and_no_fault(
 ) -> None:
     idle.submit_and_run()
     cluster.set("api", "Unable to connect to the server: dial tcp: i/o timeout")
-    seen = [idle.see() for _ in range(3)][-1]
+    wait_until(lambda: min(node.probes_failed for node in idle.see().nodes) >= 3)
+    seen = idle.see()
     assert seen.alive is None and not (seen.ended or seen.cancelled or seen.waiting)
-    assert [node.probes_failed for node in seen.nodes] == [3, 3]
     assert "i/o timeout" in seen.nodes[0].trouble
     assert not idle.backend.end(idle.dir, idle.attempt, "over", timeout_s=1)
     cluster.set("api", None)
@@ -205,7 +221,8 @@ def test_the_pod_of_a_host_that_does_not_answer_stays_and_is_fenced_off(
 ) -> None:
     idle.submit_and_run()
     cluster.lose(pod_names(cluster)[0])
-    (first, second) = [idle.see() for _ in range(3)][-1].nodes
+    wait_until(lambda: idle.see().nodes[0].trouble != "")
+    first, second = idle.see().nodes
     assert (first.host, first.alive, first.probes_failed) == ("gpu-1", None, 3)
     assert second.alive is True
     assert idle.backend.end(idle.dir, idle.attempt, "gpu-1 is lost")
@@ -236,14 +253,10 @@ def test_an_end_that_the_ranks_have_put_on_record_says_more_than_the_pods(
 
 
 def test_an_image_with_another_version_is_refused_by_its_supervisor(
-    store: Store,
-    cluster: FakeCluster,
-    tmp_path: Path,
-    data_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    make_idle: Callable[..., Idle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pod, "code_version", lambda: "99.0")
-    idle = Idle(store, tmp_path, data_cache, python=None)
+    idle = make_idle(python=None)
     idle.submit()
     idle.see()
     wait_until(lambda: read_exit(idle.dir, 1, idle.attempt.token) is not None)

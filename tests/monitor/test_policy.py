@@ -249,6 +249,15 @@ def test_what_a_scheduler_holds_or_has_not_taken_is_neither_hung_nor_gone() -> N
     assert action(replace(completing, run=stopping)) == "wait"
 
 
+def test_time_in_a_queue_is_no_time_without_a_sign_of_life() -> None:
+    tracker = ProgressTracker(1, 0.0, blind_gap_s=1e9)
+    tracker.look({}, 3600.0)
+    assert tracker.idle_s == 3600.0
+    tracker.start_anew()
+    tracker.look({}, 3605.0)
+    assert tracker.idle_s == 5.0
+
+
 def test_how_a_scheduler_says_that_it_ended_is_the_cause_and_blames_no_host() -> None:
     over = Observation((NodeView(0, "a", False), NodeView(1, "b", False)), over="ended: TIMEOUT")
     seen = view(attempt(1), observed=over, placement=Placement(("a", "b"), 1))

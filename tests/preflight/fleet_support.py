@@ -1,4 +1,4 @@
-"""A fleet of this machine: probes as local processes, or each in its host's network namespace."""
+"""A fleet of this machine: probes as local processes, or each on its host of the lab."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from planner.plan import make_plan
 from preflight.fleet import Answer, FleetContext
 from preflight.once import ProbeError
 from smolplan.spec import RunSpec
-from tests.preflight.namespaces import Namespaces
+from tests.lab.namespaces import Lab
 
 
 class LocalAsk:
@@ -73,6 +73,8 @@ def fleet_of(
     )
 
 
-def fleet_in(spec: RunSpec, lab: Namespaces) -> FleetContext:
-    """The hosts of namespaces."""
-    return fleet_of(spec, lab.hosts, LocalAsk(lab.hosts, lab.inside), lab.addresses)
+def fleet_in(spec: RunSpec, cluster: Lab) -> FleetContext:
+    """The hosts of the lab."""
+    addresses = {host.name: host.address for host in cluster.hosts}
+    ask = LocalAsk(addresses, lambda host: cluster[host].enter)
+    return fleet_of(spec, tuple(addresses), ask, addresses)

@@ -1,16 +1,16 @@
 """Text and tokens that are missing, damaged, not really there, or not the spec's are named."""
 
+import json
+import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from planner.plan import make_plan
-from preflight.context import Context
-from preflight.registry import all_checks
-from preflight.report import Result
-from preflight.runner import run, run_check
+from preflight.checks.data.files import judge_files
+from preflight.probes import files
+from preflight.report import Finding, Result
+from preflight.runner import run
 from smolplan.spec import RunSpec, SourceSpec, load_preset
 from tests.preflight.support import only, with_part
 from tests.support import make_spec
@@ -36,14 +36,6 @@ def cache(tokenised: Path, tmp_path: Path) -> Path:
 def tokens(cache: Path) -> Path:
     (found,) = cache.glob("*/train.bin")
     return found
-
-
-@pytest.fixture
-def context(cache: Path, tmp_path: Path) -> Iterator[Context]:
-    spec = make_spec(cache)
-    made = Context(spec, make_plan(spec), tmp_path)
-    yield made
-    made.close()
 
 
 def results(spec: RunSpec, runs_dir: Path, *only: str) -> dict[str, Result]:
@@ -110,37 +102,51 @@ def test_a_flipped_byte_in_the_tokens_is_named(tokens: Path, cache: Path, tmp_pa
     assert tokens.read_bytes() == content, "the damage is left for the user to see"
 
 
-def test_missing_and_short_files_are_named(tokens: Path, context: Context) -> None:
+def sampled(tokens: Path) -> Finding:
+    """What data.files says of the folder, without a process."""
+    dataset = json.loads(tokens.with_name("dataset.json").read_text())
+    dataset["folder"] = str(tokens.parent)
+    found = files.sample({"dataset": dataset, "seed": 1, "limit_bytes": 2**20})
+    return judge_files(found, dataset)
+
+
+def test_missing_and_short_files_are_named(tokens: Path) -> None:
     (tokens.with_name("held-out.bin")).unlink()
     with tokens.open("r+b") as file:
         file.truncate(1000)
-    checks = {c.name: c for c in all_checks()}
-    result = run_check(checks["data.files"], context)
-    assert result.state == "fail"
-    assert result.summary == "2 of 3 files are missing or damaged"
-    assert "held-out.bin: it is missing" in result.why
-    assert f"{tokens}: it has 1,000 bytes, not " in result.why
+    finding = sampled(tokens)
+    assert finding.state == "fail"
+    assert finding.summary == "2 of 3 files are missing or damaged"
+    assert "held-out.bin: it is missing" in finding.why
+    assert f"{tokens}: it has 1,000 bytes, not " in finding.why
 
 
-def test_a_file_that_is_a_stub_or_has_holes_is_named(tokens: Path, context: Context) -> None:
+def test_a_file_that_has_holes_is_named(tokens: Path) -> None:
     size = tokens.stat().st_size
     content = tokens.read_bytes()
     with tokens.open("wb") as file:
         file.write(content[:4096])
         file.truncate(size)
-    checks = {c.name: c for c in all_checks()}
-    result = run_check(checks["data.files"], context)
-    assert result.state == "fail"
-    assert f"{tokens}: " in result.why
-    assert "bytes were never written" in result.why
+    finding = sampled(tokens)
+    assert finding.state == "fail"
+    assert f"{tokens}: {size - 4096:,} of its {size:,} bytes were never written" in finding.why
 
 
-def test_a_host_with_other_tokens_has_another_fact(
-    tokens: Path, cache: Path, tmp_path: Path
-) -> None:
-    spec = make_spec(cache)
-    before = only("data.files", spec, tmp_path)
+def test_a_stub_is_told_from_a_file_by_its_blocks(tmp_path: Path) -> None:
+    stub = tmp_path / "stub"
+    with stub.open("wb") as file:
+        file.write(b"x" * 4096)
+        file.truncate(2**22)
+    assert "of its 4,194,304 bytes are on the disk" in files.absent(stub.stat())
+    stub.write_bytes(b"x" * 2**22)
+    with stub.open("rb") as file:
+        os.fsync(file.fileno())  # some file systems find it a place only then
+    assert files.absent(stub.stat()) == ""
+
+
+def test_a_host_with_other_tokens_has_another_fact(tokens: Path) -> None:
+    before = sampled(tokens)
     tokens.write_bytes(bytes(reversed(tokens.read_bytes())))
-    after = only("data.files", spec, tmp_path)
+    after = sampled(tokens)
     assert before.facts["dataset"] == after.facts["dataset"]
     assert before.facts["sample of the tokens"] != after.facts["sample of the tokens"]

@@ -84,7 +84,7 @@ def test_tokens_of_the_specs_own_tokeniser_pass(
         names, ("pass", "")
     )
     assert found["data.tokenizer"].measured["round_trip_ratio"] > 0.99
-    assert all(len(r.summary) <= 80 for r in found.values())
+    assert all(len(r.summary) <= 51 for r in found.values())
 
 
 def test_a_dataset_of_another_tokeniser_is_named(

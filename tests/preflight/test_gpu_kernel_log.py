@@ -1,5 +1,6 @@
 """Xids from real kernel lines: read, weighed, and put together with those that came with them."""
 
+import re
 import time
 import uuid
 from pathlib import Path
@@ -149,6 +150,19 @@ def test_an_xid_in_the_log_fails_the_check_and_a_sound_log_passes(
     assert only("gpu.kernel_log", load_preset("smollm3-3b"), tmp_path).state == "pass"
     monkeypatch.setenv("SMOLPLAN_SYSTEM_ROOT", str(tmp_path / "nothing"))
     assert only("gpu.kernel_log", load_preset("smollm3-3b"), tmp_path).state == "unknown"
+
+
+def test_a_log_whose_beginning_is_lost_is_not_taken_for_more_than_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    planted(root, "usb 1-1: new device", "usb 1-2: new device")
+    log = root / "dev" / "kmsg"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[1:]))
+    monkeypatch.setenv("SMOLPLAN_SYSTEM_ROOT", str(root))
+    result = only("gpu.kernel_log", load_preset("smollm3-3b"), tmp_path)
+    assert result.state == "pass"
+    assert re.fullmatch(r"no Xid within 1.* min, all that is left of the log", result.summary)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from planner.plan import make_plan
 from preflight.checks.gpu import work
-from preflight.checks.gpu.work_faults import slow
+from preflight.checks.gpu.work_faults import slow, wrong
 from preflight.context import Context
 from preflight.probes.gpu_load import load as put_to_work
 from preflight.registry import all_checks
@@ -101,7 +101,7 @@ def test_a_gpu_is_looked_at_while_it_works(monkeypatch: pytest.MonkeyPatch) -> N
     assert gpu_work.nvml_look("", "clocks")() == {}
 
 
-SOUND = {
+SOUND: dict[str, Any] = {
     "products": {
         "flops_per_s": 730e12,
         "products": 8000,
@@ -239,6 +239,13 @@ def test_a_gpu_as_fast_as_its_fellows_that_misses_the_plan_only_warns() -> None:
     pairs = [({"index": n, "pci": "", "name": "NVIDIA B200"}, copy.deepcopy(SOUND)) for n in (0, 1)]
     found = slow(pairs, lambda a: 1500e12, "FLOP", planned=1745e12, floor=lambda limits: 1400e12)
     assert [(fault.source, fault.grave) for fault in found] == [("plan", False)] * 2
+
+
+def test_of_two_gpus_that_differ_both_are_named() -> None:
+    pairs = [({"index": n, "pci": "", "name": "NVIDIA H200"}, copy.deepcopy(SOUND)) for n in (0, 1)]
+    assert wrong(pairs) == []
+    pairs[1][1]["products"]["checksum"] = "00a2"
+    assert [fault.text[:5] for fault in wrong(pairs)] == ["GPU 0", "GPU 1"]
 
 
 def test_when_no_gpu_can_be_put_to_work_nothing_is_known(tmp_path: Path) -> None:

@@ -61,6 +61,18 @@ def test_a_probe_process_that_does_not_answer_in_time_is_unknown(context: Contex
     assert (result.state, result.why) == ("unknown", "no answer within 0.3 s")
 
 
+def test_a_probe_that_is_out_of_time_removes_what_it_has_made(
+    context: Context, tmp_path: Path
+) -> None:
+    def waits_for_b(context: Context) -> Finding:
+        context.probe("shared", str(tmp_path), "planted", "a", "600", "a", "b", timeout_s=500)
+        return Finding(state="pass", summary="")
+
+    result = run_check(check(waits_for_b, deadline_s=2.0), context)
+    assert result.why == "no answer within 2 s"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_probe_process_that_crashes_is_unknown_with_its_last_line(context: Context) -> None:
     def crashing(context: Context) -> Finding:
         context.probe("no_such_probe", timeout_s=5)

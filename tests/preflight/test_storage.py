@@ -50,7 +50,7 @@ def test_sound_storage_passes_and_nothing_is_left_behind(data_cache: Path, tmp_p
     assert throughput.measured["write_bytes_per_s"] > throughput.needed["write_bytes_per_s"] > 0
     assert throughput.source == "plan"
     assert set(found["storage.mounts"].facts) == {"runs mount", "data cache mount"}
-    assert all(len(r.summary) <= 80 for r in found.values())
+    assert all(len(r.summary) <= 51 for r in found.values())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -168,3 +168,15 @@ def test_a_first_loss_far_from_knowing_nothing_is_told() -> None:
     assert training.loss(lines(5.78, 4.2)).state == "pass"
     assert "ln V" in training.loss(lines(9.0, 4.2)).why
     assert "nothing learnt" in training.loss(lines(5.78, 5.75)).why
+
+
+@pytest.mark.parametrize(
+    ("length", "documents", "state"),
+    [(4096, 10_000, "pass"), (65_536, 10_000, "warn"), (65_536, 100, "pass")],
+)
+def test_long_sequences_of_short_documents_are_told_of(
+    length: int, documents: int, state: str
+) -> None:
+    spec = with_part(load_preset("smollm3-3b"), "data", seq_len=length)
+    dataset = {"tokens": 10_000_000, "documents": documents}
+    assert training.documents(context(spec=spec, dataset=lambda: dataset)).state == state

@@ -1,6 +1,7 @@
 """The tokenised files: all there, really on this host's disk, and as they were written."""
 
 import json
+from typing import Any
 
 from preflight.checks.data.text import NO_TEXT, QUICK_TEXT_BYTES, prepared, source_files
 from preflight.context import Context
@@ -37,6 +38,10 @@ def files(context: Context) -> Finding:
         return Finding(state="skipped", summary="the text has not been tokenised yet")
     given = {"dataset": dataset, "seed": context.spec.seed, "limit_bytes": SAMPLE_BYTES}
     found = context.probe("files", "sample", json.dumps(given), timeout_s=60.0)
+    return judge_files(found, dataset)
+
+
+def judge_files(found: dict[str, Any], dataset: dict[str, Any]) -> Finding:
     count, bad = len(dataset["files"]), found["wrong_files"]
     return Finding(
         state="fail" if bad else "pass",

@@ -58,9 +58,8 @@ def judge_loader(
         odd.append(f"it takes {format_bytes(memory)} of each rank for {steps:,} steps")
     if found["open_s"] > SLOW_OPEN_S:
         odd.append(f"opening it takes {format_duration(found['open_s'])}, at every start")
-    summary = f"{format_count(slowest)} sequences/s a rank up to step {steps:,}"
-    if wished is not None:
-        summary += f", {wished:.3g}/s needed"
+    summary = f"{format_count(slowest)} sequences/s a rank, "
+    summary += f"up to step {steps:,}" if wished is None else f"{wished:.3g}/s needed"
     needed = {"memory_bytes_max": MOST_MEMORY_BYTES, "open_s_max": SLOW_OPEN_S}
     if wished is not None:
         needed["sequences_per_s"] = wished
@@ -108,7 +107,7 @@ def judge_order(found: dict[str, Any]) -> Finding:
         by_chance = found["same_document_ratio_by_chance"]
         measured["same_document_ratio"] = alike
         measured["same_document_ratio_by_chance"] = by_chance
-        summary = f"{alike:.2%} of a batch's pairs share a document, {by_chance:.2%} by chance"
+        summary = f"{alike:.2%} of pairs share a document, {by_chance:.2%} by chance"
         if alike > max(MORE_THAN_CHANCE * by_chance, by_chance + LEAST_EXCESS):
             odd.append(
                 f"{alike:.0%} of the pairs of sequences in a batch come from one document, "

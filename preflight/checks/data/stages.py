@@ -138,7 +138,7 @@ def stages(context: Context) -> Finding:
     worst = max(epochs, key=lambda name: epochs[name])
     return Finding(
         state="fail" if short else "pass",
-        summary=f"{worst[:30]} is read most: {epochs[worst]:.3g} of {most:g} times{how}",
+        summary=f"{worst[:16]} is read most: {epochs[worst]:.3g} of {most:g} times{how}",
         why=f"more than data.max_epochs {most:g}: {'; '.join(short)}" if short else "",
         measured={f"{name}_epochs": count for name, count in epochs.items()},
         needed={"epochs_max": most},

@@ -68,7 +68,7 @@ def judge_tokenizer(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpe
     if kept is not None:
         measured["round_trip_ratio"] = kept
         measured["unreadable_ratio"] = found["unreadable_ratio"]
-        summary = f"{kept:.1%} come back; reads “{found['excerpt'][:30]}…”"
+        summary = f"{kept:.1%} come back: “{found['excerpt'][:26]}…”"
     return Finding(
         state="fail" if wrong else "pass",
         summary="the tokens are not this tokeniser's" if wrong else summary,

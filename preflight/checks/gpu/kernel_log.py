@@ -62,7 +62,12 @@ def kernel_log(context: Context) -> Finding:
             source="table",
         )
     found = [parse(line["text"], line["age_s"]) for line in answer["lines"]["xid"]]
-    return judge_xids([x for x in found if x is not None], _names(context))
+    finding = judge_xids([x for x in found if x is not None], _names(context))
+    covers_s = answer["covers_s"]
+    if finding.state == "pass" and covers_s is not None and covers_s < RECENT_S:
+        said = f"no Xid within {format_duration(covers_s)}, all that is left of the log"
+        return finding.model_copy(update={"summary": said})
+    return finding
 
 
 def _names(context: Context) -> dict[str, str]:

@@ -89,11 +89,12 @@ def kernel_log(context: Context) -> Finding:
             why=answer["error"],
             remedy="Run this as root, or set kernel.dmesg_restrict to 0.",
         )
-    return judge(answer["lines"])
+    return judge(answer["lines"], answer["covers_s"])
 
 
-def judge(lines: dict[str, list[dict[str, Any]]]) -> Finding:
-    """One finding of all kinds; only hardware errors fail."""
+def judge(lines: dict[str, list[dict[str, Any]]], covers_s: float | None) -> Finding:
+    """One finding of all kinds; only hardware errors fail. `covers_s` is how far back the log
+    reaches, None for all of it."""
     recent = {
         kind: [line for line in lines.get(kind, []) if line["age_s"] <= RECENT_S] for kind in KINDS
     }
@@ -101,7 +102,8 @@ def judge(lines: dict[str, list[dict[str, Any]]]) -> Finding:
         (KINDS[kind], found) for kind, found in recent.items() if len(found) > KINDS[kind].bearable
     ]
     if not told:
-        return Finding(state="pass", summary=f"none within {format_duration(RECENT_S)}")
+        within_s = RECENT_S if covers_s is None else min(RECENT_S, covers_s)
+        return Finding(state="pass", summary=f"none within {format_duration(within_s)}")
     grave = any(kind.grave for kind, _ in told)
     return Finding(
         state="fail" if grave else "warn",

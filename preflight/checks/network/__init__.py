@@ -8,8 +8,19 @@ from preflight.checks.network import (  # isort: skip
     limits,
     reach,
     links,
+    packets,
     collectives,
     across,
 )
 
-__all__ = ["across", "collectives", "interfaces", "limits", "links", "names", "rdma", "reach"]
+__all__ = [
+    "across",
+    "collectives",
+    "interfaces",
+    "limits",
+    "links",
+    "names",
+    "packets",
+    "rdma",
+    "reach",
+]

@@ -32,7 +32,8 @@ SEARCH_BYTES = {"cpu": 2**22, "cuda": 2**28}
 """Of the all-reduce by which the culprit is searched."""
 
 PLANNED_SHARE = 0.85
-"""Of what the plan assumes: NVSentinel's and OPERATIONS' floor for collectives across nodes."""
+"""Of what the plan assumes; from memory, what acceptance tests of clusters ask of NCCL between
+nodes."""
 HALF_SHARE = 0.5
 """Of it, from which on the run is not worth starting: the playbook's throttled GPU took 16 nodes
 from 350 to 100 GB/s."""

@@ -12,7 +12,7 @@ Direction = Literal["to", "from", "both"]
 
 @dataclass(frozen=True)
 class Blame:
-    """A host whose pairs fail: when it is the receiver, the sender, or either."""
+    """A host most of whose pairs fail: where it is the receiver, the sender, or either."""
 
     host: str
     direction: Direction
@@ -44,6 +44,7 @@ def blame(failed: Collection[Pair], measured: Collection[Pair]) -> tuple[list[Bl
         bad = sorted(pair for pair in left if any(pair[e] == host for e in ends | {end}))
         direction: Direction = "both" if len(ends) == 2 else "to" if end == 1 else "from"
         found.append(Blame(host, direction, tuple(bad)))
-        left -= set(bad)
+        # A way back that failed too is its doing as well: what answers it goes the same way.
+        left = {pair for pair in left if host not in pair}
         among -= {pair for pair in among if any(pair[e] == host for e in ends)}
     return found, sorted(left)

@@ -2,12 +2,14 @@
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from preflight.checks.network.blame import Pair
+from preflight.checks.network.blame import Pair, blame
 from preflight.fleet import FleetContext
 from preflight.once import ProbeError
+from preflight.probes.network_mesh import ONCE_STARTED_S
 from preflight.report import Finding
 
 PATIENCE_S = 8.0
@@ -110,14 +112,19 @@ def unasked(host: str, why: str, remedy: str = "") -> Finding:
     return Finding(state="unknown", summary="the probe failed", why=why, host=host, remedy=remedy)
 
 
-def rows(said: Mapping[str, Mapping[str, Any]]) -> dict[Pair, dict[str, Any]]:
-    """What was measured of each pair; those that could not be measured are not in it."""
-    return {
-        (host, row["to"]): row
-        for host, answer in said.items()
-        for row in answer["rows"]
-        if not row.get("kind")
-    }
+def rows(
+    said: Mapping[str, Mapping[str, Any]], broken: Mapping[str, Any] | None = None
+) -> dict[Pair, dict[str, Any]]:
+    """What was measured of each pair; those that could not be measured are not in it. With
+    `broken`, those that fell silent on the way or broke off are, and that is what they have."""
+    found: dict[Pair, dict[str, Any]] = {}
+    for host, answer in said.items():
+        for row in answer["rows"]:
+            if not row.get("kind"):
+                found[host, row["to"]] = row
+            elif broken is not None and row["kind"] in ("timeout", "other") and row["to"] in said:
+                found[host, row["to"]] = {**row, **broken}
+    return found
 
 
 def live(context: FleetContext) -> tuple[str, ...]:
@@ -141,3 +148,44 @@ def among(names: Sequence[str], most: int = 4) -> str:
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+
+
+def measure(
+    context: FleetContext,
+    what: str,
+    seconds_each: float,
+    told: Mapping[str, Any] | None = None,
+    pairs: Collection[Pair] = (),
+    broken: Mapping[str, Any] | None = None,
+) -> tuple[dict[Pair, dict[str, Any]], list[Finding]]:
+    """What was measured of these pairs (of those that a whole fleet takes, unless given), and
+    findings of hosts that said nothing."""
+    # Hosts that are cut off have their finding, and would only be waited for.
+    cut_off = {host for host, found in context.of("network.reach").items() if found.state == "fail"}
+    wanted = in_shifts([host for host in live(context) if host not in cut_off])
+    if pairs:
+        wanted = [pair for pair in wanted if pair in pairs]
+    turns = max(Counter(one for one, _ in wanted).values(), default=0)
+    said, silent = meet(
+        context,
+        what,
+        wanted,
+        told,
+        timeout_s=2 * PATIENCE_S + SPARE_S + (seconds_each + ONCE_STARTED_S) * turns,
+    )
+    found = rows(said, broken)
+    if not found and not silent:
+        silent = [Finding(state="skipped", summary="no host reaches another: see network.reach")]
+    return found, silent
+
+
+def blamed(
+    failed: Collection[Pair], measured: Collection[Pair]
+) -> list[tuple[str, list[Pair], str]]:
+    """Host (empty for a pair that no host explains), its pairs, and which way they go."""
+    guilty, others = blame(failed, measured)
+    ways = {"to": "to it", "from": "from it", "both": "to and from it"}
+    return [
+        *((guilt.host, list(guilt.pairs), ways[guilt.direction]) for guilt in guilty),
+        *(("", [pair], f"from {pair[0]} to {pair[1]}") for pair in others),
+    ]

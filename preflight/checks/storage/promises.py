@@ -44,7 +44,7 @@ def writable(context: Context) -> Finding:
             why=f"{folder} cannot be written: {error}",
             remedy=f"Free space in {folder}, or name another folder by --runs-dir." if full else "",
         )
-    return Finding(state="pass", summary=f"{folder}"[-60:])
+    return Finding(state="pass", summary=f"{folder}"[-50:])
 
 
 @check(

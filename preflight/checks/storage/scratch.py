@@ -24,7 +24,7 @@ SLOW_BYTES_PER_S = 20e6
     "storage.scratch",
     severity="advisory",
     remedy="Point TMPDIR at a local disk with room, by launch.environment.",
-    deadline_s=25.0,
+    deadline_s=50.0,
     peers={"write_bytes_per_s": "higher"},
     peers_apart=SHARED_APART,
 )
@@ -40,7 +40,7 @@ def scratch(context: Context) -> Finding:
         odd.append(f"{format_bytes(free)} free, {format_bytes(LEAST_FREE_BYTES)} needed")
     if is_network(place):
         odd.append(f"it lies on {place['type']}: all hosts' caches meet there")
-    measured, summary = {"free_bytes": float(free)}, f"{folder}: {format_bytes(free)} free"
+    measured, summary = {"free_bytes": float(free)}, f"{format_bytes(free)} free"
     if not isinstance(size := room(context, folder, 64 * MIB), Finding):
         told = measure(context, folder, 1, ("write", size, PHASE_S))
         if finding := broken(told, "write"):
@@ -51,7 +51,7 @@ def scratch(context: Context) -> Finding:
             odd.append(f"{format_bytes(write)}/s are written there: compiling waits for it")
     return Finding(
         state="warn" if odd else "pass",
-        summary=summary,
+        summary=f"{summary}, {folder}"[:50],
         why=f"{folder}: {'; '.join(odd)}" if odd else "",
         measured=measured,
         needed={"free_bytes": LEAST_FREE_BYTES, "write_bytes_per_s": SLOW_BYTES_PER_S},

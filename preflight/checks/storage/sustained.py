@@ -22,7 +22,7 @@ MOST_BYTES = 256e9
     tier="burn",
     remedy="Plan with the lower figure, or keep the disk emptier; on a tiered file system pin the "
     "data, or copy them to disks of the hosts' own.",
-    deadline_s=LONGEST_S + 30.0,
+    deadline_s=LONGEST_S + 45.0,
     peers={"last_bytes_per_s": "higher"},
 )
 def sustained(context: Context) -> Finding:

@@ -11,6 +11,7 @@ from preflight.checks.storage.speed import PHASE_S, broken, ranks_at_once
 from preflight.fleet import FleetContext
 from preflight.once import ProbeError
 from preflight.peers import few
+from preflight.probes.disk import GRACE_S
 from preflight.registry import fleet_check
 from preflight.report import Finding
 from smolplan.units import format_bytes, format_duration
@@ -24,7 +25,7 @@ START_S = 30.0
     "storage.together",
     remedy="Use storage that holds up with all hosts at once, save less often "
     "(checkpoint.every_steps), or write checkpoints to disks of the hosts' own.",
-    deadline_s=150.0,
+    deadline_s=180.0,
 )
 def together(fleet: FleetContext) -> Sequence[Finding]:
     """All hosts at once write and read their shares of a checkpoint fast enough; one host alone is
@@ -51,7 +52,7 @@ def together(fleet: FleetContext) -> Sequence[Finding]:
         phases = (f"write={size // ranks}:{PHASE_S:g}", f"read=0:{PHASE_S:g}")
         return [ready[host], str(ranks), *phases]
 
-    seconds = 2 * PHASE_S + START_S
+    seconds = 2 * (PHASE_S + GRACE_S) + START_S
     alone = fleet.ask("disk", write, hosts=[next(iter(ready))], timeout_s=seconds)
     all_told = fleet.ask("disk", write, hosts=ready, timeout_s=seconds)
     return [
