@@ -33,6 +33,9 @@ CHUNK = b"\0" * 2**20
 WARM_UP_S = 0.1
 """For slow start, and for the burst that a shaped link lets through."""
 
+DRAIN_S = 2.0
+"""Longest wait for a sender to hear that it is enough."""
+
 Row = dict[str, Any]
 Measure = Callable[[Mesh, str], Row]
 
@@ -124,6 +127,10 @@ class Sink:
                     began = time.perf_counter()
             taken_s = time.perf_counter() - began if began else 0.0
             wire.say({"bytes": got, "seconds": taken_s})
+            # Closed with bytes unread, it would send a reset that may overtake the answer.
+            drained = time.perf_counter() + DRAIN_S
+            while time.perf_counter() < drained and wire.socket.recv_into(buffer):
+                pass
         finally:
             with self._turn:
                 self._holding -= 1

@@ -60,7 +60,7 @@ def latency(context: FleetContext) -> list[Finding]:
         # A core may have been busy with something else, and fewer measure now: the best counts.
         for pair, row in measure(context, "latency", 0.6, None, slow)[0].items():
             times[pair] = min(times[pair], row["median_s"])
-        slow &= _late(times)
+        slow = _late(times)
     usual = usual_of(times, better=min)
     measured = {"median_s": usual, "p99_s": max(row["p99_s"] for row in found.values())}
     findings = []
@@ -123,7 +123,7 @@ def bandwidth(context: FleetContext) -> list[Finding]:
             break
         for pair, row in measure(context, "bandwidth", 1.0, told, slow, nothing)[0].items():
             rates[pair] = max(rates[pair], row["bytes_per_s"])
-        slow &= _slow(rates)
+        slow = _slow(rates)
     usual = usual_of(rates, better=max)
     findings = []
     for host, pairs, way in blamed(slow, found):
