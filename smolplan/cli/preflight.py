@@ -77,7 +77,6 @@ def preflight(
     import signal
     import sys
 
-    from launcher.create import runs_folder
     from preflight.look import Look
     from preflight.registry import select
     from smolplan.cli import style
@@ -126,7 +125,7 @@ def preflight(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with Look(
         loaded,
-        runs_folder(loaded, runs_dir),
+        _runs_folder(loaded, runs_dir),
         only=only or (),
         skip=skip or (),
         tier=tier,
@@ -233,3 +232,24 @@ def _watch(look: "Look", every: str, as_json: bool) -> None:
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(0)
+
+
+def _runs_folder(spec: "RunSpec", given: Path | None) -> Path:
+    """As launch has it; but a folder on a mount that hangs is not touched by this process, which
+    could then never end: the checks name it."""
+    import json
+    import subprocess
+    import sys
+
+    from launcher.create import runs_folder
+
+    try:
+        path = (given or spec.launch.runs_dir or Path("runs")).expanduser().absolute()
+        command = ["-P", "-m", "preflight.probes.mounts", "3", json.dumps({"runs": str(path)})]
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, text=True, timeout=20, check=True
+        )
+        hangs = not json.loads(done.stdout)["runs"]["answered"]
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):
+        hangs = False
+    return path if hangs else runs_folder(spec, given)
