@@ -7,6 +7,9 @@ from preflight.history import Standing
 from preflight.host_record import ACTIVE_TIERS
 from preflight.report import Report, Result
 
+MISTAKES = {"data.sources", "storage.writable"}
+"""Checks, beside those of the configuration, that fail where the user named what there is not."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -15,6 +18,8 @@ class Verdict:
     refused: str = ""
     """Empty: it may."""
     remedy: str = ""
+    is_mistake: bool = False
+    """Whether it is the user's input that has to change, and not a machine."""
     left_out: tuple[str, ...] = ()
     """Hosts that failed a required check, where enough others are fit."""
 
@@ -33,7 +38,9 @@ def judge(
     failed = standing.failed if standing else now.failed()
     of_all = [result for result in failed if not result.host or not now.hosts]
     if of_all:
-        return Verdict(_sentence(of_all), of_all[0].remedy)
+        first = of_all[0]
+        is_mistake = first.area == "config" or first.name in MISTAKES
+        return Verdict(_sentence(of_all), first.remedy, is_mistake)
     hosts = {result.host for result in failed} & set(now.hosts)
     fit = [host for host in now.hosts if host not in hosts]
     if now.hosts and len(fit) < nodes:

@@ -327,9 +327,8 @@ def _python(spec: RunSpec) -> str:
 
 
 def _supervisor(run: RunDir, attempt: int, node: int) -> list[str]:
-    # --stay: on its host it is started detached, and its name is what is asked for.
     module = ["-P", "-m", "launcher.supervisor"]
-    return [*module, str(run.path), str(attempt), "--node", str(node), "--stay"]
+    return [*module, str(run.path), str(attempt), "--node", str(node)]
 
 
 def _counting(fleet: Fleet, on_progress: Callable[[str], None]) -> Callable[[str, Answer], None]:

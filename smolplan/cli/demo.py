@@ -57,7 +57,7 @@ def demo(
 
     out.rule("2. Is this machine fit?", align="left")
     with progress_line("Checking") as say:
-        report = runner.run(spec, folder, on_start=lambda check: say(check.name))
+        report = runner.run(spec, folder, tier="quick", on_start=lambda check: say(check.name))
     style.show(lambda out: show(report, out), narrow=False)
     if report.exit_code:
         raise SmolplanError("this machine is not fit for the demo; see above what to do")

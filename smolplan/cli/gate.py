@@ -45,10 +45,11 @@ def check_before(
         needs_active=spec.launch.backend == "ssh",
     )
     if verdict.refused:
-        raise SmolplanError(
+        kind = UserError if verdict.is_mistake else SmolplanError
+        raise kind(
             f"not fit to start: {verdict.refused}. "
             f"{verdict.remedy or 'See all of it: smolplan preflight SPEC --last'} "
-            "To start it all the same: --unchecked REASON"
+            "To start it all the same: --unchecked REASON."
         )
     return lambda run: run.record(
         "preflight", "launcher", checked=len(report.results), left_out=list(verdict.left_out)

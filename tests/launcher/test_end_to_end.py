@@ -416,7 +416,7 @@ def test_text_that_is_missing_ends_with_a_sentence_and_leaves_nothing(
     (tmp_path / "run.yaml").write_text(text)
     done = smolplan("launch", str(tmp_path / "run.yaml"), "--runs-dir", str(tmp_path / "runs"))
     assert done.returncode == 2
-    assert "/no/such/text does not exist" in done.stderr
+    assert "data.sources failed" in done.stderr and "/no/such/text" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 

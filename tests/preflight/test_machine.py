@@ -64,8 +64,6 @@ def test_a_schedule_without_decay_and_a_single_checkpoint_warn(
     spec = with_part(spec, "checkpoint", every_steps=spec.steps)
     report = run(spec, tmp_path, only=["config"])
     states = {r.name: r.why for r in report.results if r.state == "warn"}
-    assert states == {
-        "config.schedule": "the learning rate never decays",
-        "config.checkpoints": "the run is saved at its end only: any fault loses all of it",
-    }
+    assert "the learning rate never decays" in states["config.schedule"]
+    assert "the run is saved at its end only" in states["config.checkpoints"]
     assert report.exit_code == 0
