@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/smolplan demo
 
 test: $(READY) lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

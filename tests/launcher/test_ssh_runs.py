@@ -56,7 +56,7 @@ def hosts_of(run: Run, attempt: int) -> tuple[str, ...]:
 def test_four_hosts_lose_a_rank_a_server_and_a_link_and_the_losses_equal_the_undisturbed_runs(
     cluster: Lab, store: Store, data_cache: Path, tmp_path: Path
 ) -> None:
-    steps = 160
+    steps = 60
     spec = spec_on(cluster, make_spec(data_cache, steps=steps, every=10, ranks=4), 4)
     run = start(spec, store, tmp_path / "runs", monitored=True)
     directory = RunDir(run.path)
