@@ -43,6 +43,9 @@ REPORT_WITHIN_S = 60.0
 NOT_SENT = {"PYTHONPATH", "TMPDIR"}
 """Of the kept environment: on another host they would mean other folders."""
 
+SILENCE = frozenset({"unreachable", "host.reached"})
+"""Faults, the second preflight's name for it, that are over as soon as the host answers."""
+
 SUSPICIONS = frozenset({"killed", "gone"})
 """Faults that may not have been the host's: where there is no spare, it is tried again."""
 
@@ -117,7 +120,7 @@ class SshBackend:
         silent = {host: told for host, told in answers.items() if isinstance(told, Trouble)}
         with closing(Store()) as store:
             _keep_record(store, run, number, answers)
-            faults = [f for f in store.host_faults(standing=True) if f.kind != "unreachable"]
+            faults = [f for f in store.host_faults(standing=True) if f.kind not in SILENCE]
             often = offenders(store.host_faults(), store.gpus_of_hosts(), time.time())
         # A host that fails often is chosen where no other is left.
         names = sorted(fleet.hosts, key=lambda host: host in often)
@@ -140,10 +143,11 @@ class SshBackend:
                 raise NotNow(f"{error.what}{why}") from None
             remedy = (first[1].remedy if first else "") or error.remedy
             raise UserError(f"{error.what}{why}", where=error.where, remedy=remedy) from None
-        for host in names[:nodes]:
+        for node, host in enumerate(before or names[:nodes]):
             if host not in hosts:
                 why = silent[host].message if host in silent else "left out after a fault"
                 on_progress(f"{host}: {why}; a spare takes its place")
+                run.record("host_replaced", "launcher", host=host, by=hosts[node], reason=why)
         address, port = "127.0.0.1", spec.launch.rendezvous_port
         if nodes > 1:
             address, port = find_meeting(
@@ -185,7 +189,9 @@ class SshBackend:
             arguments,
             hosts=placement.hosts,
             timeout_s=SPAWN_S,
-            on_answer=lambda host, told: on_progress(f"{host}: started"),
+            on_answer=lambda host, told: on_progress(
+                f"{host}: {told.message if isinstance(told, Trouble) else 'started'}"
+            ),
         )
         _raise_for(answers, f"attempt {attempt.number} cannot be started")
 
@@ -345,7 +351,7 @@ def _counting(fleet: Fleet, on_progress: Callable[[str], None]) -> Callable[[str
 
 def _keep_record(store: Store, run: RunDir, number: int, answers: Mapping[str, Answer]) -> None:
     """Hosts that do not answer are remembered, though they count again as soon as they do."""
-    standing = {f.host for f in store.host_faults(standing=True) if f.kind == "unreachable"}
+    standing = {f.host for f in store.host_faults(standing=True) if f.kind in SILENCE}
     for host, answer in answers.items():
         if isinstance(answer, Trouble) and host not in standing:
             store.blame_host(
@@ -353,7 +359,7 @@ def _keep_record(store: Store, run: RunDir, number: int, answers: Mapping[str, A
             )
             run.record("host_unreachable", "launcher", host=host, reason=answer.message)
         elif not isinstance(answer, Trouble) and host in standing:
-            store.clear_host(host, "it answers again", kinds=["unreachable"])
+            store.clear_host(host, "it answers again", kinds=SILENCE)
 
 
 def _raise_for(answers: Mapping[str, Answer], what: str) -> None:

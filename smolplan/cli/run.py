@@ -56,6 +56,7 @@ def launch(
     Example: `smolplan launch tiny-cpu --watch`
     """
     import json
+    import time
 
     from launcher import control, create
     from launcher.status import run_status
@@ -87,6 +88,7 @@ def launch(
             remedy="Leave it out, or name several specs." if at_most else "Name one run.",
         )
     (spec,) = specs
+    began = time.time()
     if resume:
         if runs_dir is not None:
             raise UserError(
@@ -121,6 +123,9 @@ def launch(
     if as_json:
         print(json.dumps({"run": run.id, "path": str(run.path), "attempt": attempt.number}))
     else:
+        for event in RunDir(run.path).read_events():
+            if event["kind"] == "host_replaced" and event["time"] > began:
+                print(f"{event['host']}: {event['reason']}; {event['by']} takes its place")
         queued = run_status(store, store.run(run.id)).queued
         stands = f"queued ({queued})" if queued else f"running (attempt {attempt.number})"
         print(f"{run.id} is {stands} in {run.path}")

@@ -117,6 +117,7 @@ def test_a_dead_host_is_named_and_a_spare_takes_its_place_before_the_start(
     given = ["--runs-dir", str(tmp_path / "runs"), "--no-monitor", "--unchecked", "a test"]
     said = smolplan("launch", str(file), *given)
     assert said.returncode == 0, said.stderr
+    assert "node1: " in said.stdout and "node2 takes its place" in said.stdout
     (run,) = store.runs()
     assert hosts_of(run, 1) == ("node2", "node3")
     assert control.await_end(store, run.id, 60).state == "finished"
