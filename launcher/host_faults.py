@@ -12,6 +12,10 @@ is a choice of ours."""
 OFTEN_WITHIN_S = 28 * 86_400.0
 
 
+SUSPICIONS = frozenset({"killed", "gone"})
+"""Kinds of fault that may not have been the host's, and that no single check stands for."""
+
+
 @dataclass(frozen=True)
 class HostFault:
     """Why a host is, or was, left out of new attempts."""

@@ -59,6 +59,18 @@ def write_exit(run: RunDir, attempt: int, token: str, content: dict[str, Any]) -
     _write(run, attempt, run.attempt_exit(attempt), token, content)
 
 
+def end_from_outside(run: RunDir, attempt: int, token: str, why: str) -> dict[str, Any] | None:
+    """Put on record that an attempt is ended, and why, unless it has ended already: then how. Where
+    it cannot be written that is logged, since the attempt has to be ended all the same."""
+    ended = read_exit(run, attempt, token)
+    if ended is None:
+        try:
+            write_exit(run, attempt, token, {"exit_code": None, "failures": {}, "error": why})
+        except OSError as error:
+            log.error("attempt %d of %s: %s", attempt, run, error.strerror)
+    return ended
+
+
 def write_node_exit(
     run: RunDir, attempt: int, token: str, node: int, content: dict[str, Any]
 ) -> None:

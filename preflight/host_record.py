@@ -3,14 +3,12 @@ attempts, and comes back only after it passes that check again."""
 
 from collections import defaultdict
 
+from launcher.host_faults import SUSPICIONS
 from launcher.store import Store
 from preflight.report import IDENTITY, Report, Result
 
 ACTIVE_TIERS = {"standard", "burn"}
 """Those that put the machine to work: they show whether a host that lost a rank is well."""
-
-SUSPICIONS = ("killed", "gone")
-"""Kinds of fault that no single check stands for."""
 
 REACHED = "unreachable"
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from launcher.hosts.fleet import Answer
 from launcher.hosts.host import Trouble
 
-Answer = dict[str, Any] | Trouble
 Arguments = Mapping[str, Any] | Callable[[str], Mapping[str, Any]]
 OnNote = Callable[[str, dict[str, Any]], None]
 OnAnswer = Callable[[str, Answer], None]

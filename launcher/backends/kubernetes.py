@@ -29,7 +29,7 @@ from launcher.kubernetes.manifest import (
 from launcher.kubernetes.pod import checked
 from launcher.kubernetes.record import KubernetesRecord, read_record, write_record
 from launcher.kubernetes.state import Pod
-from launcher.outcome import node_outcomes, read_exit, write_exit
+from launcher.outcome import end_from_outside, node_outcomes, read_exit
 from launcher.placement import Placement, read_placement, write_placement
 from launcher.slurm.nodes import blamed
 from launcher.store import Attempt, Store
@@ -84,7 +84,7 @@ class KubernetesBackend:
         manifests = objects(spec, run, number, attempt.token, left_out=_left_out(run))
         record = record or _record(spec, run, attempt)
         try:
-            (run.attempt(number) / "logs").mkdir(parents=True, exist_ok=True)
+            run.begin_attempt(number)
             if read_placement(run, number) is None:
                 write_placement(run, number, _placement(spec, record.name))
             write_record(run, number, record)
@@ -164,12 +164,7 @@ class KubernetesBackend:
         """A pod on a host that does not answer stays for ever; once that host is back, its
         supervisor finds that the attempt has ended."""
         number = attempt.number
-        if read_exit(run, number, attempt.token) is None:
-            try:
-                ended: dict[str, Any] = {"exit_code": None, "failures": {}, "error": why}
-                write_exit(run, number, attempt.token, ended)
-            except OSError as error:
-                log.error("attempt %d of %s: %s", number, run, error.strerror)
+        end_from_outside(run, number, attempt.token, why)
         record = read_record(run, number)
         if record is None:
             return True

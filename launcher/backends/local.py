@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from launcher.backends.base import NodeView, Observation
 from launcher.environment import environment_of, rank_environment
 from launcher.lock import is_held
-from launcher.outcome import read_exit, write_exit
+from launcher.outcome import end_from_outside, read_exit
 from launcher.placement import Placement, write_placement
 from launcher.processes import kill_by_token
 from launcher.store import Attempt
@@ -116,12 +115,7 @@ class LocalBackend:
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
         """A supervisor that is started from now on, by somebody who was asleep since he decided
         so, finds that the attempt has ended."""
-        if read_exit(run, attempt.number, attempt.token) is None:
-            try:
-                ended: dict[str, Any] = {"exit_code": None, "failures": {}, "error": why}
-                write_exit(run, attempt.number, attempt.token, ended)
-            except OSError as error:
-                log.error("attempt %d of %s: %s", attempt.number, run, error.strerror)
+        end_from_outside(run, attempt.number, attempt.token, why)
         deadline = time.monotonic() + timeout_s
         if not kill_by_token(attempt.token, timeout_s=timeout_s):
             return False

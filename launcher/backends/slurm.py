@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from launcher.backends.base import NodeView, NotNow, Observation, Successor
 from launcher.environment import environment_of, rank_environment
-from launcher.outcome import read_exit, write_exit
+from launcher.outcome import end_from_outside, read_exit
 from launcher.placement import read_placement
 from launcher.slurm import commands, script
 from launcher.slurm.commands import SlurmError
@@ -141,13 +141,7 @@ class SlurmBackend:
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
         """A job that Slurm starts again from now on finds that its attempt has ended."""
         number = attempt.number
-        ended = read_exit(run, number, attempt.token)
-        if ended is None:
-            try:
-                content: dict[str, Any] = {"exit_code": None, "failures": {}, "error": why}
-                write_exit(run, number, attempt.token, content)
-            except OSError as error:
-                log.error("attempt %d of %s: %s", number, run, error.strerror)
+        ended = end_from_outside(run, number, attempt.token, why)
         if read_record(run, number) is None or _is_done(ended):
             return True
         deadline, answer_s = time.monotonic() + timeout_s, max(ANSWER_S, timeout_s)

@@ -21,12 +21,12 @@ from typing import Any
 from launcher.backends.base import NodeView, NotNow, Observation
 from launcher.backends.prober import Prober
 from launcher.environment import rank_environment
-from launcher.host_faults import offenders
+from launcher.host_faults import SUSPICIONS, offenders
 from launcher.hosts.fleet import Answer, Fleet, fleet_of
 from launcher.hosts.host import Host, Trouble
 from launcher.hosts.inventory import inventory
 from launcher.hosts.meeting import find_meeting
-from launcher.outcome import read_exit, write_exit
+from launcher.outcome import end_from_outside, read_exit
 from launcher.placement import Placement, choose_hosts, read_placement, settle_placement
 from launcher.store import Attempt, Store
 from smolplan.errors import SmolplanError, UserError
@@ -45,9 +45,6 @@ NOT_SENT = {"PYTHONPATH", "TMPDIR"}
 
 SILENCE = frozenset({"unreachable", "host.reached"})
 """Faults, the second preflight's name for it, that are over as soon as the host answers."""
-
-SUSPICIONS = frozenset({"killed", "gone"})
-"""Faults that may not have been the host's: where there is no spare, it is tried again."""
 
 
 class SshBackend:
@@ -258,12 +255,7 @@ class SshBackend:
         """Where a host does not answer, its supervisor reads that the attempt has ended, and ends
         its ranks by itself; they could write nothing that counts."""
         number = attempt.number
-        if read_exit(run, number, attempt.token) is None:
-            try:
-                ended: dict[str, Any] = {"exit_code": None, "failures": {}, "error": why}
-                write_exit(run, number, attempt.token, ended)
-            except OSError as error:
-                log.error("attempt %d of %s: %s", number, run, error.strerror)
+        end_from_outside(run, number, attempt.token, why)
         placement = read_placement(run, number)
         if placement is None:
             return True
