@@ -1,6 +1,6 @@
-"""Under torchrun, on every rank: exit 0 if a model that was shared out before it had weights has the
-weights of one that was not, still tied, and gives its logits, losses, gradients and their norm.
-The argument is the number of tensor-parallel ranks; all others are data-parallel."""
+"""Under torchrun, on every rank: exit 0 if a model that was shared out before it had weights has
+the weights of one that was not, still tied, and gives its logits, losses, gradients and their norm.
+The argument is the number of ranks in a tensor-parallel group."""
 
 import os
 import sys
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel
 
-from smolplan.spec import RunSpec
 from preflight.small_run_layouts import with_parts
+from smolplan.spec import RunSpec
 from tests.support import make_spec
 from trainer.model.transformer import CausalLM, initialise
 from trainer.parallel import distribute, join, shard_of
@@ -31,16 +31,17 @@ def a_spec(ranks: int, tensor: int) -> RunSpec:
     )
 
 
-def backward(model: CausalLM, tokens: Tensor, norm: Callable[[float], float]) -> list[float]:
-    """Loss, what is minimised, and the gradients' norm."""
+def backward(model: CausalLM, tokens: Tensor, mean: Callable[[float], float]) -> list[float]:
+    """Loss, what is minimised, and the gradients' norm; `mean` is that over the ranks."""
     with loss_parallel():
         losses = model(tokens, SEPARATOR, tokens.roll(-1, dims=1))
         losses[1].backward()
     total = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    return [norm(losses[0].item()), norm(losses[1].item()), gathered(total).item()]
+    return [*(mean(loss.item()) for loss in losses.detach()), gathered(total).item()]
 
 
-def gathered(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
