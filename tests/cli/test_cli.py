@@ -169,7 +169,7 @@ def test_a_dry_run_refuses_what_a_launch_would_and_starts_nothing(
 ) -> None:
     refused = smolplan("launch", "smollm3-3b", "--dry-run")
     assert refused.returncode == 2
-    assert "tensor_parallel" in refused.stderr
+    assert "zero_stage" in refused.stderr
     shown = smolplan("launch", "tiny-cpu", "--dry-run", "--runs-dir", str(tmp_path / "runs"))
     assert shown.returncode == 0
     assert "launcher.supervisor" in shown.stdout
