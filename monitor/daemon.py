@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from launcher import node_check
 from launcher.backends.base import Backend, NotNow, Observation, backend_of
 from launcher.outcome import read_exit
 from launcher.placement import read_placement
@@ -164,6 +165,9 @@ class Daemon:
             log.error("run %s cannot be seen: %s", run.id, view.blind)
         watch.was_blind = bool(view.blind)
         _tell_of_silent_hosts(watch, view)
+        if not view.blind:
+            over = view.exit is not None
+            node_check.put_on_record(watch.dir, view.attempt.number, view.nodes, over=over)
         decision = decide(view, detect(view))
         if decision.action != "wait":
             self._carry_out(view, watch, decision)

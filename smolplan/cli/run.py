@@ -99,7 +99,8 @@ def launch(
         store = Store()
         run = control.settle(store, store.find(spec))
         if dry_run:
-            _show_start(control.resumable(store, run), RunDir(run.path), as_json=as_json)
+            resumed = control.resumable(store, run)
+            _show_start(resumed, RunDir(run.path), checked=unchecked is None, as_json=as_json)
             return
         check_before(control.resumable(store, run), run.path.parent, unchecked)(RunDir(run.path))
         attempt = control.resume(store, run, monitored=monitor)
@@ -108,7 +109,8 @@ def launch(
         folder = create.runs_folder(loaded, runs_dir)
         if dry_run:
             create.check(loaded)
-            _show_start(loaded, RunDir(folder / f"{loaded.name}-…"), as_json=as_json)
+            planned = RunDir(folder / f"{loaded.name}-…")
+            _show_start(loaded, planned, checked=unchecked is None, as_json=as_json)
             return
         create.check(loaded)
         tell = check_before(loaded, folder, unchecked)
@@ -134,7 +136,7 @@ def launch(
         _watch(store, run.id)
 
 
-def _show_start(spec: "RunSpec", run: "RunDir", *, as_json: bool) -> None:
+def _show_start(spec: "RunSpec", run: "RunDir", *, checked: bool, as_json: bool) -> None:
     """What would be executed, for --dry-run."""
     import json
 
@@ -142,9 +144,9 @@ def _show_start(spec: "RunSpec", run: "RunDir", *, as_json: bool) -> None:
 
     backend, number = backend_of(spec), run.latest_attempt() + 1
     if as_json:
-        print(json.dumps(backend.request(spec, run, number)))
+        print(json.dumps(backend.request(spec, run, number, checked=checked)))
     else:
-        print(backend.render(spec, run, number))
+        print(backend.render(spec, run, number, checked=checked))
 
 
 def status(
