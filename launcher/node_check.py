@@ -79,12 +79,16 @@ def told_unfit(run: RunDir, attempt: int, nodes: int) -> str:
     return "; ".join(clauses[:3]) + (f"; and {len(clauses) - 3} more" if clauses[3:] else "")
 
 
-def put_on_record(run: RunDir, attempt: int, nodes: int, *, over: bool) -> None:
+def put_on_record(run: RunDir, attempt: int, nodes: int, *, over: bool) -> bool:
     """Have what an attempt's nodes found of themselves put on the hosts' record, once all have
-    reported; with `over`, what is there, since there will be no more. Done again without harm."""
-    there = [node for node in range(nodes) if run.node_check(attempt, node).exists()]
-    if run.checks(attempt).exists() or not there or (len(there) < nodes and not over):
-        return
+    reported; with `over`, what is there, since there will be no more. True when that is done, or
+    was tried in vain; done again without harm."""
+    if run.checks(attempt).exists():
+        return True
+    if not run.node_check(attempt, 0).parent.is_dir():
+        return False
+    if not over and not all(run.node_check(attempt, node).exists() for node in range(nodes)):
+        return False
     command = [sys.executable, "-P", "-m", "preflight.nodes", str(run.path), str(attempt)]
     try:
         done = subprocess.run(
@@ -95,3 +99,4 @@ def put_on_record(run: RunDir, attempt: int, nodes: int, *, over: bool) -> None:
         trouble = f"no answer within {RECORD_S:g} s"
     if trouble:
         log.error("attempt %d of %s: its checks are not on record: %s", attempt, run, trouble)
+    return True
