@@ -23,8 +23,9 @@ LONGEST_S = 180.0
 has given no report by then is unknown, and nothing is known against the node."""
 
 CLEAN_UP_S = 15.0
-RECORD_S = 8.0
-"""For putting reports on record; a monitor's lease lasts 10 s."""
+RECORD_S = 30.0
+"""For putting reports on record, which takes a second or two. A monitor that waits longer than its
+lease lasts takes it up again, or finds that another has."""
 
 LOOK_S = 0.2
 
