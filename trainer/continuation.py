@@ -57,10 +57,13 @@ def questions(dataset: Dataset, tokenizer: Tokenizer) -> Iterator[dict[str, Any]
             remedy="Raise it, or add text.",
         )
     apart = len(pieces) // CHOICES
-    for number, (context, right) in enumerate(pieces):
+    there_are = apart * CHOICES
+    for number in range(there_are):
+        # The first questions are of all parts of the text, however few of them are asked.
+        place, gold = number % CHOICES * apart + number // CHOICES, number // CHOICES % CHOICES
+        context, right = pieces[place]
         # As far apart as the text allows, and so of other documents.
-        others = [pieces[(number + k * apart) % len(pieces)][1] for k in range(1, CHOICES)]
-        gold = number % CHOICES
+        others = [pieces[(place + k * apart) % there_are][1] for k in range(1, CHOICES)]
         yield {"context": context, "choices": [*others[:gold], right, *others[gold:]], "gold": gold}
 
 

@@ -35,7 +35,8 @@ def evaluate(
 ) -> Iterator[dict[str, Any]]:
     """What is measured on the checkpoint of each step, or of the newest where none is named.
     Raises UserError if there is nothing to evaluate, or a task cannot be."""
-    manifests = [_whole_checkpoint(run, step) for step in steps or [None]]
+    wanted: Sequence[int | None] = steps or [None]
+    manifests = [_whole_checkpoint(run, step) for step in wanted]
     dataset, length = open_dataset(run), spec.data.seq_len
     torch.set_num_threads(spec.launch.threads_per_rank)
     torch.use_deterministic_algorithms(True)
@@ -48,7 +49,7 @@ def evaluate(
         load(run.checkpoint(manifest.step), manifest, model, None, world)
         result = {"step": manifest.step, **_held_out(model, spec, dataset)}
         if suite is not None:
-            result |= suite.run(model, lambda line, m=manifest: say(f"step {m.step}: {line}"))
+            result |= suite.run(model, say)
         yield result
 
 

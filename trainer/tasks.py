@@ -69,14 +69,8 @@ class Suite:
         """Scores of all tasks by name, those that a group is of included, and what they rest on."""
         found: dict[str, Any] = {}
         for number, (name, loaded) in enumerate(self._loaded.items(), 1):
-            said = f"{name} ({number} of {len(self._loaded)})"
-            asked = TaskModel(
-                model,
-                self._tokenizer,
-                self._separator,
-                self._length,
-                lambda line, said=said: say(f"{said}: {line}"),
-            )
+            say(f"{name}, {number} of {len(self._loaded)}")
+            asked = TaskModel(model, self._tokenizer, self._separator, self._length, say)
             self._prepare(loaded["tasks"].values())
             with _silence():
                 answers = evaluate(
