@@ -262,10 +262,8 @@ def test_what_cannot_be_loaded_is_named_with_what_to_do(
     with pytest.raises(UserError, match=r"eval\.task_path: there is no folder"):
         suite(dataset, with_tasks(spec, tmp_path / "no", "local_choice"))
     # lm-eval's own ten thousand take it long to read.
-    monkeypatch.setattr(
-        "trainer.tasks.TaskManager",
-        lambda include_path, **_: TaskManager(None, include_path, False),
-    )
+    own = TaskManager(include_path=str(folder), include_defaults=False)
+    monkeypatch.setattr("trainer.tasks.TaskManager", lambda **_: own)
     with pytest.raises(UserError, match=r"no task 'local_chioce'.*Did you mean local_choice"):
         suite(dataset, with_tasks(spec, folder, "local_chioce"))
 
@@ -281,5 +279,5 @@ try:
 except Exception as error:
     sys.exit(str(error))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
     assert "Install it: pip install 'smolplan[eval]'" in done.stderr
