@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: setup demo test lint clean
 .SILENT:
+
+setup: $(READY)
 
 demo: $(READY)
 	$(BIN)/smolplan demo

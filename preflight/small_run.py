@@ -169,11 +169,18 @@ def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec
     )
 
 
+ALPHABETS = ("aelns", "iourt", "bcdfg", "hkmpy")
+
+
 def write_corpus(folder: Path, *, seed: int) -> None:
-    """Forty documents of made-up sentences: a text with enough pattern to be learnt a little."""
+    """Forty documents of made-up sentences in four languages, each with letters of its own: a text
+    with enough pattern to be learnt a little, and to tell how a document goes on."""
     draw = random.Random(seed)
-    words = ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 8))) for _ in range(200)]
     folder.mkdir(parents=True)
-    for number in range(40):
-        sentences = [" ".join(draw.choices(words, k=9)) + ".\n" for _ in range(40)]
-        (folder / f"{number:02}.txt").write_text("".join(sentences), "utf-8")
+    for language, letters in enumerate(ALPHABETS):
+        words = ["".join(draw.choices(letters, k=draw.randint(2, 8))) for _ in range(50)]
+        for number in range(10):
+            sentences = [" ".join(draw.choices(words, k=9)) + ".\n" for _ in range(40)]
+            # One after the other, so that of each a document is held out.
+            file = folder / f"{language}{number}.txt"
+            file.write_text("".join(sentences), "utf-8")

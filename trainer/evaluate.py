@@ -1,4 +1,5 @@
-"""`python -m trainer.evaluate RUN [--step N]`: bits per byte of held-out text on a checkpoint."""
+"""`python -m trainer.evaluate RUN [--step N]…`: bits per byte of held-out text on checkpoints, and
+the tasks of the spec; each checkpoint's go to RUN/evals/step-N.json."""
 
 import argparse
 import json
@@ -6,8 +7,9 @@ import math
 import os
 import statistics
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,20 +18,47 @@ from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 from smolplan.spec.parallel import ParallelSpec
 from trainer.checkpoint import load
-from trainer.data.dataset import HELD_OUT, open_dataset
+from trainer.data.dataset import HELD_OUT, Dataset, open_dataset
 from trainer.manifest import Manifest, steps_present, verify
 from trainer.model.transformer import CausalLM
 from trainer.parallel import join
 
+if TYPE_CHECKING:
+    from trainer.tasks import Suite
+
 VERSION = 1
 
+Say = Callable[[str], None]
 
-def evaluate(run: RunDir, spec: RunSpec, step: int | None) -> dict[str, Any]:
+
+def evaluate(
+    run: RunDir, spec: RunSpec, steps: Sequence[int], say: Say = lambda line: None
+) -> Iterator[dict[str, Any]]:
+    """What is measured on the checkpoint of each step, or of the newest where none is named.
+    Raises UserError if there is nothing to evaluate, or a task cannot be."""
+    wanted: Sequence[int | None] = steps or [None]
+    manifests = [_whole_checkpoint(run, step) for step in wanted]
+    dataset, length = open_dataset(run), spec.data.seq_len
+    torch.set_num_threads(spec.launch.threads_per_rank)
+    torch.use_deterministic_algorithms(True)
+    suite = _suite(spec, dataset, say) if spec.eval.tasks else None
+    # One process holds the whole model, however it was trained.
+    world = join(spec.model_copy(update={"parallel": ParallelSpec()}))
+    model = CausalLM(spec.model, length).to(world.device)
+    model.eval()
+    for manifest in manifests:
+        say(f"step {manifest.step}: held-out text")
+        load(run.checkpoint(manifest.step), manifest, model, None, world)
+        result = {"step": manifest.step, **_held_out(model, spec, dataset)}
+        if suite is not None:
+            result |= suite.run(model, say)
+        yield result
+
+
+def _held_out(model: CausalLM, spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
     """Mean loss of held-out sequences, and bits per byte: nats per token over ln 2,
-    times tokens per byte of the held-out text. Raises UserError if there is nothing to evaluate."""
-    manifest = _whole_checkpoint(run, step)
-    dataset = open_dataset(run)
-    length = spec.data.seq_len
+    times tokens per byte of the held-out text."""
+    length, device = spec.data.seq_len, model.lm_head.weight.device
     held_out = dataset.array(HELD_OUT)
     there_are = (len(held_out) - 1) // length
     count = min(spec.eval.sequences, there_are)
@@ -39,26 +68,18 @@ def evaluate(run: RunDir, spec: RunSpec, step: int | None) -> dict[str, Any]:
             where="data.held_out_fraction",
             remedy="Raise it, or add text.",
         )
-    torch.set_num_threads(spec.launch.threads_per_rank)
-    torch.use_deterministic_algorithms(True)
-    # One process holds the whole model, however it was trained.
-    world = join(spec.model_copy(update={"parallel": ParallelSpec()}))
-    model = CausalLM(spec.model, length).to(world.device)
-    load(run.checkpoint(manifest.step), manifest, model, None, world)
-    model.eval()
     losses = []
     with torch.no_grad():
         for index in range(count):
             first = index * there_are // count * length  # spread over the whole held-out text
             piece = torch.from_numpy(held_out[first : first + length + 1].astype("int64"))
-            tokens = piece.to(world.device)[None]
+            tokens = piece.to(device)[None]
             losses.append(model(tokens[:, :-1], dataset.separator, tokens[:, 1:])[0].item())
     loss = sum(losses) / count
     tokens_per_byte = dataset.held_out_tokens / dataset.held_out_bytes
     return {
         "task": "held_out_bits_per_byte",
         "version": VERSION,
-        "step": manifest.step,
         "loss": loss,
         "bits_per_byte": loss / math.log(2) * tokens_per_byte,
         "chance_bits_per_byte": math.log2(spec.model.vocab_size) * tokens_per_byte,
@@ -70,6 +91,20 @@ def evaluate(run: RunDir, spec: RunSpec, step: int | None) -> dict[str, Any]:
 def _standard_error(values: list[float]) -> float:
     """Of the mean of independent values: s / √n; 0 for one alone, of which nothing can be told."""
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def _suite(spec: RunSpec, dataset: Dataset, say: Say) -> "Suite":
+    """Raises UserError, also where lm-eval is not installed."""
+    say("importing lm-eval")
+    try:
+        from trainer.tasks import Suite
+    except ImportError as error:
+        raise UserError(
+            f"the tasks need lm-eval, which cannot be imported here ({error})",
+            where="eval.tasks",
+            remedy="Install it: pip install 'smolplan[eval]'",
+        ) from None
+    return Suite(spec.eval, dataset, spec.data.seq_len, say)
 
 
 def _whole_checkpoint(run: RunDir, step: int | None) -> Manifest:
@@ -90,10 +125,16 @@ def _whole_checkpoint(run: RunDir, step: int | None) -> Manifest:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Evaluate a checkpoint on held-out text.")
+    parser = argparse.ArgumentParser(description="Evaluate checkpoints of a run.")
     parser.add_argument("run", type=Path)
-    parser.add_argument("--step", type=int, default=None)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--step", type=int, action="append", default=[], help="may be given again (default: newest)"
+    )
+    parser.add_argument(
+        "--task", action="append", default=[], help="instead of the spec's; may be given again"
+    )
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each checkpoint")
+    parser.add_argument("--progress", action="store_true", help="say what is done, on stderr")
     arguments = parser.parse_args()
     run = RunDir(arguments.run)
     # One process is a group of its own, on a port that nobody else is given.
@@ -101,16 +142,37 @@ def main() -> int:
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "0")
+
+    stderr = sys.stderr  # itself: what tasks write to it is put elsewhere
+
+    def say(line: str) -> None:
+        if arguments.progress:
+            stderr.write(line + "\n")
+            stderr.flush()
+
     try:
         spec = load_spec(run.spec)
-        result = evaluate(run, spec, arguments.step)
-        write_json(run.evals / f"step-{result['step']}.json", result)
+        if arguments.task:
+            tasks = tuple(dict.fromkeys(arguments.task))
+            chosen = spec.eval.model_copy(update={"tasks": tasks})
+            spec = spec.model_copy(update={"eval": chosen})
+        for result in evaluate(run, spec, arguments.step, say):
+            write_json(run.evals / f"step-{result['step']}.json", result)
+            _tell(result, as_json=arguments.json)
     except SmolplanError as error:
         sys.stderr.write(f"smolplan: {error}\n")
         return int(error.exit_code)
-    text = json.dumps(result) if arguments.json else f"{result['bits_per_byte']:.4f} bits per byte"
-    sys.stdout.write(text + "\n")
     return 0
+
+
+def _tell(result: dict[str, Any], *, as_json: bool) -> None:
+    text = json.dumps(result) if as_json else f"{result['bits_per_byte']:.4f} bits per byte"
+    if not as_json:
+        for name, task in result.get("tasks", {}).items():
+            for metric, found in task["metrics"].items():
+                text += f"\n{name} {metric}: {found['score']}"
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ def _register() -> None:
         calibrate,
         demo,
         estimate,
+        evaluate,
         goodput,
         hosts,
         plan,
@@ -103,6 +104,7 @@ def _register() -> None:
     ):
         app.command()(command)
     run.register(app)
+    evaluate.register(app)
     app.add_typer(spec.app, name="spec")
 
 

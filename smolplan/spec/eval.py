@@ -1,11 +1,43 @@
 """What is measured on a checkpoint."""
 
-from pydantic import Field
+from typing import Annotated
 
-from smolplan.spec.fields import Count, SpecPart
+from pydantic import Field, field_validator
+
+from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart, UserPath
+
+CONTINUATION = "smolplan_continuation"
+"""The task that is made of the run's own held-out text (trainer/continuation.py)."""
 
 
 class EvalSpec(SpecPart):
+    """Bits per byte of the held-out text, and tasks of EleutherAI's lm-evaluation-harness."""
+
     sequences: Count = Field(
         default=64, description="Held-out sequences that bits per byte are measured on."
     )
+    tasks: Annotated[tuple[str, ...], ADDED_LATER] = Field(
+        default=(),
+        description="Tasks, groups and tags of lm-eval by name, or smolplan_continuation, which is "
+        "made of the held-out text. They need smolplan[eval].",
+    )
+    task_path: Annotated[UserPath | None, ADDED_LATER] = Field(
+        default=None, description="Folder of your own tasks, each an lm-eval YAML file."
+    )
+    limit: Annotated[Count | None, ADDED_LATER] = Field(
+        default=None, description="Documents of each task, the first ones; all by default."
+    )
+    few_shot: Annotated[CountOrZero | None, ADDED_LATER] = Field(
+        default=None,
+        description="Solved examples before each question; by default as each task has it.",
+    )
+
+    @field_validator("tasks")
+    @classmethod
+    def _names(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        for name in tasks:
+            if not name.strip():
+                raise ValueError("tasks has an empty name; name a task, for instance arc_easy")
+            if tasks.count(name) > 1:
+                raise ValueError(f"tasks names {name!r} twice; once is enough")
+        return tasks

@@ -1,0 +1,136 @@
+"""smolplan eval: checkpoints of a run scored on held-out text and on tasks."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from smolplan.cli.run import Json, RunArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+
+def evaluate(
+    run: RunArgument = "latest",
+    step: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Of this step; may be given again (default: the newest)."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="This task instead of the spec's eval.tasks; may be given again."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score checkpoints of a run: bits per byte of held-out text, and the tasks of its spec.
+
+    Results are kept in the run's folder, in `evals/step-N.json`.
+
+    Example: `smolplan eval latest --task smolplan_continuation`
+    """
+    import json
+
+    from launcher.store import Store
+    from smolplan.cli.style import progress_line, show
+
+    found = Store().find(run)
+    arguments = [str(found.path), *(f"--step={n}" for n in step or ())]
+    arguments += [f"--task={name}" for name in task or ()]
+    with progress_line("Evaluating") as say:
+        results = _evaluate(arguments, say)
+    if as_json:
+        print(json.dumps(results, indent=1))
+    else:
+        show(lambda out: out.print(_table(results)), narrow=False)
+
+
+def _evaluate(arguments: list[str], say: "Callable[[str], None]") -> list[dict[str, Any]]:
+    """What the trainer's program says of each checkpoint. Raises SmolplanError in its words."""
+    import json
+    import subprocess
+    import sys
+    import tempfile
+
+    from smolplan.errors import SmolplanError, UserError
+
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as answer:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "trainer.evaluate", *arguments, "--json", "--progress"],
+            stdin=subprocess.DEVNULL,
+            stdout=answer,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        assert process.stderr is not None
+        last = ""
+        try:
+            for line in process.stderr:
+                last = line.strip() or last
+                say(last)
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        answer.seek(0)
+        results = [json.loads(line) for line in answer]
+    if code == 2:
+        raise UserError(last.removeprefix("smolplan: "))
+    if missing := last.partition("ModuleNotFoundError: ")[2]:
+        raise UserError(
+            f"the trainer is not installed here ({missing})",
+            remedy="Install it: pip install 'smolplan[train]'",
+        )
+    if code:
+        raise SmolplanError(f"the evaluation ended with exit code {code}: {last}")
+    return results
+
+
+def _table(results: list[dict[str, Any]]) -> "Table":
+    """A row each step and metric: what was scored, by guessing too, and on how much."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("task", overflow="fold")  # a long name takes lines, not the other columns
+    table.add_column("metric", overflow="fold")
+    for title in ("score", "std. error", "chance", "of"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for result in results:
+        for row in _rows(result):
+            table.add_row(f"{result['step']:,}", *row)
+    return table
+
+
+def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        (
+            "held-out text",
+            "bits per byte",
+            f"{result['bits_per_byte']:.4f}",
+            f"{result['standard_error']:.4f}",
+            f"{result['chance_bits_per_byte']:.4f}",
+            f"{result['sequences']:,}",
+        )
+    ]
+    for name, task in result.get("tasks", {}).items():
+        for metric, found in task["metrics"].items():
+            figures = (found[key] for key in ("score", "standard_error", "chance"))
+            documents = task["documents"]
+            rows.append(
+                (
+                    name,
+                    metric,
+                    *("" if value is None else f"{value:.4f}" for value in figures),
+                    "" if documents is None else f"{documents:,}",
+                )
+            )
+    return rows
+
+
+def register(app: typer.Typer) -> None:
+    """`eval` is a builtin of Python, so that the function has another name."""
+    app.command("eval")(evaluate)

@@ -1,0 +1,64 @@
+"""The tasks of a spec must be there, score the same twice, and not fall below guessing."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from preflight.checks.evaluation_tasks import judge, tasks
+from preflight.context import Context
+from smolplan.spec import load_preset
+from smolplan.spec.eval import CONTINUATION
+from tests.preflight.support import only, with_part
+from tests.support import make_spec
+
+
+def scored(acc: float, chance: float | None = 0.25, documents: int = 32) -> dict[str, Any]:
+    metric = {"score": acc, "standard_error": 0.05, "chance": chance}
+    return {"metrics": {"acc": metric}, "documents": documents, "few_shot": 0, "version": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "state", "told"),
+    [
+        ({}, {}, "pass", ""),
+        ({"mine": scored(0.5)}, {"mine": scored(0.4)}, "fail", "differ in mine"),
+        ({CONTINUATION: scored(0.3)}, {CONTINUATION: scored(0.3)}, "warn", "30%"),
+        ({"mine": scored(0.0)}, {"mine": scored(0.0)}, "warn", "mine acc is 0.00 on 32 documents"),
+        # Of four documents nothing is beyond doubt, nor without a chance.
+        ({"mine": scored(0.0, 0.25, 4)}, {"mine": scored(0.0, 0.25, 4)}, "pass", ""),
+        ({"mine": scored(0.0, None)}, {"mine": scored(0.0, None)}, "pass", ""),
+    ],
+)
+def test_a_task_counts_if_it_scores_the_same_twice_and_not_below_guessing(
+    first: dict[str, Any], second: dict[str, Any], state: str, told: str
+) -> None:
+    learnt = {CONTINUATION: scored(0.9)}
+    found = judge(learnt | first, learnt | second)
+    assert (found.state, told in found.why) == (state, True), found
+    assert len(found.summary) <= 52
+    assert found.needed[f"{CONTINUATION}_acc_chance"] == 0.25
+
+
+@pytest.mark.parametrize(("named", "state"), [(("arc_easy",), "fail"), ((), "skipped")])
+def test_without_lm_eval_only_a_spec_with_tasks_is_unfit(
+    named: tuple[str, ...], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    spec = with_part(load_preset("tiny-cpu"), "eval", tasks=named)
+    found = tasks(cast(Context, SimpleNamespace(spec=spec)))
+    assert found.state == state
+    assert "pip install 'smolplan[eval]'" in found.remedy
+
+
+@pytest.mark.slow
+def test_the_task_of_the_text_itself_is_passed_on_a_sound_machine(
+    data_cache: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'smolplan[eval]'")
+    result = only("evaluation.tasks", make_spec(data_cache), tmp_path)
+    assert result.state == "pass", result
+    assert result.measured[f"{CONTINUATION}_acc"] > 0.5
+    assert list(tmp_path.iterdir()) == []
