@@ -259,7 +259,7 @@ def test_pods_check_their_hosts_and_one_that_fails_is_left_out_before_any_rank_s
     spec = on_pods(data_cache, steps=10_000)
     run = start(spec, store, tmp_path / "runs", monitored=True, checked=True)
     directory = RunDir(run.path)
-    wait_until(lambda: bool(directory.read_heartbeats()))
+    wait_until(lambda: bool(directory.read_heartbeats()), 240)
     first = store.attempts(run.id)[0]
     assert first.exit_code == ExitCode.NODE_UNFIT
     assert "node unfit: host.open_files failed on gpu-2" in first.cause

@@ -92,12 +92,12 @@ def watchman(store: Store, run: Run) -> Callable[[], None]:
     return look
 
 
-def look_until(look: Callable[[], None], true: Callable[[], bool]) -> None:
+def look_until(look: Callable[[], None], true: Callable[[], bool], timeout_s: float = 90.0) -> None:
     def looked() -> bool:
         look()
         return true()
 
-    wait_until(looked)
+    wait_until(looked, timeout_s)
 
 
 def test_a_waiting_job_is_told_of_left_alone_while_slurm_is_away_and_cancelled_for_good(
@@ -198,7 +198,7 @@ def test_a_node_that_fails_its_own_check_is_named_and_left_out_before_any_rank_s
         spec = on_slurm(make_spec(data_cache, steps=10_000, every=1000))
         run = start(spec, store, tmp_path, monitored=False, checked=True)
         look, directory = watchman(store, run), RunDir(run.path)
-        look_until(look, lambda: len(store.attempts(run.id)) == 2)
+        look_until(look, lambda: len(store.attempts(run.id)) == 2, 240)
         first = store.attempts(run.id)[0]
         assert first.exit_code == ExitCode.NODE_UNFIT
         assert "node unfit: host.open_files failed on n2 (ranks would end with" in first.cause
@@ -211,7 +211,7 @@ def test_a_node_that_fails_its_own_check_is_named_and_left_out_before_any_rank_s
         assert (fault.host, fault.kind) == ("n2", "host.open_files")
         assert reports(spec.name)[0] == report
         assert events(run, "preflight")[0]["left_out"] == ["n2"]
-        look_until(look, lambda: bool(directory.read_heartbeats()))
+        look_until(look, lambda: bool(directory.read_heartbeats()), 240)
         assert set(read_hosts(run, 2)) == {"n1", "n3"}
         look()
         assert [e["left_out"] for e in events(run, "preflight")] == [["n2"], []]
