@@ -82,6 +82,7 @@ def _register() -> None:
         estimate,
         goodput,
         hosts,
+        object_store,
         plan,
         predict,
         preflight,
@@ -103,6 +104,8 @@ def _register() -> None:
     ):
         app.command()(command)
     run.register(app)
+    for command in (object_store.upload, object_store.restore):
+        app.command()(command)
     app.add_typer(spec.app, name="spec")
 
 
