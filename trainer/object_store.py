@@ -16,7 +16,7 @@ from typing import Any
 from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import sync_folder
 from smolplan.spec.checkpoint import STORE_PACKAGES
-from trainer.store_errors import told
+from trainer.store_errors import ALTERED, told
 
 PART_BYTES = 32 * 2**20
 """Of a multipart upload. Ten are on the way at a time (s3fs), so 320 MiB are held."""
@@ -36,6 +36,10 @@ class StoreError(SmolplanError):
     def __init__(self, reason: str, remedy: str = "") -> None:
         self.reason, self.remedy = reason, remedy
         super().__init__(f"{reason}. {remedy}" if remedy else reason)
+
+
+class Altered(StoreError):
+    """The store gives other bytes than it was given, by the checksum that it keeps itself."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,12 @@ class ObjectStore:
 
     def holds(self, name: str, content: Content) -> bool:
         """Whether just this is there."""
+        try:
+            return self._holds(name, content)
+        except Altered:
+            return False
+
+    def _holds(self, name: str, content: Content) -> bool:
         with self._named("reading"):
             try:
                 info = self._fs.info(self._path(name))
@@ -193,11 +203,12 @@ class ObjectStore:
         except (StoreError, ImportError):
             raise
         except Exception as error:
-            known = told(error, self.url)
+            known = told(error)
             if known is None:
                 raise
             reason, remedy = known
-            raise StoreError(f"{doing} {self.url}: {reason}", remedy) from None
+            kind = Altered if reason == ALTERED else StoreError
+            raise kind(f"{doing} {self.url}: {reason}", remedy) from None
 
 
 def missing_package(scheme: str) -> UserError:

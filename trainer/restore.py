@@ -20,7 +20,7 @@ from smolplan.spec import load_spec
 from smolplan.uploads import store_folder
 from trainer.data.dataset import file_sha256
 from trainer.manifest import MANIFEST, Manifest, dump, parse_manifest, verify
-from trainer.object_store import ObjectStore
+from trainer.object_store import Altered, ObjectStore
 from trainer.upload import FILES_AT_ONCE
 
 log = logging.getLogger("trainer.restore")
@@ -71,7 +71,10 @@ def _restore_step(
 ) -> Manifest:
     """Raises ValueError that says what is wrong with the one in the store."""
     name = f"step-{step}"
-    written = store.read(f"{name}/{MANIFEST}")
+    try:
+        written = store.read(f"{name}/{MANIFEST}")
+    except Altered:
+        raise ValueError("its manifest does not have the checksum it was written with") from None
     if written is None:
         raise ValueError("it has no manifest")
     manifest = parse_manifest(written.decode("utf-8", "replace"), name)
@@ -116,9 +119,13 @@ def _fetch(store: ObjectStore, name: str, local: Path, sha256: str) -> None:
     """Raises ValueError if it is not what the manifest says."""
     if local.exists() and file_sha256(local) == sha256:
         return  # by an earlier try
-    store.fetch(name, local)
-    if file_sha256(local) != sha256:
-        local.unlink()
+    try:
+        store.fetch(name, local)
+        whole = file_sha256(local) == sha256
+    except Altered:
+        whole = False
+    if not whole:
+        local.unlink(missing_ok=True)
         raise ValueError(f"{local.name} does not have the checksum it was written with")
     with local.open("rb") as file:
         os.fsync(file.fileno())

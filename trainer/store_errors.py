@@ -63,11 +63,12 @@ _UNREACHABLE = {
     "ClientPayloadError",
 }
 
+ALTERED = "it does not have the checksum that it was sent with"
 CREDENTIALS = "Give credentials by the environment or the SDK's own files (docs/object-store.md)."
 NETWORK = "See to the network between, to a proxy, and to the endpoint (AWS_ENDPOINT_URL)."
 
 
-def told(error: BaseException, url: str) -> tuple[str, str] | None:
+def told(error: BaseException) -> tuple[str, str] | None:
     """Why, and what to do; None for what is no word of a store's, but an error of ours."""
     chain = list(_chain(error))
     for cause in chain:
@@ -78,6 +79,8 @@ def told(error: BaseException, url: str) -> tuple[str, str] | None:
                 return _BY_CODE[code]
     for cause in chain:
         name = type(cause).__name__
+        if name == "FlexibleChecksumError":  # of botocore
+            return ALTERED, "Take another checkpoint, or send this one again."
         if name in _BY_NAME:
             return _BY_NAME[name], CREDENTIALS
         if name in _UNREACHABLE or isinstance(cause, ConnectionError | socket.gaierror):

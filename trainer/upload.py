@@ -18,11 +18,11 @@ from pathlib import Path
 
 from smolplan.errors import SmolplanError, UserError
 from smolplan.lock import hold
-from smolplan.rundir import RunDir
+from smolplan.rundir import RunDir, read_json
 from smolplan.spec import RunSpec, load_spec
 from smolplan.uploads import Arrived, Trouble, Uploads, store_folder
 from trainer.manifest import MANIFEST, Manifest, read_manifest, wrong_sizes
-from trainer.object_store import ObjectStore, StoreError, content_of
+from trainer.object_store import Altered, ObjectStore, StoreError, content_of
 
 log = logging.getLogger("trainer.upload")
 
@@ -126,7 +126,7 @@ class Uploader:
         if problem := wrong_sizes(folder, manifest):
             raise Damaged(problem) if folder.is_dir() else Gone
         self._send_what_starts_it()
-        there = self._store.read(f"{folder.name}/{MANIFEST}")
+        there = self._manifest_there(folder.name)
         if there == written:
             return manifest  # sent whole by an uploader that could not put it on record any more
         if there is not None:
@@ -149,6 +149,12 @@ class Uploader:
         )
         return manifest
 
+    def _manifest_there(self, name: str) -> bytes | None:
+        try:
+            return self._store.read(f"{name}/{MANIFEST}")
+        except Altered:
+            return b""
+
     def _send_file(self, folder: Path, name: str, sha256: str) -> None:
         try:
             content = content_of(folder / name)
@@ -167,8 +173,6 @@ class Uploader:
 
 
 def _checksum(folder: Path) -> str:
-    from smolplan.rundir import read_json
-
     return str((read_json(folder / MANIFEST) or {}).get("checksum"))
 
 

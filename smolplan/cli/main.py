@@ -104,8 +104,8 @@ def _register() -> None:
     ):
         app.command()(command)
     run.register(app)
-    for command in (object_store.upload, object_store.restore):
-        app.command()(command)
+    app.command()(object_store.upload)
+    app.command()(object_store.restore)
     app.add_typer(spec.app, name="spec")
 
 

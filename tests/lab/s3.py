@@ -20,7 +20,8 @@ class S3Lab:
     @property
     def objects(self) -> dict[str, Any]:
         """Those of the bucket, by key: moto's own, with `value` and `last_modified`."""
-        return dict(s3_backends["123456789012"]["aws"].buckets[BUCKET].keys)
+        keys = s3_backends["123456789012"]["aws"].buckets[BUCKET].keys
+        return {key: keys[key] for key in list(keys)}
 
     def alter(self, key: str) -> None:
         """Flip a bit of an object, behind the back of whoever wrote it."""

@@ -26,16 +26,18 @@ def make_run(folder: Path, upload_to: str) -> RunDir:
     return run
 
 
-def make_checkpoint(run: RunDir, step: int, *, files: int = 2, size: int = 256, by: int = 1) -> Path:
+def make_checkpoint(
+    run: RunDir, step: int, *, files: int = 2, size: int = 256, by: int = 1
+) -> Path:
     """Of `files` files of `size` bytes, saved by attempt `by`."""
     folder = run.checkpoint(step)
     folder.mkdir(parents=True)
     listed = {}
     for number in range(files):
         path = folder / f"shard-{number:05d}.safetensors"
-        seed = hashlib.sha256(f"{step} {number} {by}".encode()).digest()
-        path.write_bytes((seed * (size // len(seed) + 1))[:size])
-        listed[path.name] = {"bytes": size, "sha256": file_sha256(path)}
+        data = 8 * hashlib.sha256(f"{step} {number} {by}".encode()).digest()
+        path.write_bytes(data)
+        listed[path.name] = {"bytes": len(data), "sha256": file_sha256(path)}
     manifest = Manifest(step, 4 * step, 128 * step, "spec", "data", 2, by, 0.1, listed)
     (folder / MANIFEST).write_text(dump(manifest))
     return folder

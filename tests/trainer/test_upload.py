@@ -63,7 +63,9 @@ def test_what_has_arrived_is_not_sent_again_even_when_nothing_is_on_record(
     (there(run, store) / "step-4" / MANIFEST).unlink()  # as if killed before it
     upload(run)
     after = {p: p.stat().st_mtime_ns for p in there(run, store).rglob("*") if p.is_file()}
-    assert {p for p in after if after[p] != sent.get(p)} == {there(run, store) / "step-4" / MANIFEST}
+    assert {p for p in after if after[p] != sent.get(p)} == {
+        there(run, store) / "step-4" / MANIFEST
+    }
 
 
 def test_a_checkpoint_that_is_damaged_here_is_refused_and_named(run: RunDir, store: str) -> None:

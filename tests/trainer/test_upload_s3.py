@@ -18,7 +18,7 @@ from tests.trainer.checkpoints import contents, make_checkpoint, make_run
 from trainer import object_store
 from trainer.object_store import ObjectStore, content_of
 
-FILES = 24
+FILES = 16
 
 
 @pytest.fixture(scope="module")
