@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from smolplan.spec.fields import ADDED_LATER, Count, SpecPart
+from smolplan.spec.fields import ADDED_LATER, Count, SpecPart, secret_given
 
 STORE_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "file": "fsspec"}
 """Scheme of an object store → the package that fsspec reaches it by."""
@@ -16,14 +16,13 @@ def _store_url(value: str) -> str:
     right = "write it like s3://bucket/runs, gs://bucket/runs or file:///mnt/backup"
     scheme, found, rest = value.partition("://")
     if not found or any(ord(sign) <= 32 for sign in value):
-        raise ValueError(f"{value!r} is not a URL; {right}")
+        raise ValueError(f"it is not a URL; {right}")
     if scheme not in STORE_PACKAGES:
         known = ", ".join(STORE_PACKAGES)
         raise ValueError(f"{scheme!r} is none of the stores {known}; {right}")
     has_user = "@" in rest.partition("/")[0] and scheme != "abfs"  # abfs://container@account/…
     if has_user or set("?#") & set(value):
-        # Not repeated in the message: it may hold a key.
-        raise ValueError(
+        raise secret_given(
             f"the {scheme} URL has an @, ? or # as credentials do, which would be copied into "
             f"every run folder; give them by the environment or the store's own files, and {right}"
         )

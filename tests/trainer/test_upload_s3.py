@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error
 
 from smolplan.lock import is_held
 from smolplan.rundir import RunDir
@@ -17,6 +19,7 @@ from tests.support import wait_until
 from tests.trainer.checkpoints import contents, make_checkpoint, make_run
 from trainer import object_store
 from trainer.object_store import ObjectStore, content_of
+from trainer.store_errors import told
 
 FILES = 16
 
@@ -142,3 +145,22 @@ def test_a_large_file_goes_in_parts_and_its_hash_is_the_stores_own(
     assert s3.objects["parts/large"].etag.strip('"') == content.etag and "-" in content.etag
     monkeypatch.setattr(store, "_sha256", lambda name: pytest.fail("it was read back"))
     assert store.holds("large", content)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("AccessDenied", "permission denied"),
+        ("RequestTimeTooSkewed", "clock"),
+        ("InvalidAccessKeyId", "access key is unknown"),
+        ("SignatureDoesNotMatch", "secret key"),
+        ("ExpiredToken", "expired"),
+        ("PermanentRedirect", "another region"),
+    ],
+)
+def test_an_answer_of_s3_is_put_in_words_with_what_to_do(code: str, reason: str) -> None:
+    response = {"Error": {"Code": code, "Message": "of AKIASECRET"}}
+    error = translate_boto_error(ClientError(response, "PutObject"))
+    known = told(error)
+    assert known is not None and reason in known[0] and known[1]
+    assert "AKIASECRET" not in "".join(known)
