@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,8 +16,7 @@ from smolplan.errors import SmolplanError, UserError
 from smolplan.lock import is_held
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
-from smolplan.spec.checkpoint import STORE_PACKAGES
-from smolplan.uploads import Uploads, lost_here, store_folder
+from smolplan.uploads import Uploads, check_package, lost_here, store_folder
 
 log = logging.getLogger("launcher.uploads")
 
@@ -30,18 +28,11 @@ def check_store(upload_to: str | None) -> None:
     """Raises UserError if this machine lacks the package for it, or a folder that it names."""
     if upload_to is None:
         return
-    scheme = urlsplit(upload_to).scheme
-    package = STORE_PACKAGES[scheme]
-    if find_spec(package) is None:
-        extra = "'smolplan[object-store]'" if package in ("s3fs", "fsspec") else package
+    check_package(upload_to)
+    parts = urlsplit(upload_to)
+    if parts.scheme == "file" and not Path(parts.path).is_dir():
         raise UserError(
-            f"{scheme}:// needs the package {package}, which is not installed here",
-            where="checkpoint.upload_to",
-            remedy=f"Install it: pip install {extra}",
-        )
-    if scheme == "file" and not Path(urlsplit(upload_to).path).is_dir():
-        raise UserError(
-            f"{urlsplit(upload_to).path} is no folder of this machine",
+            f"{parts.path} is no folder of this machine",
             where="checkpoint.upload_to",
             remedy="Make it, or mount what it is on.",
         )
@@ -55,7 +46,7 @@ class Transfers:
 
     def upload(self, run: RunDir, spec: RunSpec, *, is_over: bool = False) -> bool:
         """See to it that the checkpoints that are here get there; whether any still has to. For a
-        run that is over, none does once it was given up. Raises OSError."""
+        run that is over, none does once it was given up."""
         upload_to = spec.checkpoint.upload_to
         if upload_to is None or not run.spec.exists():
             return False
@@ -69,7 +60,7 @@ class Transfers:
 
     def fetch_what_is_lost(self, run: RunDir, spec: RunSpec) -> str:
         """What an uploaded run that has no checkpoint here any longer has to wait for before it
-        starts; empty if for nothing. Raises OSError."""
+        starts; empty if for nothing."""
         step = lost_here(run, spec.checkpoint.upload_to)
         if step is None:
             return ""
@@ -85,14 +76,18 @@ class Transfers:
         if is_held(run.upload_lock):
             return
         log.info("run %s: starting %s", run.path.name, module)
-        with (run.path / "upload.log").open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(run.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # it outlives the daemon
-            )
+        try:
+            with (run.path / "upload.log").open("ab") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", module, str(run.path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,  # it outlives the daemon
+                )
+        except OSError as error:  # a full disk: the run is looked after all the same
+            log.error("run %s: %s cannot be started: %s", run.path.name, module, error.strerror)
+            return
         self._started[key] = now_s, process
 
 

@@ -134,14 +134,7 @@ class Daemon:
             watch.backend.close()
             self._over[gone] = watch.dir, watch.spec
         for run_id, (directory, spec) in list(self._over.items()):
-            try:
-                left = run_id not in active and self._transfers.upload(
-                    directory, spec, is_over=True
-                )
-            except OSError as error:
-                log.error("%s: its checkpoints cannot be uploaded: %s", run_id, error)
-                left = False
-            if not left:
+            if run_id in active or not self._transfers.upload(directory, spec, is_over=True):
                 del self._over[run_id]
 
     def _look_after(self, run: Run) -> None:

@@ -7,9 +7,12 @@ saved anew, is uploaded again.
 
 import shutil
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, Self
 
+from smolplan.errors import UserError
 from smolplan.rundir import RunDir, read_json, write_json
+from smolplan.spec.checkpoint import STORE_PACKAGES
 
 ROOM = 1.2
 """Sizes of a checkpoint that must be free for the next one."""
@@ -80,6 +83,19 @@ class Uploads:
             if self.refused.get(step) != checksum
             and (step not in self.arrived or self.arrived[step].checksum != checksum)
         ]
+
+
+def check_package(url: str) -> None:
+    """Raises UserError if this machine lacks the package for a store."""
+    scheme = url.partition("://")[0]
+    package = STORE_PACKAGES[scheme]
+    if find_spec(package) is None:
+        extra = "'smolplan[object-store]'" if package in ("s3fs", "fsspec") else package
+        raise UserError(
+            f"{scheme}:// needs the package {package}, which is not installed here",
+            where="checkpoint.upload_to",
+            remedy=f"Install it: pip install {extra}",
+        )
 
 
 def store_folder(upload_to: str, run: RunDir) -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smolplan.errors import SmolplanError, UserError
+from smolplan.errors import SmolplanError
 from smolplan.rundir import sync_folder
-from smolplan.spec.checkpoint import STORE_PACKAGES
+from smolplan.uploads import check_package
 from trainer.store_errors import ALTERED, told
 
-PART_BYTES = 32 * 2**20
+MIB = 2**20
+PART_BYTES = 32 * MIB
 """Of a multipart upload. Ten are on the way at a time (s3fs), so 320 MiB are held."""
 
 MOST_PARTS = 10_000
@@ -55,7 +56,8 @@ class Content:
 
 
 def part_bytes(size: int) -> int:
-    return max(PART_BYTES, -(-size // MOST_PARTS))
+    """Whole MiB, as Google wants multiples of 256 KiB."""
+    return max(PART_BYTES, -(-size // MOST_PARTS // MIB) * MIB)
 
 
 def content_of(path: Path) -> Content:
@@ -84,15 +86,13 @@ class ObjectStore:
         """Raises UserError if the package for it is missing."""
         self.url = url
         self.scheme = url.partition("://")[0]
-        try:
-            from fsspec.core import url_to_fs
+        check_package(url)
+        from fsspec.core import url_to_fs
 
-            with self._named("reaching"):
-                self._fs, self._root = url_to_fs(
-                    url, use_listings_cache=False, **_OPTIONS.get(self.scheme, {})
-                )
-        except ImportError:
-            raise missing_package(self.scheme) from None
+        with self._named("reaching"):
+            self._fs, self._root = url_to_fs(
+                url, use_listings_cache=False, **_OPTIONS.get(self.scheme, {})
+            )
 
     def put(self, local: Path, name: str, content: Content) -> None:
         """Send a file and see that it has arrived; nothing is sent if it is there already."""
@@ -100,7 +100,10 @@ class ObjectStore:
             return
         with self._named("writing"):
             target = self._prepared(name)
-            self._fs.put_file(str(local), target, chunksize=part_bytes(content.bytes))
+            options: dict[str, Any] = {"chunksize": part_bytes(content.bytes)}
+            if self.scheme in ("az", "abfs"):
+                options = {"overwrite": True}  # else adlfs refuses
+            self._fs.put_file(str(local), target, **options)
             self._settle(target)
         if not self.holds(name, content):
             raise StoreError(f"{self.url}/{name} is not what was sent", "It is sent again.")
@@ -200,7 +203,7 @@ class ObjectStore:
     def _named(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except (StoreError, ImportError):
+        except StoreError:
             raise
         except Exception as error:
             known = told(error)
@@ -209,14 +212,3 @@ class ObjectStore:
             reason, remedy = known
             kind = Altered if reason == ALTERED else StoreError
             raise kind(f"{doing} {self.url}: {reason}", remedy) from None
-
-
-def missing_package(scheme: str) -> UserError:
-    package = STORE_PACKAGES[scheme]
-    extra = "pip install 'smolplan[object-store]'"
-    how = extra if package in ("s3fs", "fsspec") else f"pip install {package}"
-    return UserError(
-        f"{scheme}:// needs the package {package}, which is not installed here",
-        where="checkpoint.upload_to",
-        remedy=f"Install it: {how}",
-    )

@@ -163,6 +163,8 @@ class Uploader:
             self._store.put(folder / name, f"{folder.name}/{name}", content)
         except FileNotFoundError:
             raise Gone from None
+        except OSError as error:
+            raise StoreError(f"{folder / name}: {error.strerror}") from None
 
     def _send_what_starts_it(self) -> None:
         for name in () if self._is_known else NEEDED_TO_START:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from smolplan.lock import is_held
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 from smolplan.uploads import Uploads, store_folder
-from tests.support import make_spec, smolplan, start, wait_until
+from tests.support import end_all, make_spec, smolplan, start, wait_until
 from tests.trainer.checkpoints import make_checkpoint, make_run
 
 
@@ -111,7 +112,7 @@ def test_a_run_goes_on_in_another_cluster_from_what_was_uploaded(
     wait_until(lambda: sorted(record(directory).arrived) == [4, 8, 12])
     told = json.loads(smolplan("status", run.id, "--json").stdout)["uploads"]
     assert told["complete"] and told["newest"] == 12
-    assert "step 12 in file://" in smolplan("status", run.id, COLUMNS="300").stdout
+    assert "step 12 in" in smolplan("status", run.id).stdout
 
     elsewhere = {"SMOLPLAN_STATE": str(tmp_path / "other-state")}
     url, runs = f"file://{there}/{run.id}", tmp_path / "other-runs"
@@ -120,13 +121,15 @@ def test_a_run_goes_on_in_another_cluster_from_what_was_uploaded(
     )
     assert restored.returncode == 0, restored.stderr
     assert json.loads(restored.stdout)["step"] == 8
-    resumed = smolplan("launch", "--resume", run.id, "--watch", **elsewhere)
-    assert resumed.returncode == 0, resumed.stderr
     other = RunDir(runs / run.id)
-    redone = other.read_metrics()
-    assert [line["step"] for line in redone] == [9, 10, 11, 12]
-    same = compare(directory, other)
-    assert not same.different
-    wait_until(lambda: record(other).pending(other) == [])  # step 12 was saved anew
+    with closing(Store(tmp_path / "other-state")) as other_store:
+        try:
+            resumed = smolplan("launch", "--resume", run.id, "--watch", **elsewhere)
+            assert resumed.returncode == 0, resumed.stderr
+            wait_until(lambda: record(other).pending(other) == [])  # step 12 was saved anew
+        finally:
+            end_all(other_store)
+    assert [line["step"] for line in other.read_metrics()] == [9, 10, 11, 12]
+    assert not compare(directory, other).different
     for file in other.checkpoint(12).iterdir():
         assert (there / run.id / "step-12" / file.name).read_bytes() == file.read_bytes()
