@@ -114,17 +114,17 @@ def test_a_run_goes_on_in_another_cluster_from_what_was_uploaded(
     assert told["complete"] and told["newest"] == 12
     assert "step 12 in" in smolplan("status", run.id).stdout
 
-    elsewhere = {"SMOLPLAN_STATE": str(tmp_path / "other-state")}
+    elsewhere = str(tmp_path / "other-state")
     url, runs = f"file://{there}/{run.id}", tmp_path / "other-runs"
     restored = smolplan(
-        "restore", url, "--step", "8", "--runs-dir", str(runs), "--json", **elsewhere
+        "restore", url, "--step", "8", "--runs-dir", str(runs), "--json", SMOLPLAN_STATE=elsewhere
     )
     assert restored.returncode == 0, restored.stderr
     assert json.loads(restored.stdout)["step"] == 8
     other = RunDir(runs / run.id)
-    with closing(Store(tmp_path / "other-state")) as other_store:
+    with closing(Store(Path(elsewhere))) as other_store:
         try:
-            resumed = smolplan("launch", "--resume", run.id, "--watch", **elsewhere)
+            resumed = smolplan("launch", "--resume", run.id, "--watch", SMOLPLAN_STATE=elsewhere)
             assert resumed.returncode == 0, resumed.stderr
             wait_until(lambda: record(other).pending(other) == [])  # step 12 was saved anew
         finally:
