@@ -164,6 +164,7 @@ def unseen_status(store: Store, run: Run, problem: str) -> RunStatus:
         events=(),
         watched=run.monitored and bool(store.live_daemons(is_alive)),
         queued="",
+        uploads=None,
         problem=problem,
     )
 

@@ -26,6 +26,7 @@ from monitor.view import RunView
 from smolplan.errors import SmolplanError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
+from smolplan.touch import hung
 
 log = logging.getLogger("monitor")
 
@@ -124,9 +125,12 @@ class Daemon:
         """Have runs that ended, under this daemon or one before, upload what is left."""
         if self._over is None:
             self._over = {}
-            for run in self._store.runs():
+            ended = [r for r in self._store.runs() if r.monitored and r.id not in active]
+            # An old run's mount may be gone by now, and whoever touches it would hang.
+            lost = set(hung({run.path.parent for run in ended}))
+            for run in ended:
                 directory = RunDir(run.path)
-                if run.monitored and run.id not in active and directory.uploads.exists():
+                if run.path.parent not in lost and directory.uploads.exists():
                     with suppress(SmolplanError):
                         self._over[run.id] = directory, load_spec(directory.spec)
         for gone in self.watches.keys() - active:
