@@ -15,6 +15,7 @@ from launcher.outcome import describe_exit, read_exit
 from launcher.placement import read_placement
 from launcher.processes import is_alive
 from launcher.store import Attempt, Run, RunState, Store
+from launcher.uploads import fetch_now
 from smolplan.errors import ExitCode, SmolplanError, UserError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
@@ -78,12 +79,20 @@ def run_folder(run: Run) -> RunDir:
     return RunDir(run.path)
 
 
-def resume(store: Store, run: Run, *, monitored: bool) -> Attempt:
+def resume(
+    store: Store,
+    run: Run,
+    *,
+    monitored: bool,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Attempt:
     """Start a stopped or failed run again, from its newest whole checkpoint, in the environment
-    of this process. Raises SmolplanError."""
+    of this process. One that has none here any longer, and has uploaded some, fetches it first.
+    Raises SmolplanError."""
     spec = resumable(store, run)
     create.check(spec)
     directory = RunDir(run.path)
+    fetch_now(directory, spec, on_progress)
     try:
         directory.stop_request.unlink(missing_ok=True)
         keep_environment(directory)

@@ -1,6 +1,7 @@
 """A run directory from a spec: whole, or not there at all."""
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -17,6 +18,7 @@ from launcher.kubernetes.pod import checked as check_for_pods
 from launcher.processes import is_alive, process_name
 from launcher.slurm.script import check as check_for_slurm
 from launcher.store import Attempt, Run, Store
+from launcher.uploads import check_store
 from planner.plan import make_plan
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir, sync_folder, write_text
@@ -64,6 +66,7 @@ def check(spec: RunSpec) -> None:
     if problems := spec.unsupported_by_trainer():
         raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
     make_plan(spec)  # refuses a GPU that nobody knows
+    check_store(spec.checkpoint.upload_to)
     match spec.launch.backend:
         case "slurm":
             check_for_slurm(spec)
@@ -118,8 +121,41 @@ def put_on_record(
     return store.add_run(path.name, path, spec.content_hash(), monitored=monitored)
 
 
+def remake_run(
+    spec: RunSpec,
+    store: Store,
+    folder: Path,
+    run_id: str,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Run:
+    """A run of another cluster, by its own name and without checkpoints, on record as stopped; the
+    one that is there, if an earlier try got so far. Raises UserError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_id):
+        raise UserError(f"{run_id!r} is no name of a run", where="the end of the URL")
+    path = folder / run_id
+    known = {run.id: run for run in store.runs()}
+    if run_id in known and known[run_id].path == path and path.is_dir():
+        return known[run_id]
+    if run_id in known:
+        raise UserError(
+            f"run {run_id} is on record in {known[run_id].path}",
+            where="--runs-dir",
+            remedy=f"Fetch its checkpoint by: smolplan restore {run_id}",
+        )
+    if not path.is_dir():
+        build_folder(spec, folder, on_progress, run_id=run_id)
+    run, attempt = put_on_record(spec, store, path, monitored=False)
+    store.move_attempt(attempt, "ended", fence=None, cause="it is to be restored")
+    store.end_run(run.id, "stopped", "restored from an object store", fence=None)
+    return store.run(run.id)
+
+
 def build_folder(
-    spec: RunSpec, folder: Path, on_progress: Callable[[str], None] = lambda line: None
+    spec: RunSpec,
+    folder: Path,
+    on_progress: Callable[[str], None] = lambda line: None,
+    *,
+    run_id: str = "",
 ) -> Path:
     """A run directory in `folder`, named as the run is to be; no run yet.
 
@@ -127,7 +163,7 @@ def build_folder(
     behind that looks like one. Raises UserError for whatever the user can mend.
     """
     check(spec)
-    run_id = f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    run_id = run_id or f"{spec.name}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     is_new = not folder.exists()
     final, staging = folder / run_id, folder / f".{run_id}.partial"
     if spec.launch.backend == "kubernetes":

@@ -1,6 +1,7 @@
 """How a run stands, from the store and the run directory."""
 
 import statistics
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,68 @@ from launcher.outcome import read_exit
 from launcher.processes import is_alive
 from launcher.store import Attempt, Run, Store
 from smolplan.errors import UserError
+from smolplan.lock import is_held
 from smolplan.rundir import Heartbeat, RunDir, read_last_line, read_tail
 from smolplan.spec import RunSpec, load_spec
+from smolplan.units import format_duration
+from smolplan.uploads import Trouble, Uploads, store_folder
 
 SCHEDULED = ("slurm", "kubernetes")
 """Backends whose attempts may wait for somebody else."""
+
+
+@dataclass(frozen=True)
+class UploadStatus:
+    """How far the checkpoints are in the object store."""
+
+    to: str
+    newest: int | None
+    """The newest checkpoint that has arrived."""
+    pending: tuple[int, ...]
+    """Steps of those that are here only, newest first."""
+    sending: int | None
+    at_work: bool
+    """Whether a process uploads now."""
+    trouble: Trouble | None
+
+    def told(self) -> str:
+        """In a line or two."""
+        there = "nothing yet" if self.newest is None else f"step {self.newest:,}"
+        line = f"{there} in {self.to}"
+        if not self.pending:
+            return line
+        line += f"; {len(self.pending)} behind"
+        if self.trouble is not None:
+            waited = format_duration(max(0.0, time.time() - self.trouble.since))
+            return f"{line}: {self.trouble.reason} (for {waited}). {self.trouble.remedy}".rstrip()
+        if self.at_work:
+            return line if self.sending is None else f"{line}, step {self.sending:,} is being sent"
+        return line
+
+    def to_json(self) -> dict[str, Any]:
+        trouble = self.trouble and {"reason": self.trouble.reason, "since": self.trouble.since}
+        return {
+            "to": self.to,
+            "newest": self.newest,
+            "pending": list(self.pending),
+            "sending": self.sending if self.at_work else None,
+            "complete": not self.pending,
+            "trouble": trouble,
+        }
+
+
+def upload_status(spec: RunSpec, run: RunDir) -> UploadStatus | None:
+    if spec.checkpoint.upload_to is None:
+        return None
+    record = Uploads.read(run, store_folder(spec.checkpoint.upload_to, run))
+    return UploadStatus(
+        to=record.to,
+        newest=max(record.arrived, default=None),
+        pending=tuple(record.pending(run)),
+        sending=record.sending,
+        at_work=bool(is_held(run.upload_lock)),
+        trouble=record.trouble,
+    )
 
 
 @dataclass(frozen=True)
@@ -31,6 +89,8 @@ class RunStatus:
     """Whether a monitor looks after the run."""
     queued: str
     """Why a scheduler has not started the attempt yet; empty where none holds it back."""
+    uploads: UploadStatus | None
+    """None for a run that is uploaded nowhere."""
     problem: str
     """What keeps us from knowing more; empty if nothing does."""
 
@@ -52,6 +112,7 @@ class RunStatus:
             "last_metrics": self.last,
             "eta_s": self.eta_s,
             "watched": self.watched,
+            "uploads": self.uploads and self.uploads.to_json(),
             "problem": self.problem,
         }
 
@@ -64,10 +125,10 @@ def run_status(store: Store, run: Run) -> RunStatus:
     beats = [b for b in directory.read_heartbeats().values() if b.attempt == current]
     last = read_last_line(directory.metrics) or {}
     step = max([b.step for b in beats], default=0) or int(last.get("step", 0))
-    steps, problem, queued = 0, "", ""
+    steps, problem, queued, uploads = 0, "", "", None
     try:
         spec = load_spec(directory.spec)
-        steps = spec.steps
+        steps, uploads = spec.steps, upload_status(spec, directory)
         if run.state == "active" and not beats and spec.launch.backend in SCHEDULED:
             queued, problem = _in_the_queue(spec, directory, attempts[-1])
     except UserError as error:
@@ -85,6 +146,7 @@ def run_status(store: Store, run: Run) -> RunStatus:
         events=tuple(read_tail(directory.events, 5)),
         queued=queued,
         watched=run.monitored and bool(store.live_daemons(is_alive)),
+        uploads=uploads,
         problem=problem,
     )
 
@@ -102,6 +164,7 @@ def unseen_status(store: Store, run: Run, problem: str) -> RunStatus:
         events=(),
         watched=run.monitored and bool(store.live_daemons(is_alive)),
         queued="",
+        uploads=None,
         problem=problem,
     )
 

@@ -22,7 +22,6 @@ from launcher.environment import (
     code_version,
     meeting_interface,
 )
-from launcher.lock import hold
 from launcher.node_check import await_all, check_node, told_unfit
 from launcher.outcome import (
     attempt_outcome,
@@ -34,6 +33,7 @@ from launcher.outcome import (
 from launcher.placement import Placement, read_placement, resolve
 from launcher.processes import TOKEN_VARIABLE, kill_by_token, process_name
 from smolplan.errors import ExitCode, UserError, storage_exit_code
+from smolplan.lock import hold
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 

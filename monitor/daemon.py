@@ -17,6 +17,7 @@ from launcher.outcome import read_exit
 from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
+from launcher.uploads import Transfers
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
@@ -25,6 +26,7 @@ from monitor.view import RunView
 from smolplan.errors import SmolplanError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
+from smolplan.touch import hung
 
 log = logging.getLogger("monitor")
 
@@ -79,6 +81,9 @@ class Daemon:
         self._until_idle = until_idle
         self._registered_at_s = float("-inf")
         self._troubles: dict[str, str] = {}
+        self._transfers = Transfers()
+        self._over: dict[str, tuple[RunDir, RunSpec]] | None = None
+        """Runs that ended, with checkpoints that may still have to be uploaded; None: not known."""
 
     def run(self) -> None:
         """Loop until `stopping` is set; then give the leases back."""
@@ -108,13 +113,33 @@ class Daemon:
         runs = self._store.runs(to_watch=True)
         for run in runs:
             self._look_after(run)
-        for gone in self.watches.keys() - {run.id for run in runs}:
-            self.watches.pop(gone).backend.close()
+        self._finish_uploads({run.id for run in runs})
         return (
             self._until_idle
             and not runs
+            and not self._over
             and self._store.unregister_daemon(self.holder, only_if_idle=True)
         )
+
+    def _finish_uploads(self, active: set[str]) -> None:
+        """Have runs that ended, under this daemon or one before, upload what is left."""
+        if self._over is None:
+            self._over = {}
+            ended = [r for r in self._store.runs() if r.monitored and r.id not in active]
+            # An old run's mount may be gone by now, and whoever touches it would hang.
+            lost = set(hung({run.path.parent for run in ended}))
+            for run in ended:
+                directory = RunDir(run.path)
+                if run.path.parent not in lost and directory.uploads.exists():
+                    with suppress(SmolplanError):
+                        self._over[run.id] = directory, load_spec(directory.spec)
+        for gone in self.watches.keys() - active:
+            watch = self.watches.pop(gone)
+            watch.backend.close()
+            self._over[gone] = watch.dir, watch.spec
+        for run_id, (directory, spec) in list(self._over.items()):
+            if run_id in active or not self._transfers.upload(directory, spec, is_over=True):
+                del self._over[run_id]
 
     def _look_after(self, run: Run) -> None:
         """One look at one run. Trouble with one run must not leave the others unwatched."""
@@ -172,7 +197,14 @@ class Daemon:
             # Before it is decided on: the next attempt leaves out the hosts that failed.
             done = node_check.put_on_record(watch.dir, number, view.nodes, over=over)
             watch.checks_on_record = number if done else watch.checks_on_record
+        if not view.blind:
+            self._transfers.upload(watch.dir, watch.spec)
         decision = decide(view, detect(view))
+        if decision.action == "start" and run.stop_requested_at is None:
+            waits_for = self._transfers.fetch_what_is_lost(watch.dir, watch.spec)
+            if waits_for:
+                _tell_what_for(watch, view.attempt, waits_for)
+                return
         if decision.action != "wait":
             self._carry_out(view, watch, decision)
 
@@ -252,9 +284,7 @@ class Daemon:
                     watch.backend.submit(watch.spec, watch.dir, attempt)
                 except NotNow as error:
                     log.warning("run %s: %s; it is tried again", run.id, error)
-                    if watch.waits_for != str(error):
-                        watch.waits_for = str(error)
-                        _record(watch.dir, "waiting", attempt=attempt.number, reason=str(error))
+                    _tell_what_for(watch, attempt, str(error))
                 except (SmolplanError, OSError) as error:
                     # An attempt that cannot be started counts as one that ended: tried again
                     # after a pause, and not for ever.
@@ -328,6 +358,13 @@ def _record(run: RunDir, kind: str, **details: Any) -> None:
         run.record(kind, "monitor", **details)
     except OSError as error:
         log.error("%s: %s; not told there: %s %s", run.events, error.strerror, kind, details)
+
+
+def _tell_what_for(watch: Watch, attempt: Attempt, reason: str) -> None:
+    """What an attempt waits for, once."""
+    if watch.waits_for != reason:
+        watch.waits_for = reason
+        _record(watch.dir, "waiting", attempt=attempt.number, reason=reason)
 
 
 def _tell_of_silent_hosts(watch: Watch, view: RunView) -> None:

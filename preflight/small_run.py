@@ -6,6 +6,7 @@ and stands alone.
 """
 
 import random
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,14 @@ class SmallRun:
                 raise TrainingFailed(f"exit code {code}: {child.error_line()}")
         if any(codes):
             raise TrainingFailed(f"a rank was killed: {codes}")
+
+    def transfer(self, module: str, run: RunDir) -> float:
+        """Seconds that the trainer's upload or restore of a run took."""
+        began = time.monotonic()
+        done = self._context.run(["-m", module, str(run)], TIMEOUT_S)
+        if done.returncode:
+            raise TrainingFailed(done.stderr.strip().rpartition("\n")[2])
+        return time.monotonic() - began
 
     def _reference(self) -> RunDir:
         """The undisturbed run."""

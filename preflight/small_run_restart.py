@@ -13,6 +13,7 @@ from preflight.small_run_layouts import COMPARED, relative, with_parts
 from preflight.small_run_ranks import TIMEOUT_S, raise_if_failed
 from smolplan.rundir import RunDir, read_lines, write_text
 from smolplan.spec import dump_spec
+from smolplan.uploads import Uploads, store_folder
 
 if TYPE_CHECKING:
     from preflight.small_run import SmallRun
@@ -37,6 +38,15 @@ class Resumed:
     """Its steps beside those of the undisturbed run."""
     while_saving: bool = False
     """Whether the kill came while a checkpoint was being written."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What came of a run whose checkpoints were lost, and fetched from an object store."""
+
+    resumed: Resumed
+    upload_s: float
+    restore_s: float
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,25 @@ def flip_bit(path: Path) -> None:
         byte = file.read(1)
         file.seek(-8, 2)
         file.write(bytes([byte[0] ^ 1]))
+
+
+def uploaded_and_restored(small: "SmallRun", url: str) -> Uploaded:
+    """The run's first half, its checkpoints copied to the object store by the trainer's own
+    uploader, lost here, fetched again, and gone on from."""
+    done, every = small.reference(), small.spec.checkpoint.every_steps
+    step, run = small.steps // 2, RunDir(small.folder / "uploaded")
+    shutil.copytree(done.path, run.path)
+    for later in range(step + every, small.steps + 1, every):
+        shutil.rmtree(run.checkpoint(later))
+    spec = with_parts(small.spec, checkpoint={"upload_to": url})
+    write_text(run.spec, dump_spec(spec), durable=False)
+    upload_s = small.transfer("trainer.upload", run)
+    if left := Uploads.read(run, store_folder(url, run)).pending(run):
+        raise ProbeError(f"checkpoint {left[0]} did not arrive")
+    shutil.rmtree(run.checkpoints)
+    restore_s = small.transfer("trainer.restore", run)
+    small.train(run, 2)
+    return Uploaded(_resumed(done, run, step), upload_s, restore_s)
 
 
 def loaded_by_others(small: "SmallRun") -> Reshaped:

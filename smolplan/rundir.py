@@ -84,6 +84,16 @@ class RunDir:
         return self.checkpoints / f"step-{step}"
 
     @property
+    def uploads(self) -> Path:
+        """Which checkpoints are in the object store (smolplan/uploads.py)."""
+        return self.path / "uploads.json"
+
+    @property
+    def upload_lock(self) -> Path:
+        """Held by the process that uploads checkpoints, or fetches them, while it lives."""
+        return self.path / "upload.lock"
+
+    @property
     def evals(self) -> Path:
         return self.path / "evals"
 

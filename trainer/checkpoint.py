@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir, sync_folder, write_text
 from smolplan.spec import RunSpec
+from smolplan.uploads import Uploads, kept_for_upload, store_folder
 from trainer.data.dataset import file_sha256
 from trainer.manifest import (
     MANIFEST,
@@ -74,12 +75,14 @@ class Checkpoints:
     def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Manifest | None:
         """Load the newest whole checkpoint into model and optimiser; None if there is none.
 
-        Raises NamedExit BAD_SPEC if it belongs to another model or dataset.
+        Raises NamedExit BAD_SPEC if it belongs to another model or dataset, and
+        CHECKPOINT_STORAGE_LOST if there is none here any longer, though one was uploaded.
         """
         if self._world.rank == 0:
             clear_partial(self._run, self._attempt)
         manifest = self._newest_whole()
         if manifest is None:
+            self._refuse_to_begin_anew()
             return None
         if manifest.dataset != self._dataset:
             raise NamedExit(
@@ -92,6 +95,19 @@ class Checkpoints:
             log.warning("%s changed since checkpoint %d", self._run.spec, manifest.step)
         load(self._run.checkpoint(manifest.step), manifest, model, optimizer, self._world)
         return manifest
+
+    def _refuse_to_begin_anew(self) -> None:
+        upload_to = self._spec.checkpoint.upload_to
+        if upload_to is None:
+            return
+        there = Uploads.read(self._run, store_folder(upload_to, self._run))
+        if there.arrived:
+            raise NamedExit(
+                ExitCode.CHECKPOINT_STORAGE_LOST,
+                f"no whole checkpoint is left in {self._run.checkpoints}, and that of step "
+                f"{max(there.arrived)} is in {there.to}; fetch it by: "
+                f"smolplan restore {self._run.path.name}",
+            )
 
     def _newest_whole(self) -> Manifest | None:
         """All ranks look, each at its share of the files, and agree."""
@@ -153,13 +169,12 @@ class Checkpoints:
         self._world.barrier()
         self._whole.add(step)
         if self._world.rank == 0:
-            self._report.event(
-                "checkpoint_saved",
-                step=step,
-                seconds=round(time.monotonic() - started_s, 3),
-                bytes=sum(entry["bytes"] for entry in files.values()),
-            )
-            for old in prune(self._run, self._spec.checkpoint.keep_last, self._whole):
+            size = sum(int(str(entry["bytes"])) for entry in files.values())
+            seconds = round(time.monotonic() - started_s, 3)
+            self._report.event("checkpoint_saved", step=step, seconds=seconds, bytes=size)
+            settings = self._spec.checkpoint
+            unsent = kept_for_upload(self._run, settings.upload_to, size)
+            for old in prune(self._run, settings.keep_last, self._whole, unsent):
                 self._whole.discard(old)
                 self._report.event("checkpoint_removed", step=old)
 

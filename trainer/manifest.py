@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from smolplan.rundir import RunDir, read_json
+from smolplan.rundir import RunDir
 from trainer.data.dataset import file_sha256
 
 MANIFEST = "manifest.json"
@@ -48,8 +48,20 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of the checkpoint step-N. Raises ValueError that says what is wrong with it."""
     if not (folder / MANIFEST).exists():
         raise ValueError("it has no manifest")
-    content = read_json(folder / MANIFEST)
-    if content is None:
+    try:
+        text = (folder / MANIFEST).read_text("utf-8")
+    except (OSError, ValueError):
+        raise ValueError("its manifest cannot be read") from None
+    return parse_manifest(text, folder.name)
+
+
+def parse_manifest(text: str, folder_name: str) -> Manifest:
+    """Raises ValueError that says what is wrong with it."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
         raise ValueError("its manifest cannot be read")
     checksum = content.pop("checksum", None)
     try:
@@ -58,8 +70,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise ValueError("its manifest lacks fields") from None
     if manifest.checksum() != checksum:
         raise ValueError("its manifest does not have the checksum it was written with")
-    if folder.name != f"step-{manifest.step}":
+    if folder_name != f"step-{manifest.step}":
         raise ValueError(f"its manifest is of step {manifest.step}")
+    for name in manifest.files:
+        # One from a store of somebody else's must write into no other folder.
+        if name != Path(name).name or name.startswith("."):
+            raise ValueError(f"its manifest names {name!r}, which is no file of a checkpoint")
     return manifest
 
 
@@ -129,9 +145,12 @@ def clear_partial(run: RunDir, attempt: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def prune(run: RunDir, keep: int, whole: set[int]) -> list[int]:
+def prune(
+    run: RunDir, keep: int, whole: set[int], spared: frozenset[int] = frozenset()
+) -> list[int]:
     """Remove what is older than the newest `keep` of the checkpoints known to be whole, damaged
-    ones included; the steps removed. A damaged one stays that long for a person to look at."""
+    ones included, and `spared` ones not; the steps removed. A damaged one stays that long for a
+    person to look at."""
     kept = sorted(whole, reverse=True)[:keep]
     if len(kept) < keep:
         return []
@@ -139,6 +158,8 @@ def prune(run: RunDir, keep: int, whole: set[int]) -> list[int]:
     for folder in [*run.checkpoints.glob("step-*"), *run.checkpoints.glob("rejected-*")]:
         kind, _, number = folder.name.partition(".")[0].partition("-")
         if not number.isdigit() or int(number) >= kept[-1]:
+            continue
+        if kind == "step" and int(number) in spared:
             continue
         # By rename: a removal cut short must not leave what looks like a damaged checkpoint.
         doomed = folder.with_name(f".removed-{folder.name}")

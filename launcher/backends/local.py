@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from launcher.backends.base import NodeView, Observation
 from launcher.environment import environment_of, rank_environment
-from launcher.lock import is_held
 from launcher.outcome import end_from_outside, read_exit
 from launcher.placement import Placement, write_placement
 from launcher.processes import kill_by_token
 from launcher.store import Attempt
 from smolplan.errors import SmolplanError, UserError
+from smolplan.lock import is_held
 from smolplan.rundir import RunDir, read_json
 from smolplan.spec import RunSpec
 

@@ -1,12 +1,18 @@
 """Saving and resuming, proved on a small run with the ranks of the one to come."""
 
+import secrets
+from pathlib import Path
+
+from preflight.checks.storage.object_store import reached
 from preflight.context import Context
 from preflight.dataset import DataRefused
 from preflight.expected import expected_step_s
+from preflight.probes.object_store import OWN
 from preflight.real_steps import TooLarge
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.small_run import EVERY, STEPS, Resumed, SmallRun, TrainingFailed
+from preflight.small_run_restart import uploaded_and_restored
 from smolplan.units import format_bytes, format_duration
 
 STALL_SHARE = 0.05
@@ -112,6 +118,30 @@ def reshard(context: Context) -> Finding:
         needed={"apart_max": found.most},
         source="table",
     )
+
+
+@check("checkpoint.upload", remedy=LOGS, deadline_s=280.0, needs_torch=True, once=True)
+def upload(context: Context) -> Finding:
+    """Lost here and fetched from checkpoint.upload_to, a checkpoint is gone on from as if it had
+    never left."""
+    upload_to = context.spec.checkpoint.upload_to
+    if upload_to is None:
+        return Finding(state="skipped", summary="checkpoint.upload_to names no object store")
+    if "error" in reached(context):
+        return Finding(state="skipped", summary="see storage.object_store")
+    url = f"{upload_to}/{OWN}{secrets.token_hex(8)}"
+    if upload_to.startswith("file:"):
+        Path(url.removeprefix("file://")).mkdir()
+    try:
+        small = context.small_run()
+        found = uploaded_and_restored(small, url)
+    except TrainingFailed as error:
+        return _broken(error)
+    finally:
+        context.probe("object_store", "remove", url, timeout_s=60.0)
+    told = _judge(found.resumed, "uploaded, lost, fetched; on")
+    measured = {"upload_s": found.upload_s, "restore_s": found.restore_s}
+    return told.model_copy(update={"measured": {**told.measured, **measured}})
 
 
 @check(

@@ -1,5 +1,6 @@
 """How often is saved, against how often runs fail and how long a job may last."""
 
+import math
 from collections.abc import Iterator
 
 from preflight.context import Context
@@ -15,7 +16,7 @@ from preflight.expected import (
 from preflight.oddity import Oddity, judge
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_duration
+from smolplan.units import format_bytes, format_duration
 
 LONGEST_INTERVAL_S = 4 * 3600.0
 """SmolLM3 saved every two hours or so (Smol Training Playbook); twice that is a lot to lose."""
@@ -23,6 +24,9 @@ LONGEST_INTERVAL_S = 4 * 3600.0
 TOO_DEAR = 0.05
 """Share of the time that may go into saving and doing again; beyond it the interval is told of if
 twice the best one would lose less."""
+
+UPLINK_BYTES_PER_S = 10e9 / 8
+"""Ethernet of the machine that launches, where nothing was measured (from memory)."""
 
 EARLY_S = 60.0
 """Slurm looks at its clocks once a minute: a signal may come so much early (sbatch, --signal)."""
@@ -78,6 +82,19 @@ def interval_oddities(run: Planned) -> Iterator[Oddity]:
     if step_s is None or best is None or mttf is None:
         return
     interval_s = step_s * every
+    if (
+        run.spec.checkpoint.upload_to
+        and run.plan.checkpoint_bytes / interval_s > UPLINK_BYTES_PER_S
+    ):
+        upload_s = run.plan.checkpoint_bytes / UPLINK_BYTES_PER_S
+        yield Oddity(
+            *field,
+            f"a checkpoint of {format_bytes(run.plan.checkpoint_bytes)} takes "
+            f"{format_duration(upload_s)} to checkpoint.upload_to over 10 Gb/s, and the next comes "
+            f"after {format_duration(interval_s)}",
+            f"Set checkpoint.every_steps to {math.ceil(upload_s / step_s):,} or more, or launch "
+            "from a machine with a faster way there.",
+        )
     right = f"Set checkpoint.every_steps to about {max(1, round(best / step_s)):,}."
     lost, least = lost_share(run, interval_s) or 0.0, lost_share(run, best) or 0.0
     if lost > TOO_DEAR and lost > 2 * least:

@@ -83,6 +83,7 @@ def _register() -> None:
         evaluate,
         goodput,
         hosts,
+        object_store,
         plan,
         predict,
         preflight,
@@ -105,6 +106,8 @@ def _register() -> None:
         app.command()(command)
     run.register(app)
     evaluate.register(app)
+    app.command()(object_store.upload)
+    app.command()(object_store.restore)
     app.add_typer(spec.app, name="spec")
 
 

@@ -103,7 +103,8 @@ def launch(
             _show_start(resumed, RunDir(run.path), checked=unchecked is None, as_json=as_json)
             return
         check_before(control.resumable(store, run), run.path.parent, unchecked)(RunDir(run.path))
-        attempt = control.resume(store, run, monitored=monitor)
+        with progress_line("Starting") as say:
+            attempt = control.resume(store, run, monitored=monitor, on_progress=say)
     else:
         loaded = load_spec(spec)
         folder = create.runs_folder(loaded, runs_dir)

@@ -46,6 +46,13 @@ def status_panel(status: RunStatus) -> RenderableType:
             else "launched without: if it breaks, nothing restarts it"
         )
         facts.add_row("monitor", Text(advice, style="yellow"))
+    if status.uploads is not None:
+        uploads = status.uploads
+        facts.add_row("upload", Text(uploads.told(), style="red" if uploads.trouble else ""))
+        idle = status.run.state != "active" or not status.run.monitored
+        if uploads.pending and idle and not (uploads.at_work or status.watched):
+            advice = f"nothing uploads; go on by: smolplan upload {status.run.id}"
+            facts.add_row("", Text(advice, style="yellow"))
     if status.run.reason:
         facts.add_row("why", status.run.reason)
     for event in status.events:

@@ -27,7 +27,7 @@ _MODEL = "model.model_config."
 
 _REASONS = [
     (r"data_stages", "not taken over: name your text in data.sources, mixtures in data.stages"),
-    (r"s3_upload", "a run spec uploads no checkpoints"),
+    (r"s3_upload", "where yours go is to be said: checkpoint.upload_to"),
     (r"lighteval", "evaluation tasks: a run spec measures bits per byte on held-out text"),
     (r"tokens\.(val|limit)", "evaluation: a run spec measures bits per byte on held-out text"),
     (r"tokenizer", "a run spec takes a tokenizer.json file (data.tokenizer)"),

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from smolplan.spec.fields import Seconds, SpecPart
+from smolplan.spec.fields import Seconds, SpecPart, secret_given
 
 
 def _url(value: str) -> str:
@@ -18,7 +18,7 @@ def _url(value: str) -> str:
     if not known or any(ord(sign) <= 32 for sign in value):
         raise ValueError(f"{value!r} is not a URL; write it like https://alerts.example.org/hook")
     if parts.username or parts.password:
-        raise ValueError(
+        raise secret_given(
             f"{parts.hostname} is given with a password, which would be copied into every run "
             f"folder; name an environment variable that holds it"
         )

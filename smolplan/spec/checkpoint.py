@@ -1,12 +1,52 @@
-"""When the run is saved."""
+"""When the run is saved, and where its checkpoints are copied to."""
 
-from pydantic import Field
+from typing import Annotated
+from urllib.parse import urlsplit
 
-from smolplan.spec.fields import Count, SpecPart
+from pydantic import AfterValidator, Field
+
+from smolplan.spec.fields import ADDED_LATER, Count, SpecPart, secret_given
+
+STORE_PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "file": "fsspec"}
+"""Scheme of an object store → the package that fsspec reaches it by."""
+
+
+def _store_url(value: str) -> str:
+    """Raises ValueError."""
+    right = "write it like s3://bucket/runs, gs://bucket/runs or file:///mnt/backup"
+    scheme, found, rest = value.partition("://")
+    if not found or any(ord(sign) <= 32 for sign in value):
+        raise ValueError(f"it is not a URL; {right}")
+    if scheme not in STORE_PACKAGES:
+        known = ", ".join(STORE_PACKAGES)
+        raise ValueError(f"{scheme!r} is none of the stores {known}; {right}")
+    has_user = "@" in rest.partition("/")[0] and scheme != "abfs"  # abfs://container@account/…
+    if has_user or set("?#") & set(value):
+        raise secret_given(
+            f"the {scheme} URL has an @, ? or # as credentials do, which would be copied into "
+            f"every run folder; give them by the environment or the store's own files, and {right}"
+        )
+    parts = urlsplit(value)
+    if scheme == "file":
+        if parts.netloc or not parts.path.strip("/"):
+            raise ValueError(f"{value!r} names no absolute folder; {right}")
+    elif not parts.netloc:
+        raise ValueError(f"{value!r} names no bucket; {right}")
+    if {".", ".."} & set(parts.path.split("/")):
+        raise ValueError(f"{value!r} has . or .. in it; {right}")
+    return value.rstrip("/")
+
+
+StoreUrl = Annotated[str, AfterValidator(_store_url)]
+"""A folder of an object store, without credentials, and without a slash at its end."""
 
 
 class CheckpointSpec(SpecPart):
     every_steps: Count = Field(default=2000, description="Steps between two checkpoints.")
     keep_last: Count = Field(
         default=2, ge=2, description="Whole checkpoints kept; two, so that one may be damaged."
+    )
+    upload_to: Annotated[StoreUrl | None, ADDED_LATER] = Field(
+        default=None,
+        description="Folder of an object store that every checkpoint is copied to, as s3://b/runs.",
     )

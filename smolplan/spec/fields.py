@@ -12,6 +12,7 @@ from pydantic import (
     WithJsonSchema,
     model_serializer,
 )
+from pydantic_core import PydanticCustomError
 
 from smolplan.units import parse_count, parse_duration_s
 
@@ -36,6 +37,14 @@ class SpecPart(BaseModel):
             if ADDED_LATER in field.metadata and getattr(self, name) == field.default:
                 content.pop(name, None)
         return content
+
+
+SECRET = "secret_given"
+"""Type of the error of a value that may hold a password: it is not repeated."""
+
+
+def secret_given(what: str) -> PydanticCustomError:
+    return PydanticCustomError(SECRET, "{what}", {"what": what})
 
 
 LARGEST = 10**18

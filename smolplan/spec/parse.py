@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from smolplan.errors import UserError
+from smolplan.spec.fields import SECRET
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -104,6 +105,7 @@ def _sentence(model: type[BaseModel], problem: Any, root: yaml.Node | None, wher
         return f"{place}: there is no field {loc[-1]!r} here. {suggestion(str(loc[-1]), known)}"
     given = problem["input"]
     told = problem["type"] == "value_error" and repr(given) in message
+    told = told or problem["type"] == SECRET
     if whole and not told and not isinstance(given, dict | list | tuple | BaseModel):
         message += f", got {given!r}"
     return f"{place}: {message}"

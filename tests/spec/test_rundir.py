@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.lock import hold
+from smolplan.lock import hold
 from smolplan.rundir import (
     Heartbeat,
     RunDir,

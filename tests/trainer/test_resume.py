@@ -10,6 +10,7 @@ from launcher.create import prepare_data
 from smolplan.errors import ExitCode
 from smolplan.rundir import RunDir, read_json, write_text
 from smolplan.spec import RunSpec, dump_spec
+from smolplan.uploads import Arrived, Uploads, store_folder
 from tests.support import make_spec
 
 pytestmark = pytest.mark.slow
@@ -62,6 +63,20 @@ def test_an_attempt_that_is_no_longer_the_newest_writes_nothing(
     assert {ended["exit_code"] for ended in told if ended} == {ExitCode.FENCED}
     assert run.read_metrics() == []
     assert not run.checkpoints.exists()
+
+
+def test_a_run_whose_uploaded_checkpoints_are_gone_here_does_not_begin_anew(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    spec = make_spec(data_cache, ranks=1)
+    upload_to = f"file://{tmp_path}"
+    checkpoint = spec.checkpoint.model_copy(update={"upload_to": upload_to})
+    run = make_run(tmp_path / "run", spec.model_copy(update={"checkpoint": checkpoint}))
+    Uploads(store_folder(upload_to, run), arrived={4: Arrived("checksum", 1, 1.0, 1.0)}).write(run)
+    assert train(run, 1, 1) != 0
+    ended = read_json(run.attempt(1) / "rank-0.exit.json")
+    assert ended is not None and ended["exit_code"] == ExitCode.CHECKPOINT_STORAGE_LOST
+    assert "smolplan restore run" in ended["cause"] and run.read_metrics() == []
 
 
 def test_more_tokens_than_the_text_has_are_refused_before_the_first_step(

@@ -7,5 +7,8 @@ whoever touches it.
 
 from importlib import import_module
 
-for _subject in ("mounts", "promises", "space", "scratch", "speed", "together", "sustained"):
+for _subject in (
+    *("mounts", "promises", "space", "scratch", "speed", "together", "sustained"),
+    "object_store",
+):
     import_module(f"{__name__}.{_subject}")
