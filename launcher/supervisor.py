@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from launcher.beside import attend
 from launcher.environment import (
     HOST_VARIABLE,
     VERSION_VARIABLE,
@@ -142,6 +143,7 @@ def _run_ranks(run: RunDir, attempt: int, token: str, node: int, spec: RunSpec) 
         "started_at": time.time(),
     }
     write_json(run.node(attempt, node), report)
+    threading.Thread(target=attend, args=(run, attempt, node), daemon=True).start()
     address = resolve(placement.address)
     meeting = meeting_interface(address, placement.port)
     os.environ.update({n: v for n, v in meeting.items() if n not in spec.launch.environment})

@@ -17,6 +17,7 @@ from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from monitor.collect.progress import ProgressTracker
+from monitor.collect.stacks import StackRequest
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
 from monitor.policy import Decision, decide
@@ -62,6 +63,8 @@ class Watch:
         self.waits_for = ""
         """What the next attempt cannot be started for, as it was last told."""
         self.stop_seen_at_s: float | None = None
+        self.stacks: StackRequest | None = None
+        """What the ranks are at, asked for while the attempt seems to hang."""
 
 
 class Daemon:
@@ -164,7 +167,10 @@ class Daemon:
             log.error("run %s cannot be seen: %s", run.id, view.blind)
         watch.was_blind = bool(view.blind)
         _tell_of_silent_hosts(watch, view)
-        decision = decide(view, detect(view))
+        findings = detect(view)
+        if not any(finding.kind == "hang" for finding in findings):
+            watch.stacks = None
+        decision = decide(view, findings)
         if decision.action != "wait":
             self._carry_out(view, watch, decision)
 
@@ -204,6 +210,7 @@ class Daemon:
             exit=read_exit(watch.dir, attempt.number, attempt.token),
             best_step=max([a.step_at_end or 0 for a in attempts] + [watch.tracker.best_step]),
             blind=blind,
+            stacks=watch.stacks.look(now_s) if watch.stacks else None,
             placement=read_placement(watch.dir, attempt.number),
         )
 
@@ -254,6 +261,8 @@ class Daemon:
                     self._store.move_attempt(attempt, "condemned", fence=fence, cause=str(error))
             case "adopt":
                 self._adopt(view, watch, fence)
+            case "ask_stacks":
+                watch.stacks = StackRequest(watch.dir, attempt.number, view.nodes, time.monotonic())
             case "condemn":
                 self._store.move_attempt(attempt, "condemned", fence=fence, cause=decision.cause)
             case "end_attempt":

@@ -11,16 +11,23 @@ from typing import Any, Literal
 from launcher.outcome import describe_exit
 from launcher.slurm.record import TIME_LIMIT
 from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
+from monitor.detect.stuck import explained
 from monitor.view import Finding, RunView
 from smolplan.errors import ExitCode
 
-Action = Literal["wait", "start", "adopt", "condemn", "end_attempt", "restart", "end_run"]
+Action = Literal[
+    "wait", "start", "adopt", "ask_stacks", "condemn", "end_attempt", "restart", "end_run"
+]
 
 NO_CURE = {ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
 """Causes that would come again at every start."""
 
 CANCELLED = "cancelled: "
 """How the cause of an attempt begins that a person ended by the scheduler's own means."""
+
+STACKS_S = 5.0
+"""Longest that a hung attempt is left as it is for its ranks' stacks: its hosts look for the
+request every 0.5 s and give the ranks 4 s."""
 
 RESUBMIT_AFTER_S = 10.0
 """A supervisor that has not reported by then is started again; starting twice starts one."""
@@ -103,6 +110,13 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
         )
     if findings:
         first = findings[0]
+        if first.kind == "hang":
+            stacks = view.stacks
+            if stacks is None:
+                return Decision("ask_stacks", first.summary, evidence=first.evidence)
+            if stacks.awaited and stacks.waited_s < STACKS_S:
+                return WAIT
+            first = explained(first, stacks)
         return Decision(
             "condemn",
             first.summary,

@@ -68,8 +68,48 @@ def test_a_hung_rank_is_found_ended_and_replaced(
     wait_until(lambda: steps_done(run) >= 10)
     os.kill(rank_pid(run, 0), signal.SIGSTOP)
     assert control.await_end(store, run.id, 120).state == "finished"
-    assert "no progress" in store.attempts(run.id)[0].cause
+    cause = store.attempts(run.id)[0].cause
+    assert "no progress" in cause
+    assert "rank 0 is stopped by a signal" in cause
     assert_same_training(undisturbed, run)
+
+
+SLEEPS = """
+import os, pathlib, time
+from trainer import schedule
+
+real, marker = schedule.learning_rate, pathlib.Path({marker!r})
+
+def learning_rate(step, **settings):
+    if step == 12 and os.environ.get("RANK") == "1" and not marker.exists():
+        marker.touch()
+        time.sleep(600)
+    return real(step, **settings)
+
+schedule.learning_rate = learning_rate
+"""
+
+
+def test_the_rank_that_the_others_wait_for_is_named_with_its_place_in_the_code(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python runs this file in every process that it starts.
+    (tmp_path / "sitecustomize.py").write_text(SLEEPS.format(marker=str(tmp_path / "slept")))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    run = start(make_spec(data_cache, steps=20), store, tmp_path, monitored=True)
+    assert control.await_end(store, run.id, 120).state == "finished"
+    cause = store.attempts(run.id)[0].cause
+    assert "rank 1 did not come to" in cause
+    assert "it is in train (trainer/loop.py:" in cause
+    assert "while 1 other waits in" in cause
+    asked, condemned = events(run, "decision")[:2]
+    assert (asked["action"], condemned["action"]) == ("ask_stacks", "condemn")
+    evidence = condemned["evidence"]
+    assert isinstance(evidence, dict)
+    assert evidence["at_fault"] == [1]
+    told = RunDir(run.path).rank_stack(1, 1).read_text()
+    assert "sitecustomize.py" in told
+    assert cause in smolplan("status", run.id, "--json").stdout
 
 
 def test_a_killed_daemon_is_followed_by_two_of_which_one_acts(
