@@ -143,7 +143,8 @@ def _run_ranks(run: RunDir, attempt: int, token: str, node: int, spec: RunSpec) 
         "started_at": time.time(),
     }
     write_json(run.node(attempt, node), report)
-    threading.Thread(target=attend, args=(run, attempt, node), daemon=True).start()
+    beside = (run, attempt, node, report["host"], ranks, spec)
+    threading.Thread(target=attend, args=beside, daemon=True).start()
     address = resolve(placement.address)
     meeting = meeting_interface(address, placement.port)
     os.environ.update({n: v for n, v in meeting.items() if n not in spec.launch.environment})

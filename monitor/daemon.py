@@ -16,12 +16,14 @@ from launcher.outcome import read_exit
 from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
+from monitor.collect.hosts import HostWatch
 from monitor.collect.progress import ProgressTracker
 from monitor.collect.stacks import StackRequest
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
 from monitor.policy import Decision, decide
-from monitor.view import RunView
+from monitor.tell import Teller
+from monitor.view import Finding, RunView
 from smolplan.errors import SmolplanError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
@@ -63,6 +65,8 @@ class Watch:
         self.waits_for = ""
         """What the next attempt cannot be started for, as it was last told."""
         self.stop_seen_at_s: float | None = None
+        self.teller = Teller(self.dir)
+        self.hosts: HostWatch | None = None
         self.stacks: StackRequest | None = None
         """What the ranks are at, asked for while the attempt seems to hang."""
 
@@ -168,6 +172,9 @@ class Daemon:
         watch.was_blind = bool(view.blind)
         _tell_of_silent_hosts(watch, view)
         findings = detect(view)
+        if not view.blind:
+            step = max((r.step for r in view.ranks.values()), default=0)
+            watch.teller.look(findings, step, lambda kind, **d: _record(watch.dir, kind, **d))
         if not any(finding.kind == "hang" for finding in findings):
             watch.stacks = None
         decision = decide(view, findings)
@@ -190,11 +197,19 @@ class Daemon:
             _tell_ranks_to_stop(watch.dir)
         if not blind:
             watch.tracker.look(watch.dir.read_heartbeats(), now_s)
+        placement = read_placement(watch.dir, attempt.number)
         # Liveness before exit.json: the supervisor writes that file and then goes, so looked at
         # in the other order a normal end could be mistaken for a vanished supervisor.
         seen = Observation() if blind else watch.backend.observe(watch.dir, attempt)
         if seen.waiting:  # for days, it may be: its time to start begins afterwards
             watch.tracker.start_anew()
+        host_findings: tuple[Finding, ...] = ()
+        if attempt.state != "running" or seen.waiting:
+            watch.hosts = None
+        elif not blind:
+            if watch.hosts is None or watch.hosts.attempt != attempt.number:
+                watch.hosts = HostWatch(watch.dir, attempt.number, now_s)
+            host_findings = watch.hosts.look(placement, now_s, self._store)
         return RunView(
             run=run,
             settings=settings,
@@ -210,8 +225,9 @@ class Daemon:
             exit=read_exit(watch.dir, attempt.number, attempt.token),
             best_step=max([a.step_at_end or 0 for a in attempts] + [watch.tracker.best_step]),
             blind=blind,
+            host_findings=host_findings,
             stacks=watch.stacks.look(now_s) if watch.stacks else None,
-            placement=read_placement(watch.dir, attempt.number),
+            placement=placement,
         )
 
     def _carry_out(self, view: RunView, watch: Watch, decision: Decision) -> None:
