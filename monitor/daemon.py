@@ -16,11 +16,11 @@ from launcher.outcome import read_exit
 from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
-from monitor.collect.hosts import HostWatch
 from monitor.collect.progress import ProgressTracker
 from monitor.collect.stacks import StackRequest
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
+from monitor.host_watch import HostWatch
 from monitor.policy import Decision, decide
 from monitor.tell import Teller
 from monitor.view import Finding, RunView

@@ -125,13 +125,13 @@ def _gpu(host: HostView, gpu: GpuSample, first: GpuSample) -> Iterator[Symptom]:
 
 
 def _links(gpu: GpuSample, first: GpuSample, tell: "partial[Finding]") -> Iterator[Symptom]:
-    if (gpu.nvlinks_up or 0) < (first.nvlinks_up or 0) or 0 < (gpu.nvlinks_up or 0) < (
-        gpu.nvlinks or 0
-    ):
+    up, links = gpu.nvlinks_up, gpu.nvlinks or 0
+    # A GPU none of whose links was ever up is in no NVLink domain.
+    if up is not None and (up < (first.nvlinks_up or 0) or 0 < up < links):
         yield Symptom(
             tell(
                 "gpu_nvlink_down",
-                f"{gpu.nvlinks_up} of {gpu.nvlinks} NVLinks are up",
+                f"{up} of {links} NVLinks are up",
                 "Leave the host out at the next restart, and test its links.",
             )
         )
