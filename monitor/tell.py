@@ -48,5 +48,5 @@ def _details(finding: Finding) -> dict[str, Any]:
         "summary": finding.summary,
         "evidence": finding.evidence,
         "advice": finding.advice,
-        "hosts": dict(finding.hosts),
+        "hosts": sorted(finding.hosts),
     }

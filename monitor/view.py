@@ -11,32 +11,6 @@ from launcher.store import Attempt, Run
 from smolplan.rundir import Phase
 from smolplan.spec.monitor import MonitorSpec
 
-Severity = Literal["info", "warning", "critical"]
-
-FindingId = tuple[str, str]
-"""Kind and key."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong, with the evidence for it. `kind` and `key` together say which one it is."""
-
-    kind: str
-    summary: str
-    evidence: dict[str, Any]
-    hosts: Mapping[str, str] = field(default_factory=dict)
-    """Hosts that are to blame, and for what kind of fault (launcher.host_faults.HostFault.kind)."""
-    severity: Severity = "critical"
-    """critical ends the attempt; the others are only told of."""
-    advice: str = ""
-    """What a person should do."""
-    key: str = ""
-    """Which of several of its kind: a host, a rank, a GPU, the step of its onset."""
-
-    @property
-    def id(self) -> FindingId:
-        return self.kind, self.key
-
 
 @dataclass(frozen=True)
 class RankView:
@@ -107,7 +81,7 @@ class RunView:
     blind: str = ""
     """Why the run directory could not be looked at; empty if it could."""
 
-    host_findings: tuple[Finding, ...] = ()
+    host_findings: tuple["Finding", ...] = ()
     """What is wrong with the attempt's hosts and GPUs, by their samples."""
 
     stacks: StacksView | None = None
@@ -129,3 +103,30 @@ class RunView:
         if self.placement is None or self.nodes == 1:
             return ""
         return self.placement.hosts[self.placement.node_of(rank)]
+
+
+Severity = Literal["info", "warning", "critical"]
+
+FindingId = tuple[str, str]
+"""Kind and key."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong, with the evidence for it. `kind` and `key` together say which one it is."""
+
+    kind: str
+    summary: str
+    evidence: dict[str, Any]
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    """Hosts that are to blame, and for what kind of fault (launcher.host_faults.HostFault.kind)."""
+    severity: Severity = "critical"
+    """critical ends the attempt; the others are only told of."""
+    advice: str = ""
+    """What a person should do."""
+    key: str = ""
+    """Which of several of its kind: a host, a rank, a GPU, the step of its onset."""
+
+    @property
+    def id(self) -> FindingId:
+        return self.kind, self.key

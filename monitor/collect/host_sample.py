@@ -7,6 +7,7 @@ None, and is then not exported.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -191,5 +192,10 @@ def read_host_sample(path: Path) -> HostSample | None:
 
 def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
     """Fields that a newer writer has and we do not know are left out. Raises TypeError."""
-    known = {one.name for one in fields(kind)}
+    known = _names(kind)
     return kind(**{name: value for name, value in content.items() if name in known})
+
+
+@cache
+def _names(kind: type[Any]) -> frozenset[str]:
+    return frozenset(one.name for one in fields(kind))
