@@ -9,15 +9,17 @@ import logging
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monitor.collect import machine
-from monitor.collect.host_sample import HostSample, write_host_sample
+from monitor.collect.host_sample import GpuSample, HostSample, write_host_sample
 from monitor.collect.kernel import KernelLines
-from monitor.collect.nvml import Nvml
 from monitor.collect.source import Source
 from smolplan.lifetime import die_with_parent
 from smolplan.rundir import RunDir
+
+if TYPE_CHECKING:
+    from monitor.collect.nvml import Nvml
 
 log = logging.getLogger("monitor.host")
 
@@ -52,14 +54,14 @@ class Sampler:
             Source(f"disk {folder}", lambda folder=folder: machine.disk(folder), every_s=10.0)  # type: ignore[misc]
             for folder in folders
         ]
-        self._nvml = Nvml(self.kernel.take_from_nvml) if gpus else None
+        self._gpus = _gpus(self.kernel) if gpus else None
 
     def _sources(self) -> list[Source[Any]]:
         own = [self._log, self._memory, self._network, self._clock, self._hung, self._ranks]
-        return [*own, *self._disks, *(self._nvml.sources if self._nvml else ())]
+        return [*own, *self._disks, *(self._gpus.sources if self._gpus else ())]
 
     def sample(self) -> HostSample:
-        gpus = self._nvml.samples() if self._nvml else ()
+        gpus = self._gpus.samples() if self._gpus else ()
         disks = [source.value for source in self._disks]
         blind = [source.blindness() for source in self._sources()]
         return HostSample(
@@ -92,6 +94,27 @@ class Sampler:
                 if trouble != (trouble := str(error)):
                     log.error("%s", error)
             self.kernel.news.wait(EVERY_S)
+
+
+class _NoNvml:
+    """In place of NVML, on a host that lacks nvidia-ml-py."""
+
+    def __init__(self, why: str) -> None:
+        def tell() -> None:
+            raise RuntimeError(why)
+
+        self.sources = [Source("nvml", tell, every_s=60.0)]
+
+    def samples(self) -> tuple[GpuSample, ...]:
+        return ()
+
+
+def _gpus(kernel: KernelLines) -> "Nvml | _NoNvml":
+    try:
+        from monitor.collect.nvml import Nvml
+    except ImportError as error:
+        return _NoNvml(str(error))
+    return Nvml(kernel.take_from_nvml)
 
 
 def main() -> None:

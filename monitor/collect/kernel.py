@@ -3,10 +3,9 @@
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from monitor.collect.host_sample import GpuSample, KernelLine
-from monitor.collect.nvml import NvmlXid
 from smolplan.machine.kernel_log import KernelTail, kind_of
 from smolplan.machine.xid_log import parse
 
@@ -16,6 +15,14 @@ SAME_S = 10.0
 """NVML and the kernel's log tell of the same Xid, one shortly after the other."""
 
 NEVER = float("-inf")
+
+
+@dataclass(frozen=True)
+class NvmlXid:
+    """An Xid as NVML tells of it, which needs no right to read the kernel's log."""
+
+    code: int
+    pci: str
 
 
 class KernelLines:

@@ -3,13 +3,14 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pynvml
 
 from monitor.collect.host_sample import GpuSample
+from monitor.collect.kernel import NvmlXid
 from monitor.collect.source import Source
 from smolplan.machine.nvml import QUESTIONS, or_none
 
@@ -24,14 +25,6 @@ LOST = "GPU is lost"
 """NVML's words for a GPU that has fallen off the bus."""
 
 MIB = 2**20
-
-
-@dataclass(frozen=True)
-class NvmlXid:
-    """An Xid as NVML tells of it, which needs no right to read the kernel's log."""
-
-    code: int
-    pci: str
 
 
 class Gpu:

@@ -17,6 +17,7 @@ from launcher import control
 from launcher.compare import compare
 from launcher.processes import find_by_token, is_alive
 from launcher.store import Run, Store
+from monitor.collect.host_sample import read_host_samples
 from preflight.ranks import free_port
 from smolplan.errors import ExitCode, UserError
 from smolplan.rundir import RunDir
@@ -102,14 +103,20 @@ def test_the_rank_that_the_others_wait_for_is_named_with_its_place_in_the_code(
     assert "rank 1 did not come to" in cause
     assert "it is in train (trainer/loop.py:" in cause
     assert "while 1 other waits in" in cause
-    asked, condemned = events(run, "decision")[:2]
-    assert (asked["action"], condemned["action"]) == ("ask_stacks", "condemn")
-    evidence = condemned["evidence"]
+    actions = [decision["action"] for decision in events(run, "decision")]
+    condemned = actions.index("condemn")
+    assert actions[condemned - 1] == "ask_stacks"
+    evidence = events(run, "decision")[condemned]["evidence"]
     assert isinstance(evidence, dict)
     assert evidence["at_fault"] == [1]
     told = RunDir(run.path).rank_stack(1, 1).read_text()
     assert "sitecustomize.py" in told
     assert cause in smolplan("status", run.id, "--json").stdout
+    (sample,) = read_host_samples(RunDir(run.path))  # of the second attempt
+    assert sample.attempt == 2
+    ours = {"monitor.host", str(run.path)}
+    looked = psutil.process_iter
+    wait_until(lambda: not any(ours <= set(p.info["cmdline"] or ()) for p in looked(["cmdline"])))
 
 
 def test_a_killed_daemon_is_followed_by_two_of_which_one_acts(
