@@ -172,7 +172,7 @@ class Daemon:
         watch.was_blind = bool(view.blind)
         _tell_of_silent_hosts(watch, view)
         findings = detect(view)
-        if not view.blind:
+        if not view.blind and view.attempt.state == "running":
             step = max((r.step for r in view.ranks.values()), default=0)
             watch.teller.look(findings, step, lambda kind, **d: _record(watch.dir, kind, **d))
         if not any(finding.kind == "hang" for finding in findings):

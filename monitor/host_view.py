@@ -22,6 +22,8 @@ class HostView:
     node: int
     host: str
     """As the inventory has it."""
+    ranks: int
+    """How many of the run's are there, one a GPU."""
     sample: HostSample | None
     """Of this attempt; None before the first."""
     age_s: float

@@ -35,7 +35,7 @@ class HostWatch:
         for node, name in enumerate(placement.hosts if placement else ()):
             host = self._hosts.setdefault(node, _Host(name, node, self._began_s))
             host.look(self._run, self.attempt, now_s)
-            views.append(host.view(now_s))
+            views.append(host.view(len(placement.ranks(node)) if placement else 0, now_s))
         for view in views:
             gpus = view.sample.gpus if view.sample else ()
             serials = frozenset(gpu.serial for gpu in gpus if gpu.serial)
@@ -76,10 +76,11 @@ class _Host:
             if trend := tracker.look(sample.time, value):
                 self._trends[key] = trend
 
-    def view(self, now_s: float) -> HostView:
+    def view(self, ranks: int, now_s: float) -> HostView:
         return HostView(
             node=self._node,
             host=self._name,
+            ranks=ranks,
             sample=self._sample,
             age_s=now_s - self._changed_at_s,
             first=self._first,

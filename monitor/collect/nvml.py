@@ -1,7 +1,6 @@
 """What NVML tells of this host's GPUs, for a sampler: often what changes often, seldom the rest."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -166,10 +165,8 @@ class _Events:
             self._on_xid(NvmlXid(int(event.eventData), QUESTIONS["pci"](event.device)))
         except pynvml.NVMLError as error:
             if str(error) != "Timeout":
-                time.sleep(RETRY_S)
                 raise RuntimeError(str(error)) from None
         except AttributeError as error:
-            time.sleep(RETRY_S)
             raise RuntimeError(f"this nvidia-ml-py has no events: {error}") from None
 
     def _registered(self) -> Any:

@@ -13,6 +13,9 @@ T = TypeVar("T")
 BLIND_S = 10.0
 """A source is blind once it has told nothing for so long, or for three of its rounds."""
 
+AGAIN_S = 5.0
+"""After a read that failed: a source that waits by itself is asked again at once otherwise."""
+
 
 class Source(Generic[T]):
     """The latest of what `read` returns, and since when there has been nothing new."""
@@ -46,6 +49,7 @@ class Source(Generic[T]):
                 self._value = self._read()
             except (OSError, RuntimeError) as error:
                 self._why = str(error) or type(error).__name__
+                time.sleep(AGAIN_S)
             else:
                 self._told_at_s, self._why = time.monotonic(), "it answers no longer"
             time.sleep(self._every_s)

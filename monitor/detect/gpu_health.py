@@ -60,6 +60,7 @@ def _xids(host: HostView, sample: HostSample) -> Iterator[Symptom]:
     for burst in bursts(found):
         xid, meaning = burst.cause, burst.cause.meaning
         ends = meaning.weight == "hardware" and meaning.step in ENDS
+        ends = ends and _is_ours(host, sample, "" if xid.switch else xid.pci)
         if not ends and burst.age_s > XID_TOLD_FOR_S:
             continue
         severity: Severity = "critical" if ends else "warning"
@@ -76,11 +77,22 @@ def _xids(host: HostView, sample: HostSample) -> Iterator[Symptom]:
         )
 
 
+def _is_ours(host: HostView, sample: HostSample, pci: str) -> bool:
+    """Whether the run uses that GPU, or any, where it is not known which. The kernel's log tells
+    of all GPUs of a host, of which the run may have been given some."""
+    seen = {gpu.pci_bus_id.partition(".")[0] for gpu in sample.gpus}
+    if len(seen) == host.ranks:
+        return not pci or pci in seen
+    return len(seen) < host.ranks  # one of ours is not seen: it may well be that one
+
+
 def _gpu(host: HostView, gpu: GpuSample, first: GpuSample) -> Iterator[Symptom]:
     tell = partial(_told, host, gpu)
     if gpu.lost:
         lost = tell("gpu_lost", "the driver has lost it", "Reboot the host, and test the GPU.")
-        yield Symptom(replace(lost, severity="critical", hosts={host.host: "gpu.present"}))
+        if host.sample and _is_ours(host, host.sample, ""):
+            lost = replace(lost, severity="critical", hosts={host.host: "gpu.present"})
+        yield Symptom(lost)
         return
     if (gpu.ecc_double_bit or 0) > (first.ecc_double_bit or 0):
         yield Symptom(

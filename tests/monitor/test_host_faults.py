@@ -66,13 +66,15 @@ SAMPLE = HostSample(
     memory_total_bytes=1000 * GIB,
     memory_available_bytes=600 * GIB,
     oom_kills=1,
-    gpus=tuple(replace(GPU, index=i, uuid=f"GPU-{i}") for i in range(8)),
+    gpus=tuple(
+        replace(GPU, index=i, uuid=f"GPU-{i}", pci_bus_id=f"0000:a{i}:00.0") for i in range(8)
+    ),
     disks=(DiskSample("/runs", 1000 * GIB, 500 * GIB, 90.0),),
     interfaces=(InterfaceSample("eth0", True, 2, 1),),
     clock=ClockSample(True, 0.0, 0.01),
     ranks=tuple(RankSample(rank, 100 + rank, 10 * GIB) for rank in range(8)),
 )
-SOUND = HostView(0, "node1", SAMPLE, 0.5, first=SAMPLE)
+SOUND = HostView(0, "node1", 8, SAMPLE, 0.5, first=SAMPLE)
 
 
 def with_gpu(**fields: Any) -> HostView:
@@ -129,6 +131,17 @@ def test_other_xids_are_told_of_and_end_nothing(seen: HostView) -> None:
     assert finding.severity == "warning"
     assert not finding.hosts
     assert decide(view(attempt(1), host_findings=(finding,)), (finding,)).action == "wait"
+
+
+def test_another_jobs_gpu_on_the_same_host_ends_nothing() -> None:
+    others = line("xid", "NVRM: Xid (PCI:0000:bb:00): 79, pid=1, fallen off the bus")
+    assert found(others)["xid"].finding.severity == "warning"
+    # Of eight GPUs the run uses four: which, is not known.
+    assert found(replace(xid(79), ranks=4))["xid"].finding.severity == "warning"
+    assert found(replace(with_gpu(lost=True), ranks=4))["gpu_lost"].finding.severity == "warning"
+    # One of the run's own is not seen, since its driver does not answer.
+    blind = replace(xid(79), sample=replace(xid(79).sample, gpus=SAMPLE.gpus[:3]))  # type: ignore[type-var]
+    assert found(blind)["xid"].finding.severity == "critical"
 
 
 def test_of_a_burst_the_cause_is_named_and_an_old_note_is_over() -> None:
@@ -216,7 +229,7 @@ def test_what_is_no_fault_is_not_told(seen: HostView) -> None:
         ),
         ("kernel_machine_check", "warning", "hardware", line("machine_check", "MCE")),
         ("unsampled", "warning", "no longer seen", replace(SOUND, age_s=31.0)),
-        ("unsampled", "warning", "not seen", HostView(0, "node1", None, 31.0)),
+        ("unsampled", "warning", "not seen", HostView(0, "node1", 8, None, 31.0)),
         ("unseen", "info", "gpu 3", with_host(blind=(Blindness("gpu 3", 900.0, "why"),))),
     ],
 )
@@ -296,7 +309,7 @@ def test_the_daemon_ends_an_attempt_whose_gpu_is_off_the_bus_and_tells_once_of_w
     run = RunDir(tmp_path / "r")
     run.attempts.mkdir()
     run.begin_attempt(1)
-    write_placement(run, 1, Placement(("node1", "node2"), 4))
+    write_placement(run, 1, Placement(("node1", "node2"), 8))
     store.move_attempt(store.attempts("r")[0], "running", fence=None)
     remapping = with_gpu(row_remap_pending=True).sample
     assert remapping is not None
