@@ -7,9 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
+from launcher.environment import HOST_VARIABLE
+from launcher.placement import Placement
 from launcher.processes import TOKEN_VARIABLE
 from launcher.stacks import rank_processes, tell_stacks
 from smolplan.rundir import RunDir
@@ -23,11 +24,9 @@ SAMPLER_AGAIN_S = 10.0
 """Before a sampler that ended is started anew."""
 
 
-def attend(
-    run: RunDir, attempt: int, node: int, host: str, ranks: Sequence[int], spec: RunSpec
-) -> None:
+def attend(run: RunDir, attempt: int, node: int, placement: Placement, spec: RunSpec) -> None:
     """For a thread of its own, with whose end the kernel ends the sampler."""
-    command = sampler_command(run, attempt, node, host, ranks, spec)
+    command = sampler_command(run, attempt, node, placement, spec)
     sampler, started_at_s = None, float("-inf")
     while True:
         ended = sampler is None or sampler.poll() is not None
@@ -43,14 +42,14 @@ def attend(
 
 
 def sampler_command(
-    run: RunDir, attempt: int, node: int, host: str, ranks: Sequence[int], spec: RunSpec
+    run: RunDir, attempt: int, node: int, placement: Placement, spec: RunSpec
 ) -> list[str]:
     """A process of its own: what a sick driver does to it must not reach the ranks."""
     folders = dict.fromkeys(map(str, (run.path, *_caches(spec), Path(tempfile.gettempdir()))))
     return [
         *[sys.executable, "-P", "-m", "monitor.host", str(run.path), str(attempt)],
-        *["--node", str(node), "--host", host],
-        *[word for rank in ranks for word in ("--rank", str(rank))],
+        *["--node", str(node), "--host", os.environ.get(HOST_VARIABLE) or placement.hosts[node]],
+        *[word for rank in placement.ranks(node) for word in ("--rank", str(rank))],
         *[word for folder in folders for word in ("--folder", folder)],
         *(["--gpus"] if spec.cluster.gpu != "cpu" else []),
     ]

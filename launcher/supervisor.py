@@ -143,14 +143,14 @@ def _run_ranks(run: RunDir, attempt: int, token: str, node: int, spec: RunSpec) 
         "started_at": time.time(),
     }
     write_json(run.node(attempt, node), report)
-    beside = (run, attempt, node, report["host"], ranks, spec)
-    threading.Thread(target=attend, args=beside, daemon=True).start()
     address = resolve(placement.address)
     meeting = meeting_interface(address, placement.port)
     os.environ.update({n: v for n, v in meeting.items() if n not in spec.launch.environment})
     if nodes > 1 or HOST_VARIABLE in os.environ:  # a container is out of the launcher's reach
         watch = threading.Thread(target=_end_when_over, args=(run, attempt, token), daemon=True)
         watch.start()
+    beside = (run, attempt, node, placement, spec)
+    threading.Thread(target=attend, args=beside, daemon=True).start()
     # Torch takes a second to import: what can be said before is said before.
     from launcher.agent import Node, run_ranks
     from launcher.rank_logs import RankLogs

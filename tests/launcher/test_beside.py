@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher import beside
+from launcher.placement import Placement
 from smolplan.rundir import RunDir, read_json, write_json
 from tests.support import make_spec, wait_until
 
@@ -21,7 +22,7 @@ def test_a_sampler_that_ends_is_started_again_and_a_request_for_stacks_is_answer
     monkeypatch.setattr(beside, "LOOK_S", 0.02)
     monkeypatch.setattr(beside, "SAMPLER_AGAIN_S", 0.1)
     monkeypatch.setattr(beside, "sampler_command", lambda *told: [sys.executable, "-c", write])
-    told = (run, 1, 0, "here", [0], make_spec(data_cache))
+    told = (run, 1, 0, Placement(("here",), 1), make_spec(data_cache))
     threading.Thread(target=beside.attend, args=told, daemon=True).start()
     wait_until(lambda: marks.exists() and len(marks.read_text()) > 1)
     write_json(run.stacks_request(1), {"request": "a"})
@@ -32,7 +33,8 @@ def test_the_sampler_is_told_what_belongs_to_the_run_and_looks_for_gpus_where_th
     data_cache: Path,
 ) -> None:
     spec = make_spec(data_cache)
-    command = beside.sampler_command(RunDir("/runs/r"), 3, 1, "node1", [2, 3], spec)
+    placement = Placement(("node0", "node1"), 2)
+    command = beside.sampler_command(RunDir("/runs/r"), 3, 1, placement, spec)
     assert command[command.index("monitor.host") :][:7] == [
         *("monitor.host", "/runs/r", "3", "--node", "1", "--host", "node1")
     ]
