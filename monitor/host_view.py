@@ -29,7 +29,8 @@ class HostView:
     age_s: float
     """Seconds, by the monitor's own clock, that it has watched without a new sample."""
     first: HostSample | None = None
-    """The first that this monitor saw of the attempt: counters are counted from there."""
+    """What this monitor first saw of the attempt, of each GPU and interface: counters are counted
+    from there."""
     clock_ahead_s: float | None = None
     """Of the monitor's own clock, by the least delay of the latest samples."""
     trends: Mapping[str, Trend] = field(default_factory=dict)

@@ -3,6 +3,7 @@ clock, and how what they tell has changed."""
 
 import time
 from collections import deque
+from dataclasses import replace
 
 from launcher.placement import Placement
 from launcher.store import Store
@@ -69,7 +70,7 @@ class _Host:
             return
         self._written_ns = written_ns
         self._sample, self._changed_at_s = sample, now_s
-        self._first = self._first or sample
+        self._first = _first(self._first, sample)
         self._ahead.append(sample.time - time.time())
         for key, value in _quantities(sample):
             tracker = self._trackers.setdefault(key, TrendTracker())
@@ -88,6 +89,20 @@ class _Host:
             clock_ahead_s=max(self._ahead) if len(self._ahead) == DELAYS else None,
             trends=dict(self._trends),
         )
+
+
+def _first(before: HostSample | None, sample: HostSample) -> HostSample:
+    """`before`, with what it lacks: a sampler tells at once, and of GPUs once NVML has answered."""
+    if before is None:
+        return sample
+    gpus = {gpu.uuid for gpu in before.gpus}
+    names = {interface.name for interface in before.interfaces}
+    return replace(
+        before,
+        oom_kills=sample.oom_kills if before.oom_kills is None else before.oom_kills,
+        gpus=(*before.gpus, *(gpu for gpu in sample.gpus if gpu.uuid not in gpus)),
+        interfaces=(*before.interfaces, *(i for i in sample.interfaces if i.name not in names)),
+    )
 
 
 def _quantities(sample: HostSample) -> list[tuple[str, float]]:

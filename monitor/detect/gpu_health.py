@@ -8,7 +8,7 @@ from functools import partial
 from monitor.collect.host_sample import GpuSample, HostSample
 from monitor.host_view import HostView, Symptom
 from monitor.view import Finding, Severity
-from smolplan.machine.xid_log import bursts, parse
+from smolplan.machine.xid_log import Xid, bursts, parse
 from smolplan.units import format_duration
 
 XID_TOLD_FOR_S = 600.0
@@ -58,23 +58,28 @@ def _xids(host: HostView, sample: HostSample) -> Iterator[Symptom]:
     lines = [line for line in sample.kernel if line.kind == "xid"]
     found = [xid for line in lines if (xid := parse(line.text, sample.time - line.time))]
     for burst in bursts(found):
-        xid, meaning = burst.cause, burst.cause.meaning
-        ends = meaning.weight == "hardware" and meaning.step in ENDS
-        ends = ends and _is_ours(host, sample, "" if xid.switch else xid.pci)
-        if not ends and burst.age_s > XID_TOLD_FOR_S:
+        ending = next((xid for xid in burst.xids if _ends(host, sample, xid)), None)
+        if ending is None and burst.age_s > XID_TOLD_FOR_S:
             continue
-        severity: Severity = "critical" if ends else "warning"
+        xid = ending or burst.cause
+        severity: Severity = "critical" if ending else "warning"
         yield Symptom(
             Finding(
                 "xid",
-                f"{xid.label} on GPU {xid.pci or '?'} of {host.host}: {meaning.what}",
+                f"{xid.label} on GPU {xid.pci or '?'} of {host.host}: {xid.meaning.what}",
                 {"host": host.host, "pci": xid.pci, "xid": xid.code, "line": xid.text[:300]},
-                hosts={host.host: "gpu.kernel_log"} if ends else {},
+                hosts={host.host: "gpu.kernel_log"} if ending else {},
                 severity=severity,
-                advice=meaning.action,
+                advice=xid.meaning.action,
                 key=f"{host.host} {xid.pci} {xid.code}",
             )
         )
+
+
+def _ends(host: HostView, sample: HostSample, xid: Xid) -> bool:
+    if xid.meaning.weight != "hardware" or xid.meaning.step not in ENDS:
+        return False
+    return _is_ours(host, sample, "" if xid.switch else xid.pci)
 
 
 def _is_ours(host: HostView, sample: HostSample, pci: str) -> bool:
@@ -128,10 +133,9 @@ def _gpu(host: HostView, gpu: GpuSample, first: GpuSample) -> Iterator[Symptom]:
     too_near = margin is not None and margin < MARGIN_C
     # dcgm and some drivers give a huge number where there is no sensor.
     if too_near or (memory_c is not None and MEMORY_HOT_C < memory_c < 200):
-        at = f"{gpu.temperature_c:.0f} °C" if gpu.temperature_c is not None else "hot"
-        yield Symptom(
-            tell("gpu_hot", f"{at}, its memory {memory_c} °C", "Look at the host's cooling."), HOT_S
-        )
+        degrees = {"GPU": gpu.temperature_c, "memory": memory_c, "to its limit": margin}
+        told = ", ".join(f"{what} {c:.0f} °C" for what, c in degrees.items() if c is not None)
+        yield Symptom(tell("gpu_hot", told, "Look at the host's cooling."), HOT_S)
     yield from _links(gpu, first, tell)
     yield from _leak(host, gpu, tell)
 

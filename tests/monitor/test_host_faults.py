@@ -27,6 +27,7 @@ from monitor.detect.gpu_health import SLOW_S
 from monitor.detect.hosts import symptoms
 from monitor.detect.persistence import GONE_S, Persistence
 from monitor.host_view import HostView, Symptom, Trend
+from monitor.host_watch import HostWatch
 from monitor.policy import decide
 from smolplan.rundir import RunDir
 from smolplan.spec import dump_spec
@@ -150,6 +151,9 @@ def test_of_a_burst_the_cause_is_named_and_an_old_note_is_over() -> None:
         for i, code in enumerate((45, 79, 43))
     ]
     assert "Xid 79" in found(with_host(kernel=tuple(lines)))["xid"].finding.summary
+    # What ends the attempt counts, though a link's error, which need not, came first.
+    links = [replace(lines[0], text="NVRM: Xid (PCI:0000:a3:00): 74, x"), lines[1]]
+    assert found(with_host(kernel=tuple(links)))["xid"].finding.severity == "critical"
     assert "xid" not in found(xid(63, age_s=700))
 
 
@@ -284,6 +288,19 @@ def test_a_trend_sees_through_checkpoints_that_come_and_go_in_bounded_memory() -
     assert trend.per_s == pytest.approx(-1e6 / 60, rel=0.3)
     assert len(tracker._points) <= MOST
     assert tracker.look(0.0, 1.0) is None  # the clock was set back: it begins anew
+
+
+def test_counters_count_from_when_they_were_first_told(store: Store, tmp_path: Path) -> None:
+    run, placed = RunDir(tmp_path), Placement(("node1",), 8)
+    watch = HostWatch(run, 1, 0.0)
+    counted = with_gpu(ecc_double_bit=2).sample
+    assert counted is not None
+    told = [replace(SAMPLE, gpus=(), interfaces=()), SAMPLE, counted]
+    seen = []
+    for second, sample in enumerate(told):
+        write_host_sample(run, replace(sample, time=1000.0 + second))
+        seen.append(watch.look(placed, float(second), store))
+    assert [[finding.kind for finding in now] for now in seen] == [[], [], ["gpu_ecc"]]
 
 
 def test_a_sample_is_read_as_it_was_written_and_a_torn_one_is_none(tmp_path: Path) -> None:
