@@ -8,10 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from launcher import create
+from launcher import create, node_check
 from launcher.backends.base import backend_of, backend_of_run
 from launcher.environment import keep_environment
 from launcher.outcome import describe_exit, read_exit
+from launcher.placement import read_placement
 from launcher.processes import is_alive
 from launcher.store import Attempt, Run, RunState, Store
 from smolplan.errors import ExitCode, SmolplanError, UserError
@@ -186,6 +187,9 @@ def settle(store: Store, run: Run) -> Run:
             return run
         unstarted = seen.waiting and "stopped while it was queued"
         told = seen.cancelled or seen.ended or unstarted or seen.over
+        placement = read_placement(directory, attempt.number)
+        nodes = len(placement.hosts) if placement else 1
+        node_check.put_on_record(directory, attempt.number, nodes, over=True)
         gone: dict[str, Any] = {
             "exit_code": 1,
             "error": told or "its processes are gone without a word",

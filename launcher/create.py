@@ -21,24 +21,40 @@ from planner.plan import make_plan
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir, sync_folder, write_text
 from smolplan.spec import RunSpec, dump_spec
+from smolplan.touch import require_answer
 
 BUILDER = "builder"
 """Names the process that builds a run directory, so that others know when to sweep."""
 
 
-def runs_folder(spec: RunSpec, given: Path | None = None) -> Path:
-    """Where run directories go: as asked on the command line, by the spec, or ./runs. Raises
-    UserError."""
+def runs_path(spec: RunSpec, given: Path | None = None) -> Path:
+    """Where run directories go: as asked on the command line, by the spec, or ./runs; untouched.
+    Raises UserError."""
     folder = given or spec.launch.runs_dir or Path("runs")
     try:
-        found = folder.expanduser().resolve()
+        return folder.expanduser().absolute()
+    except RuntimeError:
+        raise UserError(
+            f"{str(folder)[:200]} is no folder: it begins with the home of an unknown user",
+            where="--runs-dir" if given else "launch.runs_dir",
+            remedy="Name a writable folder by --runs-dir or launch.runs_dir.",
+        ) from None
+
+
+def runs_folder(spec: RunSpec, given: Path | None = None) -> Path:
+    """The same, with its links resolved. Raises UserError, NoAnswer for one on a mount that
+    hangs."""
+    folder, where = runs_path(spec, given), "--runs-dir" if given else "launch.runs_dir"
+    require_answer(folder, where)
+    try:
+        found = folder.resolve()
         found.exists()  # raises where no such name can be, as where it is too long
         return found
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or "it begins with the home of an unknown user"
+        reason = getattr(error, "strerror", None) or "its links go round in a circle"
         raise UserError(
             f"{str(folder)[:200]} is no folder: {reason}",
-            where="--runs-dir",
+            where=where,
             remedy="Name a writable folder by --runs-dir or launch.runs_dir.",
         ) from None
 

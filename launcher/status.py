@@ -89,6 +89,23 @@ def run_status(store: Store, run: Run) -> RunStatus:
     )
 
 
+def unseen_status(store: Store, run: Run, problem: str) -> RunStatus:
+    """What is on record of a run whose folder cannot be looked at, for the reason given."""
+    return RunStatus(
+        run=run,
+        attempts=tuple(store.attempts(run.id)),
+        step=0,
+        steps=0,
+        phase="",
+        last={},
+        eta_s=None,
+        events=(),
+        watched=run.monitored and bool(store.live_daemons(is_alive)),
+        queued="",
+        problem=problem,
+    )
+
+
 def _in_the_queue(spec: RunSpec, directory: RunDir, attempt: Attempt) -> tuple[str, str]:
     """What holds an attempt back that has shown no sign of life, and why that cannot be told;
     empty what does not apply."""

@@ -24,6 +24,7 @@ from launcher.environment import (
     meeting_interface,
 )
 from launcher.lock import hold
+from launcher.node_check import await_all, check_node, told_unfit
 from launcher.outcome import (
     attempt_outcome,
     knows_cause,
@@ -54,6 +55,9 @@ def main() -> None:
     parser.add_argument("--node", type=int, default=0)
     parser.add_argument("--node-from", help="Environment variable that holds the node's index.")
     parser.add_argument("--stay", action="store_true", help="Do not detach: a scheduler waits.")
+    parser.add_argument(
+        "--check", action="store_true", help="Start no rank before preflight finds all nodes fit."
+    )
     arguments = parser.parse_args()
     # The starter waits for this process only, and init inherits the rest: no zombie is left
     # behind, and no signal to the starter's terminal or group reaches the attempt.
@@ -68,7 +72,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     token = os.environ.get(TOKEN_VARIABLE, "")
     node = int(os.environ[arguments.node_from]) if arguments.node_from else arguments.node
-    code = supervise(RunDir(arguments.run), arguments.attempt, token, node)
+    code = supervise(RunDir(arguments.run), arguments.attempt, token, node, check=arguments.check)
     if arguments.stay:
         well = code in (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST)
         raise SystemExit(0 if well else code if code > 0 else 128 - code)
@@ -78,10 +82,10 @@ def _end(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def supervise(run: RunDir, attempt: int, token: str, node: int = 0) -> int:
-    """Start the node's ranks, wait, and put on record how they ended; that exit code. Returns 0
-    at once if the node was taken up by another supervisor, or the attempt has ended, or is no
-    longer the newest."""
+def supervise(run: RunDir, attempt: int, token: str, node: int = 0, *, check: bool = False) -> int:
+    """Start the node's ranks, wait, and put on record how they ended; that exit code. With `check`,
+    only once preflight has found every node fit. Returns 0 at once if the node was taken up by
+    another supervisor, or the attempt has ended, or is no longer the newest."""
     try:
         held = hold(run.node_lock(attempt, node))
     except OSError as error:
@@ -96,7 +100,7 @@ def supervise(run: RunDir, attempt: int, token: str, node: int = 0) -> int:
         return 0
     try:
         _check_version()
-        ended = _run_ranks(run, attempt, token, node, load_spec(run.spec))
+        ended = _run_node(run, attempt, token, node, load_spec(run.spec), check=check)
     except Exception as error:
         log.exception("the attempt could not be run")
         ended = _failed(error)
@@ -127,7 +131,9 @@ def _failed(error: Exception) -> dict[str, Any]:
     return {"exit_code": int(code), "failures": {}, "error": told}
 
 
-def _run_ranks(run: RunDir, attempt: int, token: str, node: int, spec: RunSpec) -> dict[str, Any]:
+def _run_node(
+    run: RunDir, attempt: int, token: str, node: int, spec: RunSpec, *, check: bool
+) -> dict[str, Any]:
     """What the node's exit.json is to hold."""
     placement = read_placement(run, attempt) or Placement(
         hosts=(socket.gethostname(),),
@@ -135,22 +141,36 @@ def _run_ranks(run: RunDir, attempt: int, token: str, node: int, spec: RunSpec) 
         port=spec.launch.rendezvous_port,
     )
     ranks, nodes = placement.ranks(node), len(placement.hosts)
+    host = os.environ.get(HOST_VARIABLE) or placement.hosts[node]
     report = {
         "node": node,
-        "host": os.environ.get(HOST_VARIABLE) or placement.hosts[node],
+        "host": host,
         "supervisor": process_name(),
         "ranks": ranks,
         "started_at": time.time(),
     }
     write_json(run.node(attempt, node), report)
-    address = resolve(placement.address)
-    meeting = meeting_interface(address, placement.port)
-    os.environ.update({n: v for n, v in meeting.items() if n not in spec.launch.environment})
     if nodes > 1 or HOST_VARIABLE in os.environ:  # a container is out of the launcher's reach
         watch = threading.Thread(target=_end_when_over, args=(run, attempt, token), daemon=True)
         watch.start()
     beside = (run, attempt, node, placement, spec)
     threading.Thread(target=attend, args=beside, daemon=True).start()
+    if check:
+        check_node(run, attempt, node, host)
+        await_all(run, attempt, nodes)
+        if unfit := told_unfit(run, attempt, nodes):
+            log.error("no rank is started: %s", unfit)
+            return {"exit_code": int(ExitCode.NODE_UNFIT), "failures": {}, "error": unfit}
+    return _run_ranks(run, attempt, node, spec, placement)
+
+
+def _run_ranks(
+    run: RunDir, attempt: int, node: int, spec: RunSpec, placement: Placement
+) -> dict[str, Any]:
+    ranks, nodes = placement.ranks(node), len(placement.hosts)
+    address = resolve(placement.address)
+    meeting = meeting_interface(address, placement.port)
+    os.environ.update({n: v for n, v in meeting.items() if n not in spec.launch.environment})
     # Torch takes a second to import: what can be said before is said before.
     from launcher.agent import Node, run_ranks
     from launcher.rank_logs import RankLogs

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from launcher import node_check
 from launcher.backends.base import Backend, NotNow, Observation, backend_of
 from launcher.outcome import read_exit
 from launcher.placement import read_placement
@@ -61,6 +62,8 @@ class Watch:
         self.submitted_at_s: float | None = None
         self.ending = 0
         """The attempt that is being ended; 0 before the first."""
+        self.checks_on_record = 0
+        """The attempt whose nodes' checks are on the hosts' record; 0 before the first."""
         self.silent_hosts: frozenset[str] = frozenset()
         self.waits_for = ""
         """What the next attempt cannot be started for, as it was last told."""
@@ -171,6 +174,11 @@ class Daemon:
             log.error("run %s cannot be seen: %s", run.id, view.blind)
         watch.was_blind = bool(view.blind)
         _tell_of_silent_hosts(watch, view)
+        number, over = view.attempt.number, view.exit is not None
+        if not view.blind and watch.checks_on_record != number:
+            # Before it is decided on: the next attempt leaves out the hosts that failed.
+            done = node_check.put_on_record(watch.dir, number, view.nodes, over=over)
+            watch.checks_on_record = number if done else watch.checks_on_record
         findings = detect(view)
         if not view.blind and view.attempt.state == "running":
             step = max((r.step for r in view.ranks.values()), default=0)

@@ -6,7 +6,7 @@ from planner.catalog import find_gpu
 from planner.explain import Line
 from planner.flops import flops_per_token
 from planner.memory import layout_of, memory_lines, state_lines
-from planner.memory.trainer import trainer_memory_lines
+from planner.memory.trainer import is_counted, trainer_memory_lines
 from planner.params import parameter_count
 from planner.storage import CHECKPOINT_BYTES_PER_PARAM
 from smolplan.spec import RunSpec
@@ -33,8 +33,8 @@ class Plan(BaseModel):
     state_bytes_per_rank: int
     """Weights, gradients and optimiser state in fp32, as the layout shards them."""
     memory_per_rank_bytes: int
-    """The peak, with activations and logits: of the bundled trainer where it can run the spec, else
-    of the layout in general; without the framework's own (planner/memory/)."""
+    """The peak, with activations and logits: of the bundled trainer where its account covers the
+    spec, else of the layout in general; without the framework's own (planner/memory/)."""
     memory_lines: tuple[Line, ...]
     gpu_memory_bytes: float | None
     """None on a CPU."""
@@ -48,11 +48,11 @@ def make_plan(spec: RunSpec) -> Plan:
     params = parameter_count(model)
     per_token = flops_per_token(model, seq_len)
     state = state_lines(model, layout)
-    if spec.unsupported_by_trainer():
+    if is_counted(spec):
+        memory = trainer_memory_lines(spec, "cpu" if gpu is None else "cuda")
+    else:
         element_bytes = 4 if spec.optim.precision == "fp32" else 2
         memory = memory_lines(model, layout, seq_len, element_bytes=element_bytes)
-    else:
-        memory = trainer_memory_lines(spec, "cpu" if gpu is None else "cuda")
     checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAM * params
     explanation = [
         Line("parameters", params, "", "sum of the components", "planner/params.py"),

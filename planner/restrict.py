@@ -94,7 +94,8 @@ TRAINER = (
     Restriction("recompute", "!=", "selective"),
     Restriction("shard_group", "=", ALL),
 )
-"""What the bundled trainer runs: RunSpec.unsupported_by_trainer says the same of one spec."""
+"""What the bundled trainer runs (RunSpec.unsupported_by_trainer says the same of one spec), less
+tensor parallelism, which its memory account does not know (planner/memory/trainer.py)."""
 
 
 def parse_restrictions(text: str) -> tuple[Restriction, ...]:

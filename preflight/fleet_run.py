@@ -19,7 +19,7 @@ from preflight.fleet import Answer, FleetContext
 from preflight.once import ProbeError
 from preflight.peers import judge
 from preflight.reach import Reach
-from preflight.registry import Check, Tier, select
+from preflight.registry import Check, Tier, of_each_host, select
 from preflight.report import Report, Result
 from preflight.runner import run_check, run_fleet_check
 from smolplan.spec import RunSpec
@@ -87,7 +87,7 @@ def run_fleet(
                 results.append(run_check(check, context))
     finally:
         context.close()
-    of_host = [c for c in checks if c.scope == "host" and not c.once]
+    of_host = of_each_host(checks)
     told = _of_hosts(spec, context.runs_dir, reach, hosts, of_host, on_progress)
     results += judge([r for host in told.values() for r in host.results], of_host)
     fleet = FleetContext(

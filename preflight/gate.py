@@ -1,6 +1,6 @@
 """Whether a run may start, by what preflight found: pure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from preflight.history import Standing
@@ -9,6 +9,10 @@ from preflight.report import Report, Result
 
 MISTAKES = {"data.sources", "storage.writable"}
 """Checks, beside those of the configuration, that fail where the user named what there is not."""
+
+
+OF_NODES = ("host", "network", "gpu")
+"""Areas of checks that say nothing of a scheduler's nodes where another machine makes them."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,20 @@ def judge(
     nodes: int,
     earlier: Sequence[Report] = (),
     needs_active: bool,
+    of_nodes: Collection[str] = (),
 ) -> Verdict:
     """`now`: the quick checks made for this start. `standing`: what stands against this very spec
     (history.latest_report). `earlier`: all reports of the spec's name, newest first.
-    `needs_active`: whether the run's hosts must have been put to work by a preflight of it."""
+    `needs_active`: whether the run's hosts must have been put to work by a preflight of it.
+    `of_nodes`: areas that nodes answer for themselves later; here they say nothing of them."""
     failed = standing.failed if standing else now.failed()
-    of_all = [result for result in failed if not result.host or not now.hosts]
+    of_all = [r for r in failed if not r.host and r.area not in of_nodes]
     if of_all:
         first = of_all[0]
         is_mistake = first.area == "config" or first.name in MISTAKES
         return Verdict(_sentence(of_all), first.remedy, is_mistake)
+    # Hosts that were not asked now are a scheduler's: those that failed it is not to choose, and
+    # whichever it chooses check themselves.
     hosts = {result.host for result in failed} & set(now.hosts)
     fit = [host for host in now.hosts if host not in hosts]
     if now.hosts and len(fit) < nodes:

@@ -1,5 +1,6 @@
 """The first steps of the run itself, on this machine's devices, with its own model and text."""
 
+import math
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -91,7 +92,8 @@ class TooLarge(Exception):
 
 def piece_of(context: "Context") -> Piece:
     """The run on this machine's ranks: all of it where it has as many, else fewer data-parallel
-    ranks, and fewer layers if that is too much for their memory. Raises TooLarge."""
+    ranks, fewer tensor-parallel ones if even those are too many, and fewer layers if that is too
+    much for their memory. Raises TooLarge."""
     spec, count, gpu = context.spec, max(1, context.local_ranks), context.uses_gpus
     piece = _on(spec, count, spec.model.layers, gpu=gpu)
     if not gpu:
@@ -115,14 +117,16 @@ def _too_full(piece: Piece) -> bool:
 
 def _on(spec: RunSpec, count: int, layers: int, *, gpu: bool) -> Piece:
     accumulation = min(spec.gradient_accumulation, 4)
+    tensor = math.gcd(spec.parallel.tensor_parallel, count)
+    data = count // tensor
     content: dict[str, Any] = spec.model_dump(mode="json")
     content["model"]["layers"] = layers
     content["optim"] |= {
         "steps": max(spec.steps, 1000),  # broken off long before: nothing is saved
         "tokens": None,
-        "global_batch_size": count * spec.parallel.micro_batch_size * accumulation,
+        "global_batch_size": data * spec.parallel.micro_batch_size * accumulation,
     }
-    content["parallel"] |= {"data_parallel": count, "shard_group": 0}
+    content["parallel"] |= {"data_parallel": data, "tensor_parallel": tensor, "shard_group": 0}
     content["cluster"] |= {"nodes": 1, "gpus_per_node": count}
     content["checkpoint"] |= {"every_steps": SAVE_AFTER, "keep_last": 2}
     content["launch"] |= {"hosts": [], "backend": "local"}
@@ -131,6 +135,8 @@ def _on(spec: RunSpec, count: int, layers: int, *, gpu: bool) -> Piece:
     notes = []
     if count < spec.parallel.ranks:
         notes.append(f"{count} of {spec.parallel.ranks:,} ranks")
+    if tensor < spec.parallel.tensor_parallel:
+        notes.append(f"tensor_parallel {tensor}")
     if layers < spec.model.layers:
         notes.append(f"{layers} of {spec.model.layers} layers")
     if spec.cluster.gpu != "cpu" and not gpu:

@@ -166,6 +166,17 @@ def all_checks() -> list[Check]:
     return sorted(_checks.values(), key=place)
 
 
+def of_nodes() -> list[Check]:
+    """What a node checks before its ranks start. The text is tokenised by then, and need not be
+    there as it was."""
+    return of_each_host(select(skip=["data"], tier="quick"))
+
+
+def of_each_host(checks: Sequence[Check]) -> list[Check]:
+    """Those of them that every host of several makes of itself."""
+    return [c for c in checks if c.scope == "host" and not c.once]
+
+
 def select(
     only: Sequence[str] = (), skip: Sequence[str] = (), tier: Tier = "standard"
 ) -> list[Check]:

@@ -44,13 +44,30 @@ def run(
     checks = [
         c for c in select(only, skip, tier) if c.scope == "host" and (c.passive or not passive_only)
     ]
+    return run_checks(
+        spec, runs_dir, checks, tier=tier, scripts=scripts, on_start=on_start, on_result=on_result
+    )
+
+
+def run_checks(
+    spec: RunSpec,
+    runs_dir: Path,
+    checks: Sequence[Check],
+    *,
+    tier: Tier,
+    host: str = "",
+    scripts: Sequence[Path] = (),
+    on_start: Callable[[Check], None] = lambda check: None,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> Report:
+    """As `run`, of checks of one host; with `host`, this machine is told of by that name."""
     context = Context(spec, make_plan(spec), runs_dir.expanduser().absolute(), scripts=scripts)
     began, started_at = time.monotonic(), time.time()
     results: list[Result] = []
     try:
         for check in checks:
             on_start(check)
-            results.append(run_check(check, context))
+            results.append(run_check(check, context).model_copy(update={"host": host}))
             on_result(results[-1])
     finally:
         context.close()
@@ -60,6 +77,7 @@ def run(
         runs_dir=str(context.runs_dir),
         results=judge(results, checks),  # the GPUs of this machine with each other
         seconds=time.monotonic() - began,
+        hosts=(host,) if host else (),
         tier=tier,
         started_at=started_at,
         made_on=platform.node(),

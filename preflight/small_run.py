@@ -1,7 +1,8 @@
 """A training run small enough to be made, killed and resumed within seconds.
 
 Same ranks, sharding, precision and recomputation as the user's spec, as far as this machine
-has the devices; another model and text, so that it is quick and stands alone.
+has the devices, and two tensor-parallel ranks for more; another model and text, so that it is quick
+and stands alone.
 """
 
 import random
@@ -117,6 +118,7 @@ class SmallRun:
 def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec:
     """The user's spec with everything that makes it long made short."""
     parallel = spec.parallel
+    tensor = 2 if parallel.tensor_parallel > 1 and ranks % 2 == 0 else 1
     return RunSpec.model_validate(
         {
             "name": "preflight",
@@ -125,9 +127,9 @@ def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec
                 **spec.model.model_dump(),
                 "layers": 4,  # the fourth is the first without rotary embedding, by default
                 "hidden": 32,
-                "heads": 2,
-                "kv_heads": 1,
-                "head_dim": 16,
+                "heads": 4,
+                "kv_heads": 2,  # for two tensor-parallel ranks
+                "head_dim": 8,
                 "ffn_hidden": 64,
                 "vocab_size": 320,
             },
@@ -147,7 +149,8 @@ def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec
                 "decay_steps": 4,
             },
             "parallel": {
-                "data_parallel": ranks,
+                "data_parallel": ranks // tensor,
+                "tensor_parallel": tensor,
                 "zero_stage": max(2, parallel.zero_stage),
                 "recompute": "full" if parallel.recompute == "full" else "none",
             },

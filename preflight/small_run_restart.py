@@ -128,7 +128,9 @@ def loaded_by_others(small: "SmallRun") -> Reshaped:
     for later in range(step + every, small.steps + 1, every):
         shutil.rmtree(run.checkpoint(later))
     spec = with_parts(
-        small.spec, parallel={"data_parallel": count}, cluster={"gpus_per_node": count}
+        small.spec,
+        parallel={"data_parallel": count, "tensor_parallel": 1},
+        cluster={"gpus_per_node": count},
     )
     write_text(run.spec, dump_spec(spec), durable=False)
     children = small.start(run, count, attempt=2)

@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     STOPPED_ON_REQUEST = 68
     FENCED = 69
     RUN_FOLDER_UNWRITABLE = 70
+    NODE_UNFIT = 71
 
 
 class SmolplanError(Exception):

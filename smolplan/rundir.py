@@ -152,6 +152,21 @@ class RunDir:
         """What the ranks of a node are at. Written by its supervisor in answer to a request."""
         return self.attempt(number) / "stacks" / f"node-{node}.json"
 
+    @property
+    def unchecked(self) -> Path:
+        """Present: nodes do not check themselves before their ranks start; and why not. Written by
+        the launcher."""
+        return self.path / "unchecked.json"
+
+    def node_check(self, number: int, node: int) -> Path:
+        """What a node's preflight found before its ranks started. Written by it, once."""
+        return self.attempt(number) / "preflight" / f"{node}.json"
+
+    def checks(self, number: int) -> Path:
+        """The same of all nodes, once it is on the hosts' record. Written by whoever put it
+        there."""
+        return self.attempt(number) / "preflight.json"
+
     def begin_attempt(self, number: int) -> None:
         """Make an attempt's folders. Raises OSError, so where the run folder has been deleted."""
         for folder in (self.attempts, self.attempt(number), self.attempt(number) / "logs"):

@@ -54,8 +54,14 @@ def make_spec(
     )
 
 
-def start(spec: RunSpec, store: Store, folder: Path, *, monitored: bool) -> Run:
+def start(
+    spec: RunSpec, store: Store, folder: Path, *, monitored: bool, checked: bool = False
+) -> Run:
+    """`checked`: as `smolplan launch` has it. Most tests are of something else, and checks take
+    seconds."""
     run, attempt = create.create_run(spec, store, folder, monitored=monitored)
+    if not checked:
+        RunDir(run.path).unchecked.write_text("{}")
     control.start(store, run, attempt, spec)
     return store.run(run.id)
 

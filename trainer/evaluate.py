@@ -14,6 +14,7 @@ import torch
 from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
+from smolplan.spec.parallel import ParallelSpec
 from trainer.checkpoint import load
 from trainer.data.dataset import HELD_OUT, open_dataset
 from trainer.manifest import Manifest, steps_present, verify
@@ -40,7 +41,8 @@ def evaluate(run: RunDir, spec: RunSpec, step: int | None) -> dict[str, Any]:
         )
     torch.set_num_threads(spec.launch.threads_per_rank)
     torch.use_deterministic_algorithms(True)
-    world = join(spec)
+    # One process holds the whole model, however it was trained.
+    world = join(spec.model_copy(update={"parallel": ParallelSpec()}))
     model = CausalLM(spec.model, length).to(world.device)
     load(run.checkpoint(manifest.step), manifest, model, None, world)
     model.eval()

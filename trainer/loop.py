@@ -6,6 +6,8 @@ import time
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir
@@ -64,7 +66,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         began = time.perf_counter()
         if world.rank == 0:
             fenced(run, attempt)
-        batch = loader.batch(rank_share(position, batch_size, world.rank, world.size))
+        batch = loader.batch(rank_share(position, batch_size, world.data_rank, world.data_size))
         data_wait_s = time.perf_counter() - began
         lr = learning_rate(
             step,
@@ -75,12 +77,14 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         )
         tokens = torch.from_numpy(batch).to(world.device)
         loss = _backward(model, tokens, spec.parallel.micro_batch_size, dataset.separator)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optim.clip_norm)
-        grad_norm = _scalar(norm)
+        grad_norm = _clip(model, spec.optim.clip_norm)
         asked = stop.is_set() or (
             world.rank == 0 and (run.stop_request.exists() or run.yield_request(attempt).exists())
         )
-        summed = world.sum([loss / world.size, float(checksum(batch)), float(asked)])
+        counted = float(world.leads)
+        summed = world.sum(
+            [counted * loss / world.data_size, counted * checksum(batch), float(asked)]
+        )
         global_loss, batch_checksum, stop_votes = summed[0], int(summed[1]), summed[2]
         if not (math.isfinite(global_loss) and math.isfinite(grad_norm)):
             report.event("non_finite_loss", step=step + 1, loss=repr(global_loss))
@@ -137,13 +141,19 @@ def _backward(model: CausalLM, tokens: Tensor, micro_batch_size: int, separator:
     for number, piece in enumerate(pieces):
         # FSDP reduces gradients once, in the last backward pass.
         model.set_requires_gradient_sync(number == len(pieces) - 1)  # type: ignore[operator]
-        loss, objective = model(piece[:, :-1], separator, piece[:, 1:])
-        (objective / len(pieces)).backward()
+        with loss_parallel():  # of logits that lie on several ranks; of others as ever
+            loss, objective = model(piece[:, :-1], separator, piece[:, 1:])
+            (objective / len(pieces)).backward()
         losses.append(loss.detach())
     # Looked at once, at the end: each look makes the host wait for the device.
     return float(torch.stack(losses).double().mean().item())
 
 
-def _scalar(value: Tensor) -> float:
-    whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-    return float(whole.item())
+def _clip(model: CausalLM, longest: float) -> float:
+    """Shorten the gradients to a norm of `longest`; the norm that they had, over all ranks."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    # One number for all, summed once: ranks that hold the same weight must scale it alike.
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    torch.nn.utils.clip_grads_with_norm_(model.parameters(), longest, norm)
+    return float(norm.item())

@@ -21,6 +21,7 @@ from smolplan.spec import RunSpec
 from trainer.model.block import Block
 from trainer.model.transformer import CausalLM
 from trainer.report import peak_resident_bytes
+from trainer.tensor_parallel import split_layers
 
 log = logging.getLogger("trainer")
 
@@ -35,6 +36,22 @@ class World:
     size: int
     device: torch.device
     mesh: DeviceMesh
+    """(data, tensor). The ranks of a tensor-parallel group are neighbours: on one host, where a
+    host's ranks divide by them."""
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of a batch this rank reads; all of a tensor-parallel group read the same."""
+        return self.mesh.get_local_rank("data")
+
+    @property
+    def data_size(self) -> int:
+        return self.mesh["data"].size()
+
+    @property
+    def leads(self) -> bool:
+        """Whether it speaks for its tensor-parallel group, whose ranks all know the same."""
+        return self.mesh.get_local_rank("tensor") == 0
 
     def sum(self, values: list[float]) -> list[float]:
         """Element-wise sum over all ranks, in float64 (exact for integers below 2**53)."""
@@ -81,18 +98,30 @@ def join(spec: RunSpec) -> World:
         timeout=timedelta(seconds=spec.launch.collective_timeout_s),
         **_loopback_store(),
     )
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     size, rank = dist.get_world_size(), dist.get_rank()
-    share = size * spec.parallel.micro_batch_size
-    if spec.optim.global_batch_size % share:
+    return World(rank, size, device, mesh_of(spec, size, device.type))
+
+
+def mesh_of(spec: RunSpec, ranks: int, kind: str) -> DeviceMesh:
+    """(data, tensor): as many replicas as the ranks that there are make. Raises NamedExit BAD_SPEC
+    if they make none, or the batch does not divide by them."""
+    tensor, micro = spec.parallel.tensor_parallel, spec.parallel.micro_batch_size
+    if ranks % tensor:
+        raise NamedExit(
+            ExitCode.BAD_SPEC,
+            f"{ranks} ranks do not divide by parallel.tensor_parallel {tensor}",
+        )
+    data = ranks // tensor
+    if spec.optim.global_batch_size % (data * micro):
         raise NamedExit(
             ExitCode.BAD_SPEC,
             f"optim.global_batch_size {spec.optim.global_batch_size} does not divide by "
-            f"{size} ranks × parallel.micro_batch_size {spec.parallel.micro_batch_size}",
+            f"{data} data-parallel ranks × parallel.micro_batch_size {micro}",
         )
-    kind = "cuda" if cuda else "cpu"
-    mesh = init_device_mesh(kind, (size,), mesh_dim_names=("data",))
-    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
-    return World(rank, size, device, mesh)
+    mesh = init_device_mesh(kind, (data, tensor), mesh_dim_names=("data", "tensor"))
+    mesh._flatten("world")  # so that what is summed over both is summed at once
+    return mesh
 
 
 def _loopback_store() -> dict[str, Any]:
@@ -114,8 +143,12 @@ def _loopback_store() -> dict[str, Any]:
 
 
 def distribute(model: CausalLM, spec: RunSpec, mesh: DeviceMesh) -> None:
-    """Shard parameters, gradients and optimiser state over the data-parallel ranks (FSDP2), a
-    block at a time; stage 2 keeps gathered weights between forward and backward."""
+    """Share layers out over the tensor-parallel ranks; then shard parameters, gradients and
+    optimiser state over the data-parallel ranks (FSDP2), a block at a time. Stage 2 keeps gathered
+    weights between forward and backward. mesh: (data, tensor)."""
+    data, tensor = mesh["data"], mesh["tensor"]
+    if tensor.size() > 1:
+        split_layers(model, tensor)
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if spec.optim.precision == "bf16" else None,
         reduce_dtype=torch.float32,
@@ -124,8 +157,8 @@ def distribute(model: CausalLM, spec: RunSpec, mesh: DeviceMesh) -> None:
     for block in model.model.layers:
         if spec.parallel.recompute == "full":
             _recompute(block)
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        fully_shard(block, mesh=data, mp_policy=policy, reshard_after_forward=reshard)
+    fully_shard(model, mesh=data, mp_policy=policy, reshard_after_forward=reshard)
 
 
 def shard_of(whole: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -72,10 +72,15 @@ class NotNow(SmolplanError):
 class Backend(Protocol):
     """Each method may be called again without harm, by another process too."""
 
-    def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
-        """What `submit` would send, for people to read."""
+    def render(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> str:
+        """What `submit` would send, for people to read. `checked`: whether nodes that a scheduler
+        chooses check themselves before ranks start."""
 
-    def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
+    def request(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> dict[str, object]:
         """The same for machines."""
 
     def submit(

@@ -61,11 +61,20 @@ class KubernetesBackend:
         self._over_since_s: dict[str, float] = {}
         """By pod."""
 
-    def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
-        return to_yaml(objects(spec, run, attempt_number, "…", left_out=_left_out(run))).rstrip()
+    def render(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> str:
+        return to_yaml(self._objects(spec, run, attempt_number, "…", checked)).rstrip()
 
-    def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
-        return {"objects": objects(spec, run, attempt_number, "…", left_out=_left_out(run))}
+    def request(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> dict[str, object]:
+        return {"objects": self._objects(spec, run, attempt_number, "…", checked)}
+
+    def _objects(
+        self, spec: RunSpec, run: RunDir, number: int, token: str, checked: bool
+    ) -> list[dict[str, Any]]:
+        return objects(spec, run, number, token, left_out=_left_out(run), check=checked)
 
     def submit(
         self,
@@ -81,7 +90,8 @@ class KubernetesBackend:
             return
         if not run.spec.exists():
             raise UserError(f"cannot start attempt {number}: its folder is gone", where=str(run))
-        manifests = objects(spec, run, number, attempt.token, left_out=_left_out(run))
+        checked = not run.unchecked.exists()
+        manifests = self._objects(spec, run, number, attempt.token, checked)
         record = record or _record(spec, run, attempt)
         try:
             run.begin_attempt(number)

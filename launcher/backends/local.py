@@ -35,11 +35,15 @@ def command(run: RunDir, attempt_number: int) -> list[str]:
 class LocalBackend:
     """See launcher.backends.base.Backend."""
 
-    def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
+    def render(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> str:
         settings = [f"{k}={shlex.quote(v)}" for k, v in rank_environment(spec, "…").items()]
         return " ".join([*settings, shlex.join(command(run, attempt_number))])
 
-    def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
+    def request(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> dict[str, object]:
         return {
             "command": command(run, attempt_number),
             "environment": rank_environment(spec, "…"),

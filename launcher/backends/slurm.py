@@ -42,14 +42,18 @@ class SlurmBackend:
 
     queue: ClassVar[Queue] = Queue()
 
-    def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
+    def render(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> str:
         arguments = _arguments(spec, run, attempt_number, "…")
-        return script.render(arguments, _script(spec, run, attempt_number))
+        return script.render(arguments, _script(spec, run, attempt_number, checked))
 
-    def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
+    def request(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> dict[str, object]:
         return {
             "command": _arguments(spec, run, attempt_number, "…"),
-            "script": _script(spec, run, attempt_number),
+            "script": _script(spec, run, attempt_number, checked),
             "environment": rank_environment(spec, "…"),
         }
 
@@ -80,7 +84,7 @@ class SlurmBackend:
                 if known
                 else send(
                     _arguments(spec, run, number, attempt.token),
-                    _script(spec, run, number),
+                    _script(spec, run, number, not run.unchecked.exists()),
                     environment_of(run),
                 )
             )
@@ -199,8 +203,9 @@ def _arguments(spec: RunSpec, run: RunDir, number: int, token: str) -> list[str]
     )
 
 
-def _script(spec: RunSpec, run: RunDir, attempt: int) -> str:
-    return script.job_script(spec.launch.python or Path(sys.executable), run, attempt)
+def _script(spec: RunSpec, run: RunDir, attempt: int, checked: bool) -> str:
+    python = spec.launch.python or Path(sys.executable)
+    return script.job_script(python, run, attempt, checked=checked)
 
 
 def _is_done(ended: dict[str, Any] | None) -> bool:

@@ -58,7 +58,9 @@ class SshBackend:
         self._prober: Prober | None = None
         self._ending: dict[str, _Ending] = {}
 
-    def render(self, spec: RunSpec, run: RunDir, attempt_number: int) -> str:
+    def render(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> str:
         hosts = [host.name for host in inventory(spec, os.environ)]
         nodes = spec.cluster.nodes
         lines = [
@@ -71,7 +73,9 @@ class SshBackend:
             lines.append(f"{shlex.quote(host)}: {' '.join(settings)} {argv}")
         return "\n".join(lines)
 
-    def request(self, spec: RunSpec, run: RunDir, attempt_number: int) -> dict[str, object]:
+    def request(
+        self, spec: RunSpec, run: RunDir, attempt_number: int, *, checked: bool = True
+    ) -> dict[str, object]:
         hosts = [host.name for host in inventory(spec, os.environ)]
         nodes = spec.cluster.nodes
         return {

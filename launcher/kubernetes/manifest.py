@@ -61,9 +61,16 @@ def meeting_address(name: str) -> str:
 
 
 def objects(
-    spec: RunSpec, run: RunDir, attempt: int, token: str, *, left_out: Iterable[str] = ()
+    spec: RunSpec,
+    run: RunDir,
+    attempt: int,
+    token: str,
+    *,
+    left_out: Iterable[str] = (),
+    check: bool = True,
 ) -> list[dict[str, Any]]:
-    """In the order in which they are made. Raises UserError."""
+    """In the order in which they are made. `check`: pods check their hosts before ranks start.
+    Raises UserError."""
     settings = checked(spec, run)
     name = name_of(run, attempt, spec.cluster.nodes)
     labels = {
@@ -82,6 +89,7 @@ def objects(
         labels=labels,
         apart={TOKEN_LABEL: labels[TOKEN_LABEL]},
         left_out=left_out,
+        check=check,
     )
     jobs = _jobs(pods, name, spec.cluster.nodes)
     if settings.kind == "jobset":

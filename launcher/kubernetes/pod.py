@@ -47,8 +47,10 @@ def pod_template(
     labels: dict[str, str],
     apart: dict[str, str],
     left_out: Iterable[str] = (),
+    check: bool = True,
 ) -> dict[str, Any]:
-    """`apart`: the labels of the pods that are to be on hosts of their own. Raises UserError."""
+    """`apart`: the labels of the pods that are to be on hosts of their own. `check`: they start
+    ranks only once preflight has found all their hosts fit. Raises UserError."""
     settings = checked(spec, run)
     volumes: list[dict[str, Any]] = [
         {
@@ -70,7 +72,7 @@ def pod_template(
         "enableServiceLinks": False,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "affinity": _affinity(apart, left_out),
-        "containers": [_container(spec, settings, run, attempt, token, mounts)],
+        "containers": [_container(spec, settings, run, attempt, token, mounts, check)],
         "volumes": volumes,
     }
     if settings.host_network:
@@ -84,11 +86,12 @@ def pod_template(
     return {"metadata": {"labels": labels}, "spec": pod}
 
 
-def command(spec: RunSpec, run: RunDir, attempt: int) -> list[str]:
+def command(spec: RunSpec, run: RunDir, attempt: int, check: bool) -> list[str]:
     # -P: a file trainer.py in the image's folder must not be run in place of ours.
     return [
         *[str(spec.launch.python or "python"), "-P", "-m", "launcher.supervisor"],
         *[str(run.path), str(attempt), "--node-from", INDEX_VARIABLE, "--stay"],
+        *(["--check"] if check else []),
     ]
 
 
@@ -107,6 +110,7 @@ def _container(
     attempt: int,
     token: str,
     mounts: list[dict[str, str]],
+    check: bool,
 ) -> dict[str, Any]:
     on_gpus = spec.cluster.gpu != "cpu"
     limits = {settings.gpu_resource: str(spec.cluster.gpus_per_node)} if on_gpus else {}
@@ -119,7 +123,7 @@ def _container(
     return {
         "name": CONTAINER,
         "image": settings.image,
-        "command": [literal(word) for word in command(spec, run, attempt)],
+        "command": [literal(word) for word in command(spec, run, attempt, check)],
         "env": [
             *({"name": name, "value": literal(value)} for name, value in variables.items()),
             {"name": HOST_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},

@@ -53,10 +53,15 @@ def _alike(spec: RunSpec) -> list[str]:
 
 
 def request(
-    specs: Sequence[RunSpec], runs: Sequence[RunDir], at_most: int | None, logs: Path
+    specs: Sequence[RunSpec],
+    runs: Sequence[RunDir],
+    at_most: int | None,
+    logs: Path,
+    *,
+    checked: bool,
 ) -> tuple[list[str], str]:
     """The arguments of sbatch, and the script on its standard input. `logs` is the folder of the
-    tasks' own logs."""
+    tasks' own logs; `checked`: nodes check themselves before ranks start."""
     first, names = specs[0], {spec.name for spec in specs}
     arguments = script.job_arguments(
         first,
@@ -70,7 +75,7 @@ def request(
         (spec.launch.python or sys.executable, run, 1)
         for spec, run in zip(specs, runs, strict=True)
     ]
-    return arguments, script.array_script(programs)
+    return arguments, script.array_script(programs, checked=checked)
 
 
 def create_all(
@@ -107,7 +112,8 @@ def start(store: Store, members: Sequence[Member], at_most: int | None) -> str:
         return ""
     try:
         logs = runs[0].path.parent / f"array-{uuid.uuid4().hex[:8]}"
-        arguments, text = request([m.spec for m in mine], runs, at_most, logs)
+        checked = not runs[0].unchecked.exists()
+        arguments, text = request([m.spec for m in mine], runs, at_most, logs, checked=checked)
         for member, run in zip(mine, runs, strict=True):
             run.record("launched", "launcher", attempt=1, reason=member.attempt.reason)
             run.begin_attempt(1)

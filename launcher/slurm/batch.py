@@ -71,16 +71,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The program of a Slurm job.")
     parser.add_argument("run", type=Path)
     parser.add_argument("attempt", type=int)
+    parser.add_argument("--check", action="store_true", help="Start ranks only on fit nodes.")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        sys.exit(work(RunDir(arguments.run), arguments.attempt, os.environ))
+        run = RunDir(arguments.run)
+        sys.exit(work(run, arguments.attempt, os.environ, check=arguments.check))
     except (SmolplanError, OSError) as error:
         log.error("%s", error)
         sys.exit(1)
 
 
-def work(run: RunDir, submitted: int, environment: Mapping[str, str]) -> int:
+def work(run: RunDir, submitted: int, environment: Mapping[str, str], *, check: bool) -> int:
     """The job's exit code. Raises SmolplanError and OSError."""
     notice = Notice(run)
     spec = load_spec(run.spec)
@@ -100,7 +102,7 @@ def work(run: RunDir, submitted: int, environment: Mapping[str, str]) -> int:
         write_exit(run, attempt, record.token, {"exit_code": 1, "failures": {}, "error": told})
         raise
     code = subprocess.run(
-        supervisors(run, attempt, spec.cluster.nodes, settings),
+        supervisors(run, attempt, spec.cluster.nodes, settings, check=check),
         env={**environment, **rank_environment(spec, record.token)},
         stdin=subprocess.DEVNULL,
         check=False,
@@ -179,8 +181,11 @@ def free_port(address: str) -> int:
     return port
 
 
-def supervisors(run: RunDir, attempt: int, nodes: int, settings: SlurmSpec) -> list[str]:
-    """srun, with a supervisor for each node."""
+def supervisors(
+    run: RunDir, attempt: int, nodes: int, settings: SlurmSpec, *, check: bool = True
+) -> list[str]:
+    """srun, with a supervisor for each node; with `check`, they start ranks once all nodes are
+    found fit."""
     # A step does not inherit the job's CPUs per task since Slurm 22.05 (srun(1)), and its one
     # task is bound to one core, where a site binds, though all ranks of the node come from it.
     cpus = settings.cpus_per_task
@@ -188,7 +193,7 @@ def supervisors(run: RunDir, attempt: int, nodes: int, settings: SlurmSpec) -> l
         *["srun", "--kill-on-bad-exit=1", f"--nodes={nodes}", "--ntasks-per-node=1"],
         *["--cpu-bind=none", *([f"--cpus-per-task={cpus}"] if cpus else [])],
         *[sys.executable, "-P", "-m", "launcher.supervisor", str(run.path), str(attempt)],
-        *["--node-from", "SLURM_NODEID", "--stay"],
+        *["--node-from", "SLURM_NODEID", "--stay", *(["--check"] if check else [])],
     ]
 
 

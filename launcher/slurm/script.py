@@ -131,20 +131,23 @@ def job_arguments(
     ]
 
 
-def job_script(python: Path | str, run: RunDir, attempt: int) -> str:
-    """The script, on sbatch's standard input. `exec`: the signal reaches Python, not the shell."""
-    return f"#!/bin/sh\n{_start(python, run, attempt)}\n"
+def job_script(python: Path | str, run: RunDir, attempt: int, *, checked: bool = True) -> str:
+    """The script, on sbatch's standard input. `exec`: the signal reaches Python, not the shell.
+    `checked`: its nodes are checked before ranks start."""
+    return f"#!/bin/sh\n{_start(python, run, attempt, checked)}\n"
 
 
-def array_script(programs: Sequence[tuple[Path | str, RunDir, int]]) -> str:
+def array_script(
+    programs: Sequence[tuple[Path | str, RunDir, int]], *, checked: bool = True
+) -> str:
     """As job_script, for a job array: a program for each of its tasks."""
-    tasks = [f"{i}) {_start(*program)} ;;\n" for i, program in enumerate(programs)]
+    tasks = [f"{i}) {_start(*program, checked)} ;;\n" for i, program in enumerate(programs)]
     return f'#!/bin/sh\ncase "$SLURM_ARRAY_TASK_ID" in\n{"".join(tasks)}esac\n'
 
 
-def _start(python: Path | str, run: RunDir, attempt: int) -> str:
+def _start(python: Path | str, run: RunDir, attempt: int, checked: bool) -> str:
     program = [str(python), "-P", "-m", "launcher.slurm.batch", str(run.path), str(attempt)]
-    return f"exec {shlex.join(program)}"
+    return f"exec {shlex.join([*program, *(['--check'] if checked else [])])}"
 
 
 def render(arguments: list[str], text: str) -> str:

@@ -2,7 +2,8 @@
 
 The trainer shards with FSDP2, a block at a time: fp32 weights, gradients and moments; what it
 computes with is gathered in the compute type. Each moment below is a set of lines; the peak is the
-moment whose lines add up to the most. Which tensors a block keeps depends on the device's kernels:
+moment whose lines add up to the most. It counts data-parallel ranks only: of tensor-parallel ones
+the general account (sharded.py) tells. Which tensors a block keeps depends on the device's kernels:
 nn.RMSNorm is one kernel on a GPU, and on a CPU a row of operations that keep fp32 copies. The CPU's
 figures are held against torch's FSDPMemTracker (tests/trainer/test_memory_tracked.py); the GPU's
 are computed, not measured. Not counted: the CUDA context, NCCL's buffers and what the allocator
@@ -48,6 +49,12 @@ def trainer_memory_bytes(
     for other in others:
         peak = -least(-peak, -other)
     return peak
+
+
+def is_counted(spec: "RunSpec") -> bool:
+    """Whether this is the account of a spec: the trainer runs it, without tensor parallelism, of
+    which it does not know."""
+    return spec.parallel.tensor_parallel == 1 and not spec.unsupported_by_trainer()
 
 
 def trainer_memory_lines(spec: "RunSpec", device: Device) -> list[Line]:

@@ -23,7 +23,7 @@ the rest."""
     once=True,
 )
 def layout(context: Context) -> Finding:
-    """The bundled trainer can run the layout."""
+    """The bundled trainer can run the layout, its tensor-parallel groups each within a host."""
     spec = context.spec
     if problems := spec.unsupported_by_trainer():
         return Finding(
@@ -32,8 +32,14 @@ def layout(context: Context) -> Finding:
             why="; ".join(problems),
             source="spec",
         )
+    tensor, per_node = spec.parallel.tensor_parallel, spec.cluster.gpus_per_node
+    across = spec.cluster.nodes > 1 and per_node % tensor != 0
     return Finding(
-        state="pass",
+        state="warn" if across else "pass",
+        why=f"parallel.tensor_parallel {tensor} does not divide cluster.gpus_per_node {per_node}: "
+        "its groups lie across hosts, and every layer waits for the network between them"
+        if across
+        else "",
         summary=f"{spec.parallel.ranks} ranks × {spec.parallel.micro_batch_size} × "
         f"{spec.gradient_accumulation} = {spec.optim.global_batch_size} sequences a step",
         measured={

@@ -8,9 +8,11 @@ import random
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from smolplan.library_text import library_files
 
 SAMPLE = 500
 """Files of a source that are opened; the rest are counted only."""
@@ -57,16 +59,15 @@ def sources(wanted: list[dict[str, str]]) -> dict[str, Any]:
     """Of each source {path, glob}: files, bytes, and what cannot be read."""
     found: list[dict[str, Any]] = []
     for source in wanted:
-        root, glob, left_out = Path(source["path"]).expanduser(), source["glob"], set[str]()
+        root, glob = Path(source["path"]).expanduser(), source["glob"]
         if source["path"] == "python-stdlib":
-            root, glob = Path(sysconfig.get_path("stdlib")), "**/*.py"
-            left_out = {"site-packages", "dist-packages", "test", "tests"}
+            root = Path(sysconfig.get_path("stdlib"))
         if not root.exists():
             found.append({"path": str(root), "files": 0, "bytes": 0, "error": "does not exist"})
             continue
         files, size, errors = 0, 0, []
-        for number, path in enumerate([root] if root.is_file() else root.glob(glob)):
-            if left_out & set(path.relative_to(root).parts) or path.is_dir():
+        for number, path in enumerate(_paths(source["path"], root, glob)):
+            if path.is_dir():
                 continue
             try:
                 status = path.stat()
@@ -84,6 +85,12 @@ def sources(wanted: list[dict[str, str]]) -> dict[str, Any]:
             reason += f" (and {len(errors) - 1} more)"
         found.append({"path": str(root), "files": files, "bytes": size, "error": reason})
     return {"sources": found}
+
+
+def _paths(named: str, root: Path, glob: str) -> Iterable[Path]:
+    if named == "python-stdlib":
+        return library_files()
+    return [root] if root.is_file() else root.glob(glob)
 
 
 def sample(given: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,17 @@
 """`python -m preflight.probes.mounts DEADLINE_S JSON`: do these paths answer, and what are they?
 
-JSON is {word: path}. Each path is asked in a process of its own: whoever touches a network file
-system whose server is gone is stuck in the kernel, and may not even be killed.
+JSON is {word: path}. Each path is touched by a process of its own (smolplan/touch.py).
 """
 
 import json
 import os
 import re
-import select
-import signal
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from smolplan.touch import touch_all
 
 
 @dataclass(frozen=True)
@@ -52,61 +50,8 @@ def mount_of(path: str, all_mounts: list[Mount]) -> Mount | None:
     return best
 
 
-def touch(path: str) -> dict[str, Any]:
-    """What whoever starts the run does first. The path may not be there yet: then the nearest
-    folder above it that is."""
-    began = time.perf_counter()
-    place = Path(path)
-    for place in (Path(path), *Path(path).parents):
-        try:
-            place.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            return {"error": error.strerror, "errno": error.errno, "real": str(place)}
-        break
-    try:
-        os.statvfs(place)
-        if place.is_dir():
-            with os.scandir(place) as entries:
-                next(entries, None)
-    except PermissionError:
-        pass  # which is told where it matters
-    except OSError as error:
-        return {"error": error.strerror, "errno": error.errno, "real": str(place)}
-    return {
-        "error": "",
-        "errno": 0,
-        "real": str(place.resolve()),
-        "seconds": time.perf_counter() - began,
-    }
-
-
-def _ask(path: str) -> tuple[int, int]:
-    """A process that touches the path, and where its answer is read."""
-    reading, writing = os.pipe()
-    process = os.fork()
-    if process:
-        os.close(writing)
-        return process, reading
-    try:
-        for output in (1, 2):  # whoever reads them is not to wait for one that is stuck
-            os.close(output)
-        os.write(writing, json.dumps(touch(path)).encode())
-    finally:
-        os._exit(0)
-
-
 def ask_all(paths: dict[str, str], deadline_s: float) -> dict[str, Any]:
-    asked = {word: _ask(path) for word, path in paths.items()}
-    waiting = {reading: word for word, (_, reading) in asked.items()}
-    answers: dict[str, Any] = {}
-    end = time.monotonic() + deadline_s
-    while waiting and (left := end - time.monotonic()) > 0:
-        for reading in select.select(list(waiting), [], [], left)[0]:
-            answers[waiting.pop(reading)] = json.loads(os.read(reading, 65_536) or b"null")
-    for word in waiting.values():
-        os.kill(asked[word][0], signal.SIGKILL)  # and not waited for: it may never end
+    answers = touch_all(paths, deadline_s)
     table = Path("/proc/self/mountinfo")
     all_mounts = mounts(table.read_text()) if table.exists() else []
     told = {}

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from smolplan.cli.runs_dir import RunsDir
 
 if TYPE_CHECKING:
     from launcher.store import Run, Store
@@ -15,9 +15,7 @@ KILL_AFTER_SHARE = 0.4
 
 
 def demo(
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run directories (default: ./runs).")
-    ] = None,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Plan, check, train with two ranks, kill one, watch it mend; compare with an undisturbed run.
 

@@ -1,6 +1,6 @@
 """Before a launch: the quick checks, and whether what preflight knows lets the run start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ def check_before(
     Raises SmolplanError if the run must not start.
     """
     from preflight import history
-    from preflight.gate import judge
+    from preflight.gate import OF_NODES, judge
     from preflight.look import Look
     from smolplan.cli.preflight import look_once
     from smolplan.errors import SmolplanError, UserError
@@ -31,10 +31,12 @@ def check_before(
                 where="--unchecked",
                 remedy="For instance: --unchecked 'node7 is known to be slow'",
             )
-        return lambda run: run.record("unchecked", "user", reason=reason)
-    # Nodes that only a scheduler reaches are not asked from here.
+        return lambda run: _leave_unchecked(run, reason)
+    # Nodes that only a scheduler reaches check themselves before their ranks start; of this machine
+    # counts what it shares with them.
     scheduled = spec.launch.backend in ("slurm", "kubernetes")
-    with Look(spec, runs_dir, tier="quick", here=scheduled) as look:
+    of_nodes = OF_NODES if scheduled else ()
+    with Look(spec, runs_dir, tier="quick", here=scheduled, skip=of_nodes) as look:
         report = look_once(look)
         look.keep(report)
     verdict = judge(
@@ -43,6 +45,7 @@ def check_before(
         nodes=spec.cluster.nodes,
         earlier=history.reports(spec.name),
         needs_active=spec.launch.backend == "ssh",
+        of_nodes=of_nodes,
     )
     if verdict.refused:
         kind = UserError if verdict.is_mistake else SmolplanError
@@ -51,6 +54,16 @@ def check_before(
             f"{verdict.remedy or 'See all of it: smolplan preflight SPEC --last'} "
             "To start it all the same: --unchecked REASON."
         )
-    return lambda run: run.record(
-        "preflight", "launcher", checked=len(report.results), left_out=list(verdict.left_out)
-    )
+    return lambda run: _tell_checked(run, len(report.results), verdict.left_out)
+
+
+def _leave_unchecked(run: "RunDir", reason: str) -> None:
+    from smolplan.rundir import write_json
+
+    write_json(run.unchecked, {"reason": reason})
+    run.record("unchecked", "user", reason=reason)
+
+
+def _tell_checked(run: "RunDir", checked: int, left_out: Sequence[str]) -> None:
+    run.unchecked.unlink(missing_ok=True)  # of an earlier start
+    run.record("preflight", "launcher", checked=checked, left_out=list(left_out))

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from smolplan.cli.runs_dir import RunsDir
+
 if TYPE_CHECKING:
     from preflight.look import Look
     from preflight.report import Report
@@ -46,9 +48,7 @@ def preflight(
     here: Annotated[
         bool, typer.Option("--here", help="This machine only, whatever launch.backend says.")
     ] = False,
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run directories (default: ./runs).")
-    ] = None,
+    runs_dir: RunsDir = None,
     script: Annotated[
         list[Path] | None,
         typer.Option(
@@ -235,21 +235,11 @@ def _watch(look: "Look", every: str, as_json: bool) -> None:
 
 
 def _runs_folder(spec: "RunSpec", given: Path | None) -> Path:
-    """As launch has it; but a folder on a mount that hangs is not touched by this process, which
-    could then never end: the checks name it."""
-    import json
-    import subprocess
-    import sys
-
-    from launcher.create import runs_folder
+    """As launch has it; but a folder on a mount that hangs is left to the checks, which name it."""
+    from launcher.create import runs_folder, runs_path
+    from smolplan.touch import NoAnswer
 
     try:
-        path = (given or spec.launch.runs_dir or Path("runs")).expanduser().absolute()
-        command = ["-P", "-m", "preflight.probes.mounts", "3", json.dumps({"runs": str(path)})]
-        done = subprocess.run(
-            [sys.executable, *command], capture_output=True, text=True, timeout=20, check=True
-        )
-        hangs = not json.loads(done.stdout)["runs"]["answered"]
-    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError):
-        hangs = False
-    return path if hangs else runs_folder(spec, given)
+        return runs_folder(spec, given)
+    except NoAnswer:
+        return runs_path(spec, given)

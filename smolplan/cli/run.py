@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from smolplan.cli.runs_dir import RunsDir
+
 if TYPE_CHECKING:
-    from launcher.store import Store
+    from launcher.store import Run, Store
     from smolplan.rundir import RunDir
     from smolplan.spec import RunSpec
 
@@ -26,9 +28,7 @@ def launch(
             "array on Slurm.",
         ),
     ],
-    runs_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run directories (default: ./runs).")
-    ] = None,
+    runs_dir: RunsDir = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was stopped or gave up.")
     ] = False,
@@ -97,9 +97,10 @@ def launch(
                 remedy="Leave it out.",
             )
         store = Store()
-        run = control.settle(store, store.find(spec))
+        run = control.settle(store, _find(store, spec))
         if dry_run:
-            _show_start(control.resumable(store, run), RunDir(run.path), as_json=as_json)
+            resumed = control.resumable(store, run)
+            _show_start(resumed, RunDir(run.path), checked=unchecked is None, as_json=as_json)
             return
         check_before(control.resumable(store, run), run.path.parent, unchecked)(RunDir(run.path))
         attempt = control.resume(store, run, monitored=monitor)
@@ -108,7 +109,8 @@ def launch(
         folder = create.runs_folder(loaded, runs_dir)
         if dry_run:
             create.check(loaded)
-            _show_start(loaded, RunDir(folder / f"{loaded.name}-…"), as_json=as_json)
+            planned = RunDir(folder / f"{loaded.name}-…")
+            _show_start(loaded, planned, checked=unchecked is None, as_json=as_json)
             return
         create.check(loaded)
         tell = check_before(loaded, folder, unchecked)
@@ -134,7 +136,20 @@ def launch(
         _watch(store, run.id)
 
 
-def _show_start(spec: "RunSpec", run: "RunDir", *, as_json: bool) -> None:
+def _find(store: "Store", name: str) -> "Run":
+    """A run whose folder may be looked at. Raises UserError, NoAnswer where its mount hangs."""
+    import os
+
+    from smolplan.touch import require_answer
+
+    if os.sep in name:
+        require_answer(Path(name).absolute(), where="RUN")
+    found = store.find(name)
+    require_answer(found.path, where=f"run {found.id}")
+    return found
+
+
+def _show_start(spec: "RunSpec", run: "RunDir", *, checked: bool, as_json: bool) -> None:
     """What would be executed, for --dry-run."""
     import json
 
@@ -142,9 +157,9 @@ def _show_start(spec: "RunSpec", run: "RunDir", *, as_json: bool) -> None:
 
     backend, number = backend_of(spec), run.latest_attempt() + 1
     if as_json:
-        print(json.dumps(backend.request(spec, run, number)))
+        print(json.dumps(backend.request(spec, run, number, checked=checked)))
     else:
-        print(backend.render(spec, run, number))
+        print(backend.render(spec, run, number, checked=checked))
 
 
 def status(
@@ -170,7 +185,7 @@ def status(
     if watch and as_json:
         raise UserError(TWO_OUTPUTS, where="--json", remedy="Give one of them.")
     store = Store()
-    found = store.find(run)
+    found = _find(store, run)
     if watch:
         _watch(store, found.id)
         return
@@ -226,7 +241,7 @@ def logs(
     from launcher.store import Store
 
     store = Store()
-    found = store.find(run)
+    found = _find(store, run)
     if follow:
         lines = follow_logs(
             found.path,
@@ -266,7 +281,7 @@ def stop(
     from smolplan.spec import load_spec
 
     store = Store()
-    found = control.settle(store, store.find(run))
+    found = control.settle(store, _find(store, run))
     if found.state != "active":
         raise UserError(f"run {found.id} is not running: it is {found.state}")
     unstarted = store.attempts(found.id)[-1].state == "planned" and not found.monitored
@@ -291,20 +306,30 @@ def stop(
 
 
 def runs(as_json: Json = False) -> None:
-    """List all runs, newest last.
+    """List all runs, newest last; those whose folder hangs only as they are on record.
 
     Example: `smolplan runs`
     """
     import json
+    import sys
 
     from launcher import control
-    from launcher.status import run_status
+    from launcher.status import run_status, unseen_status
     from launcher.store import Store
     from smolplan.cli.style import show
     from smolplan.cli.views import runs_table
+    from smolplan.touch import ANSWER_S, hung
 
     store = Store()
-    answers = [run_status(store, control.settle(store, run)) for run in store.runs()]
+    lost = set(hung({run.path.parent for run in store.runs()}))
+    for folder in sorted(lost):
+        print(f"{folder} does not answer within {ANSWER_S:g} s: its mount hangs", file=sys.stderr)
+    answers = [
+        unseen_status(store, run, f"{run.path.parent} does not answer")
+        if run.path.parent in lost
+        else run_status(store, control.settle(store, run))
+        for run in store.runs()
+    ]
     if as_json:
         print(json.dumps([answer.to_json() for answer in answers], indent=1))
     elif answers:

@@ -29,7 +29,9 @@ def launch_together(
     folders = [create.runs_folder(spec, runs_dir) for spec in specs]
     if dry_run:
         runs = [RunDir(f / f"{s.name}-…") for f, s in zip(folders, specs, strict=True)]
-        arguments, text = array.request(specs, runs, at_most, folders[0] / "array-…")
+        arguments, text = array.request(
+            specs, runs, at_most, folders[0] / "array-…", checked=unchecked is None
+        )
         if as_json:
             print(json.dumps({"command": arguments, "script": text}))
         else:

@@ -65,6 +65,8 @@ def _event_row(event: dict[str, Any]) -> tuple[str, str]:
         text = f"{event.get('action')}: {event.get('reason')}"
     elif "step" in event:
         text += f" (step {event['step']})"
+    elif event.get("left_out"):
+        text += f" (left out: {', '.join(event['left_out'])})"
     return clock, f"{event.get('source')}: {text}"
 
 

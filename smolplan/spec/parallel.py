@@ -13,7 +13,9 @@ class ParallelSpec(SpecPart):
     """Degrees of parallelism; their product is the number of ranks."""
 
     data_parallel: Count = Field(default=1, description="Replicas that share a global batch.")
-    tensor_parallel: Count = Field(default=1)
+    tensor_parallel: Count = Field(
+        default=1, description="Neighbouring ranks that share out each layer, and the sequence."
+    )
     pipeline_parallel: Count = Field(default=1)
     virtual_pipeline: Count = Field(
         default=1, description="Parts of the model that each pipeline stage holds (interleaving)."

@@ -65,9 +65,9 @@ class RunSpec(SpecPart):
         parallel = self.parallel
         problems = self.model.unsupported_by_trainer()
         problems += [
-            f"parallel.{name} is {degree}: the bundled trainer runs data_parallel only"
+            f"parallel.{name} is {degree}: the bundled trainer runs data_parallel and "
+            "tensor_parallel only"
             for name in (
-                "tensor_parallel",
                 "pipeline_parallel",
                 "virtual_pipeline",
                 "context_parallel",
@@ -75,6 +75,11 @@ class RunSpec(SpecPart):
             )
             if (degree := getattr(parallel, name)) > 1
         ]
+        if self.data.seq_len % parallel.tensor_parallel:
+            problems.append(
+                f"data.seq_len {self.data.seq_len} does not divide by parallel.tensor_parallel "
+                f"{parallel.tensor_parallel}: the bundled trainer shares each sequence out"
+            )
         if parallel.schedule != "1f1b":
             problems.append(
                 f"parallel.schedule is {parallel.schedule}: the bundled trainer runs no pipeline"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.store import Store
+from tests.preflight.storage_faults import hung_mount
 from tests.support import smolplan
 
 QUESTION = ("estimate", "--params", "3B", "--tokens", "11T", "--deadline", "4w")
@@ -169,7 +170,7 @@ def test_a_dry_run_refuses_what_a_launch_would_and_starts_nothing(
 ) -> None:
     refused = smolplan("launch", "smollm3-3b", "--dry-run")
     assert refused.returncode == 2
-    assert "tensor_parallel" in refused.stderr
+    assert "zero_stage" in refused.stderr
     shown = smolplan("launch", "tiny-cpu", "--dry-run", "--runs-dir", str(tmp_path / "runs"))
     assert shown.returncode == 0
     assert "launcher.supervisor" in shown.stdout
@@ -204,6 +205,22 @@ def test_watching_and_json_exclude_each_other(store: Store, command: str) -> Non
     done = smolplan(command, "tiny-cpu", "--watch", "--json")
     assert done.returncode == 2
     assert "--json" in done.stderr
+
+
+def test_a_folder_on_a_mount_that_hangs_is_named_and_no_command_waits_for_it(
+    store: Store, tmp_path: Path
+) -> None:
+    lost, _ = store.add_run("lost-1", tmp_path / "nfs/runs/lost-1", "hash", monitored=False)
+    with hung_mount(tmp_path / "nfs") as folder:
+        said = f"{folder}/runs does not answer within 5 s: its mount hangs (storage.mounts)"
+        launched = smolplan("launch", "tiny-cpu", "--runs-dir", str(folder / "runs"))
+        assert launched.returncode == 2 and launched.stderr.startswith("smolplan: --runs-dir: ")
+        assert said in launched.stderr
+        for command in ("status", "stop", "logs"):
+            done = smolplan(command, "lost")
+            assert done.returncode == 2 and f"{lost.path} does not answer" in done.stderr, done
+        listed = smolplan("runs", "--json")
+        assert json.loads(listed.stdout)[0]["problem"] == f"{folder}/runs does not answer"
 
 
 def test_a_preflight_of_nothing_is_no_pass() -> None:

@@ -70,8 +70,11 @@ class SlurmLab:
         self._processes["slurmctld"].terminate()
         self._processes.pop("slurmctld").wait(START_S)
 
-    def start_node(self, name: str) -> None:
-        self._start(name, "slurmd", "-D", "-N", name)
+    def start_node(self, name: str, *, open_files: int | None = None) -> None:
+        """`open_files`: a limit that holds for all that this node runs."""
+        # Without this capability root cannot raise what is the most.
+        held = ["setpriv", "--bounding-set=-sys_resource", "prlimit", f"--nofile={open_files}"]
+        self._start(name, *(held if open_files else []), "slurmd", "-D", "-N", name)
         self._await(lambda: self.node_state(name) == "idle", f"{name} does not come up")
 
     def stop_node(self, name: str) -> None:

@@ -61,7 +61,8 @@ class FakeCluster:
         )
         return cluster
 
-    # What is set from outside: hosts, api (what it answers with), suspended, images.
+    # What is set from outside: hosts, api (what it answers with), suspended, images, open_files
+    # (host → the most).
 
     def set(self, name: str, value: Any) -> None:
         (self.folder / f"{name}.json").write_text(json.dumps(value))
@@ -350,7 +351,7 @@ def kubelet() -> None:
     log = cluster.folder / "logs" / f"{name}.log"
     with log.open("wb") as output:
         program = subprocess.Popen(
-            [expand(word, environment) for word in container["command"]],
+            [*held_to(cluster, pod), *(expand(w, environment) for w in container["command"])],
             env=environment,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -376,6 +377,12 @@ def kubelet() -> None:
             ended = container_status(pod, {"terminated": past}, ready=False)
             now["status"]["containerStatuses"] = [ended]
             cluster.put(now)
+
+
+def held_to(cluster: FakeCluster, pod: Object) -> list[str]:
+    """A host's own limit of open files, where one is set."""
+    limit = (cluster.setting("open_files") or {}).get(pod["spec"]["nodeName"])
+    return [] if limit is None else ["prlimit", f"--nofile={limit}"]
 
 
 def lost(pod: Object) -> bool:

@@ -252,6 +252,26 @@ def test_an_end_that_the_ranks_have_put_on_record_says_more_than_the_pods(
     assert not (seen.ended or seen.waiting or seen.settling)
 
 
+def test_pods_check_their_hosts_and_one_that_fails_is_left_out_before_any_rank_starts(
+    store: Store, cluster: FakeCluster, tmp_path: Path, data_cache: Path
+) -> None:
+    cluster.set("open_files", {"gpu-2": 1200})
+    spec = on_pods(data_cache, steps=10_000)
+    run = start(spec, store, tmp_path / "runs", monitored=True, checked=True)
+    directory = RunDir(run.path)
+    wait_until(lambda: bool(directory.read_heartbeats()))
+    first = store.attempts(run.id)[0]
+    assert first.exit_code == ExitCode.NODE_UNFIT
+    assert "node unfit: host.open_files failed on gpu-2" in first.cause
+    assert list(directory.rank_log(1, 0).parent.glob("rank-*")) == []
+    (fault,) = store.host_faults(standing=True)
+    assert (fault.host, fault.kind) == ("gpu-2", "host.open_files")
+    placement = read_placement(directory, 2)
+    assert placement is not None and placement.hosts == ("gpu-1", "gpu-3")
+    assert events(run, "preflight")[0]["left_out"] == ["gpu-2"]
+    assert smolplan("stop", run.id, "--now").returncode == 0
+
+
 def test_an_image_with_another_version_is_refused_by_its_supervisor(
     make_idle: Callable[..., Idle], monkeypatch: pytest.MonkeyPatch
 ) -> None:

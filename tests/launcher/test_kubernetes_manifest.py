@@ -119,6 +119,12 @@ def test_dollars_quotes_and_line_breaks_reach_the_pod_as_they_are() -> None:
     assert str(run.path) in container["lifecycle"]["preStop"]["exec"]["command"]
 
 
+def test_pods_check_their_hosts_first_unless_somebody_said_why_not() -> None:
+    for check in (True, False):
+        (container,) = pod_spec(objects(make(), RUN, 1, "t", check=check))["containers"]
+        assert ("--check" in container["command"]) == check
+
+
 def test_hosts_that_are_left_out_are_no_hosts_for_a_pod_and_pods_stay_apart() -> None:
     affinity = pod_spec(objects(make(), RUN, 1, "t", left_out=["gpu-7", "a b"]))["affinity"]
     (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][

@@ -19,7 +19,10 @@ from launcher.slurm.record import SlurmRecord, job_of, write_record
 from launcher.status import run_status
 from launcher.store import Run, Store
 from monitor.daemon import Daemon, Watch
-from smolplan.rundir import RunDir
+from preflight.history import reports
+from preflight.report import Report
+from smolplan.errors import ExitCode
+from smolplan.rundir import RunDir, read_json
 from smolplan.spec import RunSpec, dump_spec
 from tests.lab.slurm import SlurmLab
 from tests.support import events, make_spec, smolplan, start, steps_done, wait_until
@@ -184,6 +187,43 @@ def test_a_failing_node_gives_its_place_to_a_spare_and_a_blamed_one_is_asked_for
     assert slurm.job(job(run, 3))["ExcNodeList"] == fault.host
     assert smolplan("stop", run.id, "--now").returncode == 0
     assert store.run(run.id).state == "stopped"
+
+
+def test_a_node_that_fails_its_own_check_is_named_and_left_out_before_any_rank_starts(
+    slurm: SlurmLab, store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    slurm.stop_node("n2")
+    slurm.start_node("n2", open_files=1200)
+    try:
+        spec = on_slurm(make_spec(data_cache, steps=10_000, every=1000))
+        run = start(spec, store, tmp_path, monitored=False, checked=True)
+        look, directory = watchman(store, run), RunDir(run.path)
+        look_until(look, lambda: len(store.attempts(run.id)) == 2)
+        first = store.attempts(run.id)[0]
+        assert first.exit_code == ExitCode.NODE_UNFIT
+        assert "node unfit: host.open_files failed on n2 (ranks would end with" in first.cause
+        assert read_hosts(run, 1) == ("n1", "n2")
+        assert list(directory.rank_log(1, 0).parent.glob("rank-*")) == []
+        report = Report.model_validate(without(read_json(directory.checks(1)), "fit"))
+        assert {r.host for r in report.results} == {*report.hosts} == {"n1", "n2"}
+        assert [(r.name, r.host) for r in report.failed()] == [("host.open_files", "n2")]
+        (fault,) = store.host_faults(standing=True)
+        assert (fault.host, fault.kind) == ("n2", "host.open_files")
+        assert reports(spec.name)[0] == report
+        assert events(run, "preflight")[0]["left_out"] == ["n2"]
+        look_until(look, lambda: bool(directory.read_heartbeats()))
+        assert set(read_hosts(run, 2)) == {"n1", "n3"}
+        look()
+        assert [e["left_out"] for e in events(run, "preflight")] == [["n2"], []]
+        assert smolplan("stop", run.id, "--now").returncode == 0
+    finally:
+        slurm.stop_node("n2")
+        slurm.start_node("n2")
+
+
+def without(content: dict[str, Any] | None, key: str) -> dict[str, Any]:
+    assert content is not None
+    return {name: value for name, value in content.items() if name != key}
 
 
 def read_hosts(run: Run, attempt: int) -> tuple[str, ...]:

@@ -92,8 +92,9 @@ def test_a_dry_run_is_text_that_a_shell_would_send_unchanged(tmp_path: Path) -> 
     assert shlex.split(command) == ["sbatch", "--job-name=$(x)", "<<END_"]
     assert rest == f"{text}END_"
     assert shlex.split(text.partition("exec ")[2]) == [
-        *["/bin/python", "-P", "-m", "launcher.slurm.batch", str(path), "1"]
+        *["/bin/python", "-P", "-m", "launcher.slurm.batch", str(path), "1", "--check"]
     ]
+    assert "--check" not in script.job_script("/bin/python", RunDir(path), 1, checked=False)
 
 
 def test_runs_of_one_array_must_ask_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,9 @@ def test_a_finished_attempt_ends_the_run() -> None:
     assert (decision.action, decision.end_state) == ("end_run", "finished")
 
 
-@pytest.mark.parametrize("code", [-9, 1, ExitCode.CHECKPOINT_STORAGE_LOST, None])
+@pytest.mark.parametrize(
+    "code", [-9, 1, ExitCode.CHECKPOINT_STORAGE_LOST, ExitCode.NODE_UNFIT, None]
+)
 def test_a_crash_after_progress_is_restarted_after_a_short_pause(code: int | None) -> None:
     decision = decide(view(ended(1, code, end=10)), ())
     assert decision.action == "restart"

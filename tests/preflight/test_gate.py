@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from launcher.store import Store
-from preflight.gate import judge
+from preflight.gate import OF_NODES, judge
 from preflight.history import Standing
 from preflight.host_record import put_on_record
 from preflight.report import Report, Result, State
@@ -53,6 +53,17 @@ def test_a_host_that_failed_is_left_out_while_enough_others_are_fit() -> None:
     assert judge(found, standing, nodes=2, needs_active=False).left_out == ("b",)
     refused = judge(found, standing, nodes=3, needs_active=False).refused
     assert "2 of 3 are fit: gpu.ecc failed on b" in refused
+
+
+def test_nodes_of_a_scheduler_answer_for_themselves_and_the_login_node_for_no_gpu() -> None:
+    now = report().model_copy(update={"hosts": ()})
+    failed = (result("gpu.ecc", "fail", "n7"), result("gpu.present", "fail"))
+    standing = Standing(now, failed)
+    assert not judge(now, standing, nodes=2, needs_active=False, of_nodes=OF_NODES).refused
+    assert "gpu.present failed" in judge(now, standing, nodes=2, needs_active=False).refused
+    missing = Standing(now, (result("storage.mounts", "fail"),))
+    refused = judge(now, missing, nodes=2, needs_active=False, of_nodes=OF_NODES).refused
+    assert "storage.mounts failed" in refused
 
 
 def test_hosts_must_have_been_put_to_work_for_this_very_spec() -> None:
@@ -106,6 +117,7 @@ def test_a_launch_that_is_not_fit_starts_nothing_unless_somebody_says_why(
     assert empty.returncode == 2 and "--unchecked" in empty.stderr
     check_before(load_spec(str(file)), runs, "it is a test")(run := RunDir(tmp_path))
     assert run.read_events()[0]["reason"] == "it is a test"
+    assert run.unchecked.exists()  # the nodes' own checks are left out too
 
 
 def test_hosts_that_are_left_out_are_listed_and_let_back_in(store: Store) -> None:

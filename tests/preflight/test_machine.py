@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from preflight.runner import run
+from preflight.small_run_layouts import with_parts
 from smolplan.spec import load_preset
 from tests.preflight.support import only, with_part
 from tests.support import make_spec
@@ -45,9 +46,21 @@ def test_variables_that_make_training_slow_are_named(
 
 
 def test_a_layout_that_the_trainer_cannot_run_is_named(tmp_path: Path) -> None:
-    result = only("config.layout", load_preset("smollm3-3b"), tmp_path)
+    result = only("config.layout", load_preset("llama3-405b"), tmp_path)
     assert result.state == "fail"
-    assert "tensor_parallel is 2" in result.why
+    assert "pipeline_parallel is 16" in result.why
+    assert "tensor_parallel" not in result.why.replace("data_parallel and tensor_parallel only", "")
+
+
+def test_tensor_parallel_groups_across_hosts_are_told_of(tmp_path: Path) -> None:
+    spec = load_preset("smollm2-1.7b")
+    assert spec.cluster.nodes > 1
+    for tensor, state in [(8, "pass"), (16, "warn")]:
+        data = spec.cluster.gpus // tensor
+        degrees = {"tensor_parallel": tensor, "data_parallel": data, "zero_stage": 3}
+        split = with_parts(spec, parallel=degrees)
+        result = only("config.layout", split, tmp_path)
+        assert (result.state, "tensor_parallel 16" in result.why) == (state, state == "warn")
 
 
 def test_a_model_too_large_for_its_gpu_is_named(tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ def test_the_small_run_has_the_ranks_and_sharding_of_the_real_one(tmp_path: Path
     spec = load_preset("smollm3-3b")
     small = small_spec(spec, 2, gpu=False, folder=tmp_path)
     assert small.parallel.ranks == 2
+    assert small.parallel.tensor_parallel == spec.parallel.tensor_parallel
     assert small.optim.precision == spec.optim.precision
     assert small.seed == spec.seed
     assert small.model.no_rope_every == spec.model.no_rope_every

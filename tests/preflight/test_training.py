@@ -16,14 +16,12 @@ from smolplan.spec import RunSpec, load_preset
 from tests.preflight.support import put_first, with_part
 from tests.support import make_spec
 
-ONE_SEED_A_RANK = '''
+BREAKER = """
 import importlib.abc, importlib.util, os, sys
 
 class Breaker(importlib.abc.MetaPathFinder):
-    """Each rank draws its shards from a seed of its own, as SmolLM3's all did from the same."""
-
     def find_spec(self, name, path, target=None):
-        if name != "trainer.model.transformer":
+        if name != BROKEN:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -32,25 +30,55 @@ class Breaker(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             run(module)
-            whole = module.initialise
-            module.initialise = lambda model, std, seed, shard: whole(
-                model, std, seed + int(os.environ.get("RANK", "0")), shard
-            )
+            broken(module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 sys.meta_path.insert(0, Breaker())
-'''
+"""
+"""Has processes import a module of the trainer with a fault in it."""
+
+ONE_SEED_A_RANK = """
+BROKEN = "trainer.model.transformer"
+
+def broken(module):
+    whole = module.initialise
+    module.initialise = lambda model, std, seed, shard: whole(
+        model, std, seed + int(os.environ.get("RANK", "0")), shard
+    )
+"""
+
+ONE_SEED_FOR_ALL_SHARDS = """
+BROKEN = "trainer.parallel"
+
+def broken(module):
+    right = module.shard_of
+
+    def shard_of(whole, parameter):
+        # Of (data, tensor), where a parameter lies on several tensor-parallel ranks.
+        for placement in parameter.placements[1:]:
+            if placement.is_shard():
+                first, second = whole.chunk(2, placement.dim)
+                second.copy_(first)
+        return right(whole, parameter)
+
+    module.shard_of = shard_of
+"""
+"""What SmolLM3's tensor-parallel ranks did: all drew the same shard."""
+
+
+def plant(fault: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(BREAKER + fault)
+    put_first(folder, monkeypatch)
 
 
 @pytest.mark.slow
 def test_ranks_that_draw_from_seeds_of_their_own_are_found_out_and_the_layout_named(
     data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "sitecustomize.py").write_text(ONE_SEED_A_RANK)
-    put_first(tmp_path / "broken", monkeypatch)
+    plant(ONE_SEED_A_RANK, tmp_path / "broken", monkeypatch)
     checks = ["training.layouts", "training.loss", "training.speed"]
     results = {r.name: r for r in run(make_spec(data_cache), tmp_path, only=checks).results}
     layouts = results["training.layouts"]
@@ -64,6 +92,18 @@ def test_ranks_that_draw_from_seeds_of_their_own_are_found_out_and_the_layout_na
     assert (speed.state, speed.source) == ("pass", "none")
     assert speed.measured["tokens_per_s_per_rank"] > 0
     assert speed.measured["steps"] >= 2
+
+
+@pytest.mark.slow
+def test_tensor_parallel_ranks_that_draw_the_same_shards_are_found_out(
+    data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(ONE_SEED_FOR_ALL_SHARDS, tmp_path / "broken", monkeypatch)
+    (found,) = run(make_spec(data_cache), tmp_path, only=["training.layouts"]).results
+    assert found.state == "fail"
+    assert found.why.startswith("tensor_parallel 2: loss or gradient norm differ by")
+    assert "data_parallel 1" not in found.why
+    assert found.measured["first_step_apart"] > 1e-4
 
 
 def context(**things: Any) -> Context:
@@ -94,22 +134,26 @@ def small(spec: RunSpec, ranks: int, folder: Path) -> RunSpec:
 
 
 def test_all_that_the_trainer_can_lay_out_otherwise_is_tried(tmp_path: Path) -> None:
-    base = small(load_preset("smollm3-3b"), 2, tmp_path)
-    names = {v.name for v in singles(base, 2)}
-    assert {"data_parallel 1", "micro_batch_size 2", "zero_stage 3", "recompute full"} <= names
-    (together,) = [v for v in variants(base, 2) if " + " in v.name]
+    base = small(load_preset("tiny-cpu"), 2, tmp_path)
+    assert {v.name for v in singles(base)} == {
+        "data_parallel 1",
+        "micro_batch_size 2",
+        "zero_stage 2",
+        "recompute full",
+        "tensor_parallel 2",
+    }
+    (together, split) = variants(base)
+    assert (split.spec.parallel.tensor_parallel, split.spec.parallel.ranks) == (2, 2)
     assert together.spec.parallel.ranks == 1
     assert together.spec.optim.global_batch_size == base.optim.global_batch_size
 
 
-def test_tensor_parallelism_is_tried_once_the_trainer_supports_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = small(load_preset("tiny-cpu"), 2, tmp_path)
-    monkeypatch.setattr(RunSpec, "unsupported_by_trainer", lambda self: [])
-    tried = {v.name: v.spec.parallel for v in variants(base, 2)}
-    assert tried["tensor_parallel 2"].tensor_parallel == 2
-    assert tried["tensor_parallel 2"].ranks == 2
+def test_a_tensor_parallel_run_is_tried_as_one_and_without(tmp_path: Path) -> None:
+    base = small(load_preset("smollm3-3b"), 4, tmp_path)
+    assert (base.parallel.tensor_parallel, base.parallel.data_parallel) == (2, 2)
+    tried = {v.name: v.spec.parallel for v in variants(base)}
+    assert tried["tensor_parallel 1"].data_parallel == 4
+    assert {parallel.tensor_parallel for parallel in tried.values()} == {1, 2}
 
 
 H100 = with_part(load_preset("llama3-8b"), "data", seq_len=4096)

@@ -1,20 +1,52 @@
-"""Under torchrun, on every rank: exit 0 if a model that was sharded before it had weights has the
-weights of one that was not, still tied, and gives its logits."""
+"""Under torchrun, on every rank: exit 0 if a model that was shared out before it had weights has
+the weights of one that was not, still tied, and gives its logits, losses, gradients and their norm.
+The argument is the number of ranks in a tensor-parallel group."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import torch
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
 
+from preflight.small_run_layouts import with_parts
+from smolplan.spec import RunSpec
 from tests.support import make_spec
 from trainer.model.transformer import CausalLM, initialise
 from trainer.parallel import distribute, join, shard_of
 
+SEPARATOR = 3
+
+
+def a_spec(ranks: int, tensor: int) -> RunSpec:
+    """None of its lengths divides evenly by four ranks. It attends within documents, and has a
+    z-loss, since logits that lie on several ranks are summed up for it too."""
+    return with_parts(
+        make_spec(Path("/unused"), ranks=ranks),
+        model={"vocab_size": 402, "ffn_hidden": 66, "hidden": 36, "head_dim": 6, "z_loss": 1e-3},
+        parallel={"tensor_parallel": tensor, "data_parallel": ranks // tensor, "recompute": "full"},
+    )
+
+
+def backward(model: CausalLM, tokens: Tensor, mean: Callable[[float], float]) -> list[float]:
+    """Loss, what is minimised, and the gradients' norm; `mean` is that over the ranks."""
+    with loss_parallel():
+        losses = model(tokens, SEPARATOR, tokens.roll(-1, dims=1))
+        losses[1].backward()
+    total = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    return [*(mean(loss.item()) for loss in losses.detach()), gathered(total).item()]
+
+
+def gathered(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
 
 def main() -> int:
-    spec = make_spec(Path("/unused"), ranks=2)
+    spec = a_spec(int(os.environ["WORLD_SIZE"]), int(sys.argv[1]))
     whole = CausalLM(spec.model, spec.data.seq_len)
     initialise(whole, 0.02, seed=5)
     with torch.device("meta"):
@@ -23,16 +55,25 @@ def main() -> int:
     distribute(model, spec, world.mesh)
     model.materialise(world.device)
     initialise(model, 0.02, 5, shard_of)
+
     names = dict(model.named_parameters())
-    same = names.keys() == dict(whole.named_parameters()).keys() and all(
-        torch.equal(cast(DTensor, names[name]).full_tensor(), parameter)
-        for name, parameter in whole.named_parameters()
-    )
-    tokens = torch.arange(2 * spec.data.seq_len).view(2, -1) % spec.model.vocab_size
+    assert names.keys() == dict(whole.named_parameters()).keys()
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(gathered(names[name]), parameter), name
+
+    tokens = torch.arange(4 * spec.data.seq_len).view(4, -1) * 7 % 401
+    share = 4 // world.data_size
+    mine = tokens[world.data_rank * share :][:share]
     with torch.no_grad():
-        same = same and torch.equal(model(tokens), whole(tokens))
+        torch.testing.assert_close(gathered(model(mine)), whole(mine), rtol=1e-5, atol=1e-6)
+    expected = backward(whole, tokens, lambda value: value)
+    got = backward(model, mine, lambda value: world.sum([value])[0] / world.size)
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(expected), rtol=1e-5, atol=0.0)
+    for name, parameter in whole.named_parameters():
+        gradient = gathered(names[name].grad)
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-7, msg=name)
     world.barrier()
-    return 0 if same else 1
+    return 0
 
 
 if __name__ == "__main__":

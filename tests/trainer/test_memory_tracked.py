@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from planner.memory.trainer import trainer_memory_lines
 from smolplan.spec import RunSpec, load_preset
 from trainer.model.transformer import CausalLM
 from trainer.optim import build_optimizer
-from trainer.parallel import distribute
+from trainer.parallel import distribute, mesh_of
 
 MODEL = {
     "layers": 4,
@@ -57,10 +57,11 @@ def a_spec(
 
 
 @contextmanager
-def ranks_of_nothing(count: int) -> Iterator[DeviceMesh]:
+def ranks_of_nothing(spec: RunSpec) -> Iterator[DeviceMesh]:
+    count = spec.parallel.ranks
     dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
     try:
-        yield init_device_mesh("cpu", (count,), mesh_dim_names=("data",))
+        yield mesh_of(spec, count, "cpu")
     finally:
         dist.destroy_process_group()
 
@@ -69,7 +70,7 @@ def tracked_peak_bytes(spec: RunSpec) -> int:
     """Of one step's forward and backward passes. Not of clipping and the optimiser's step: DTensor
     works out what they return on tensors of the whole shape, which have no memory but are counted
     by the tracker; in truth they only hold what is there when the backward pass ends."""
-    with ranks_of_nothing(spec.parallel.data_parallel) as mesh, FakeTensorMode():
+    with ranks_of_nothing(spec) as mesh, FakeTensorMode():
         model = CausalLM(spec.model, spec.data.seq_len)
         distribute(model, spec, mesh)
         optimizer = build_optimizer(model, spec.optim)

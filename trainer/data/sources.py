@@ -1,15 +1,13 @@
 """Which documents the sources of a spec name, in an order that is always the same."""
 
 import hashlib
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from smolplan.errors import UserError
+from smolplan.library_text import library_files
 from smolplan.spec import PYTHON_STDLIB, RunSpec, SourceSpec
-
-_NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,7 @@ def _matching(source: SourceSpec) -> str:
 
 def _files(source: SourceSpec, where: str) -> list[Path]:
     if source.path == PYTHON_STDLIB:
-        root = Path(sysconfig.get_path("stdlib"))
-        files = root.rglob("*.py")
-        return sorted(p for p in files if not _NOT_LIBRARY & set(p.relative_to(root).parts))
+        return library_files()
     root = Path(source.path).expanduser()
     if root.is_file():
         return [root]

@@ -49,16 +49,18 @@ class CausalLM(nn.Module):
         self.model = Decoder(spec, seq_len)
         self.lm_head = nn.Linear(spec.hidden, spec.vocab_size, bias=False)
         self._tied = spec.tied_embeddings
-        self._tie()
+        self.tie()
 
-    def _tie(self) -> None:
+    def tie(self) -> None:
+        """Have embedding and head be one weight again, where the spec says so and each of its
+        places was given one of its own."""
         if self._tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def materialise(self, device: torch.device) -> None:
         """Allocate a model that was made on the meta device; its weights are still to be set."""
         self.to_empty(device=device)
-        self._tie()  # to_empty allocates a weight for each of its places
+        self.tie()
         self.model.fill_rotary()
 
     def forward(

@@ -40,7 +40,10 @@ def probe(
 def source_files(context: Context) -> list[dict[str, Any]]:
     """Of each source: path, files, bytes, error. Raises ProbeError."""
     wanted = [source.model_dump(mode="json") for source in context.spec.data.sources]
-    found: list[dict[str, Any]] = context.probe(
-        "files", "sources", json.dumps(wanted), timeout_s=55.0
-    )["sources"]
-    return found
+
+    def look() -> list[dict[str, Any]]:
+        told = context.probe("files", "sources", json.dumps(wanted), timeout_s=55.0)
+        found: list[dict[str, Any]] = told["sources"]
+        return found
+
+    return context.once("data.sources", look)

@@ -29,10 +29,19 @@ def reachable(context: Context) -> Path | Finding:
         )
 
 
+def why_not_writable(context: Context, folder: Path) -> str:
+    """Why no file can be made in it; empty if one can. Asked once a folder. Raises ProbeError."""
+
+    def look() -> str:
+        return str(ask(context, "writable", folder)["error"])
+
+    return context.once(f"writable {folder}", look)
+
+
 def writable(context: Context) -> Path | Finding:
     """The same, where files can be made."""
     folder = reachable(context)
-    if isinstance(folder, Finding) or not (error := ask(context, "writable", folder)["error"]):
+    if isinstance(folder, Finding) or not (error := why_not_writable(context, folder)):
         return folder
     return Finding(state="skipped", summary="not writable: see storage.writable", why=error)
 
@@ -47,7 +56,7 @@ def nearest(context: Context, path: Path) -> Path | Finding:
         return Finding(
             state="skipped", summary="does not answer: see storage.mounts", why=str(error)
         )
-    if problem := ask(context, "writable", folder)["error"]:
+    if problem := why_not_writable(context, folder):
         return Finding(state="skipped", summary=f"{folder} is not writable: {problem}")
     return folder
 

@@ -1,6 +1,6 @@
 """The runs' folder can be written, and keeps the promises that the run directory rests on."""
 
-from preflight.checks.storage.place import ask, reachable
+from preflight.checks.storage.place import ask, reachable, why_not_writable
 from preflight.checks.storage.place import writable as writable_place
 from preflight.context import Context
 from preflight.registry import check
@@ -36,7 +36,7 @@ def writable(context: Context) -> Finding:
             summary="a file is in the way",
             why=f"{place['in_the_way']} is a file, so {context.runs_dir} cannot be a folder",
         )
-    if error := ask(context, "writable", folder)["error"]:
+    if error := why_not_writable(context, folder):
         full = error in ("No space left on device", "Disk quota exceeded")
         return Finding(
             state="fail",
