@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from launcher.beside import attend
 from launcher.environment import (
     HOST_VARIABLE,
     VERSION_VARIABLE,
@@ -152,6 +153,8 @@ def _run_node(
     if nodes > 1 or HOST_VARIABLE in os.environ:  # a container is out of the launcher's reach
         watch = threading.Thread(target=_end_when_over, args=(run, attempt, token), daemon=True)
         watch.start()
+    beside = (run, attempt, node, placement, spec)
+    threading.Thread(target=attend, args=beside, daemon=True).start()
     if check:
         check_node(run, attempt, node, host)
         await_all(run, attempt, nodes)

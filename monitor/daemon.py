@@ -19,10 +19,13 @@ from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from launcher.uploads import Transfers
 from monitor.collect.progress import ProgressTracker
+from monitor.collect.stacks import StackRequest
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
+from monitor.host_watch import HostWatch
 from monitor.policy import Decision, decide
-from monitor.view import RunView
+from monitor.tell import Teller
+from monitor.view import Finding, RunView
 from smolplan.errors import SmolplanError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
@@ -67,6 +70,10 @@ class Watch:
         self.waits_for = ""
         """What the next attempt cannot be started for, as it was last told."""
         self.stop_seen_at_s: float | None = None
+        self.teller = Teller(self.dir)
+        self.hosts: HostWatch | None = None
+        self.stacks: StackRequest | None = None
+        """What the ranks are at, asked for while the attempt seems to hang."""
 
 
 class Daemon:
@@ -197,9 +204,15 @@ class Daemon:
             # Before it is decided on: the next attempt leaves out the hosts that failed.
             done = node_check.put_on_record(watch.dir, number, view.nodes, over=over)
             watch.checks_on_record = number if done else watch.checks_on_record
+        findings = detect(view)
         if not view.blind:
             self._transfers.upload(watch.dir, watch.spec)
-        decision = decide(view, detect(view))
+            if view.attempt.state == "running":
+                step = max((r.step for r in view.ranks.values()), default=0)
+                watch.teller.look(findings, step, lambda kind, **d: _record(watch.dir, kind, **d))
+        if not any(finding.kind == "hang" for finding in findings):
+            watch.stacks = None
+        decision = decide(view, findings)
         if decision.action == "start" and run.stop_requested_at is None:
             waits_for = self._transfers.fetch_what_is_lost(watch.dir, watch.spec)
             if waits_for:
@@ -224,11 +237,19 @@ class Daemon:
             _tell_ranks_to_stop(watch.dir)
         if not blind:
             watch.tracker.look(watch.dir.read_heartbeats(), now_s)
+        placement = read_placement(watch.dir, attempt.number)
         # Liveness before exit.json: the supervisor writes that file and then goes, so looked at
         # in the other order a normal end could be mistaken for a vanished supervisor.
         seen = Observation() if blind else watch.backend.observe(watch.dir, attempt)
         if seen.waiting:  # for days, it may be: its time to start begins afterwards
             watch.tracker.start_anew()
+        host_findings: tuple[Finding, ...] = ()
+        if attempt.state != "running" or seen.waiting:
+            watch.hosts = None
+        elif not blind:
+            if watch.hosts is None or watch.hosts.attempt != attempt.number:
+                watch.hosts = HostWatch(watch.dir, attempt.number, now_s)
+            host_findings = watch.hosts.look(placement, now_s, self._store)
         return RunView(
             run=run,
             settings=settings,
@@ -244,7 +265,9 @@ class Daemon:
             exit=read_exit(watch.dir, attempt.number, attempt.token),
             best_step=max([a.step_at_end or 0 for a in attempts] + [watch.tracker.best_step]),
             blind=blind,
-            placement=read_placement(watch.dir, attempt.number),
+            host_findings=host_findings,
+            stacks=watch.stacks.look(now_s) if watch.stacks else None,
+            placement=placement,
         )
 
     def _carry_out(self, view: RunView, watch: Watch, decision: Decision) -> None:
@@ -292,6 +315,8 @@ class Daemon:
                     self._store.move_attempt(attempt, "condemned", fence=fence, cause=str(error))
             case "adopt":
                 self._adopt(view, watch, fence)
+            case "ask_stacks":
+                watch.stacks = StackRequest(watch.dir, attempt.number, view.nodes, time.monotonic())
             case "condemn":
                 self._store.move_attempt(attempt, "condemned", fence=fence, cause=decision.cause)
             case "end_attempt":

@@ -4,23 +4,30 @@ docs/monitor.md holds the same as a table.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from launcher.outcome import describe_exit
 from launcher.slurm.record import TIME_LIMIT
 from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
-from monitor.view import Finding, RunView
+from monitor.detect.stuck import explained
+from monitor.view import Finding, FindingId, RunView
 from smolplan.errors import ExitCode
 
-Action = Literal["wait", "start", "adopt", "condemn", "end_attempt", "restart", "end_run"]
+Action = Literal[
+    "wait", "start", "adopt", "ask_stacks", "condemn", "end_attempt", "restart", "end_run"
+]
 
 NO_CURE = {ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
 """Causes that would come again at every start."""
 
 CANCELLED = "cancelled: "
 """How the cause of an attempt begins that a person ended by the scheduler's own means."""
+
+STACKS_S = 5.0
+"""Longest that a hung attempt is left as it is for its ranks' stacks: its hosts look for the
+request every 0.5 s and give the ranks 4 s."""
 
 RESUBMIT_AFTER_S = 10.0
 """A supervisor that has not reported by then is started again; starting twice starts one."""
@@ -61,6 +68,24 @@ def decide(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             return _ended(view)
 
 
+@dataclass(frozen=True)
+class News:
+    """What there is to tell of findings that do not end an attempt."""
+
+    found: tuple[Finding, ...]
+    over: tuple[FindingId, ...]
+
+
+def news(told: Collection[FindingId], findings: Iterable[Finding]) -> News:
+    """Each finding is told once when it comes and once when it is gone. `told`: those that were
+    told of and are not over."""
+    standing = {finding.id: finding for finding in findings if finding.severity != "critical"}
+    return News(
+        tuple(finding for one, finding in standing.items() if one not in told),
+        tuple(one for one in told if one not in standing),
+    )
+
+
 def _planned(view: RunView) -> Decision:
     if view.run.stop_requested_at is not None:
         return Decision("end_attempt", cause="stopped before it started", exit_code=0)
@@ -95,14 +120,23 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
     if seen.ended:
         return Decision("condemn", seen.ended, cause=seen.ended, hosts=seen.blamed)
     if view.exit is not None:
+        broken = [finding for finding in view.host_findings if finding.severity == "critical"]
         return Decision(
             "end_attempt",
-            cause=_told(view, view.exit),
+            cause="; ".join([_told(view, view.exit), *(finding.summary for finding in broken)]),
             exit_code=_exit_code(view),
-            hosts=_killed_on(view, view.exit),
+            hosts=_killed_on(view, view.exit) | {h: k for f in broken for h, k in f.hosts.items()},
         )
-    if findings:
-        first = findings[0]
+    critical = [finding for finding in findings if finding.severity == "critical"]
+    if critical:
+        first = critical[0]
+        if first.kind == "hang":
+            stacks = view.stacks
+            if stacks is None:
+                return Decision("ask_stacks", first.summary, evidence=first.evidence)
+            if stacks.awaited and stacks.waited_s < STACKS_S:
+                return WAIT
+            first = explained(first, stacks)
         return Decision(
             "condemn",
             first.summary,

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from launcher.backends.base import Observation
 from launcher.placement import Placement
+from launcher.stacks import RankStack
 from launcher.store import Attempt, Run
 from smolplan.rundir import Phase
 from smolplan.spec.monitor import MonitorSpec
@@ -21,6 +22,35 @@ class RankView:
     idle_s: float
     """Seconds, by the monitor's own clock, that the monitor has watched without a change."""
     last_step_s: float | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a rank has got in the collectives of one process group."""
+
+    group: str
+    description: str
+    collective: str
+    """The last one that it began."""
+    number: int
+    """Counted from the group's first; the same one has the same number on all ranks."""
+    waiting: bool
+    """Whether any of the group's is not through."""
+
+
+@dataclass(frozen=True)
+class StacksView:
+    """What the ranks of an attempt that hangs are at, as far as their hosts have answered."""
+
+    waited_s: float
+    """Seconds, by the monitor's own clock, since they were asked."""
+    awaited: frozenset[int]
+    """Nodes that have not answered yet."""
+    ranks: Mapping[int, RankStack]
+    collectives: Mapping[int, tuple[Progress, ...]]
+    """By rank; empty where torch's flight recorder does not tell."""
+    folder: str
+    """Where the stacks are, for people to read."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +81,12 @@ class RunView:
     blind: str = ""
     """Why the run directory could not be looked at; empty if it could."""
 
+    host_findings: tuple["Finding", ...] = ()
+    """What is wrong with the attempt's hosts and GPUs, by their samples."""
+
+    stacks: StacksView | None = None
+    """None unless they were asked for, since the attempt seems to hang."""
+
     placement: Placement | None = None
     """Which host is which node; None before it is settled."""
 
@@ -69,12 +105,28 @@ class RunView:
         return self.placement.hosts[self.placement.node_of(rank)]
 
 
+Severity = Literal["info", "warning", "critical"]
+
+FindingId = tuple[str, str]
+"""Kind and key."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong, with the evidence for it."""
+    """Something wrong, with the evidence for it. `kind` and `key` together say which one it is."""
 
     kind: str
     summary: str
     evidence: dict[str, Any]
     hosts: Mapping[str, str] = field(default_factory=dict)
     """Hosts that are to blame, and for what kind of fault (launcher.host_faults.HostFault.kind)."""
+    severity: Severity = "critical"
+    """critical ends the attempt; the others are only told of."""
+    advice: str = ""
+    """What a person should do."""
+    key: str = ""
+    """Which of several of its kind: a host, a rank, a GPU, the step of its onset."""
+
+    @property
+    def id(self) -> FindingId:
+        return self.kind, self.key

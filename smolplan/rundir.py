@@ -8,6 +8,7 @@ by whole lines; a folder counts once its manifest, written last, is there.
 import errno
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 Phase = Literal["starting", "training", "checkpointing", "evaluating", "finished"]
+
+STACK_SIGNAL = signal.SIGUSR2
+"""On it, a rank appends its stack to its file in attempts/K/stacks."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,23 @@ class RunDir:
         """Present: the attempt's ranks do the same, since its time on the hosts is nearly over;
         the run goes on with the next attempt. Written by whoever knows of the time."""
         return self.attempt(number) / "yield"
+
+    def stacks_request(self, number: int) -> Path:
+        """That the attempt hangs, and what each of its ranks is at is asked for. Written by the
+        monitor."""
+        return self.attempt(number) / "stacks" / "request.json"
+
+    def rank_stack(self, number: int, rank: int) -> Path:
+        """A rank's stacks as faulthandler writes them. Appended by it at STACK_SIGNAL."""
+        return self.attempt(number) / "stacks" / f"rank-{rank}.txt"
+
+    def rank_collectives(self, number: int, rank: int) -> Path:
+        """What torch's flight recorder holds of a rank. Written by it after STACK_SIGNAL."""
+        return self.attempt(number) / "stacks" / f"rank-{rank}.collectives.json"
+
+    def node_stacks(self, number: int, node: int) -> Path:
+        """What the ranks of a node are at. Written by its supervisor in answer to a request."""
+        return self.attempt(number) / "stacks" / f"node-{node}.json"
 
     @property
     def unchecked(self) -> Path:

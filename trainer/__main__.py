@@ -12,6 +12,7 @@ from smolplan.rundir import RunDir
 from smolplan.spec import load_spec
 from trainer.report import Reporter, fenced
 from trainer.signals import StopFlag
+from trainer.stacks import tell_collectives, tell_stack_on_signal
 
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -56,10 +57,13 @@ def _train(run: RunDir, attempt: int, report: Reporter) -> None:
         )
     fenced(run, attempt)
     report.beat(0, "starting")
+    rank = int(os.environ["RANK"])
+    tell_stack_on_signal(run.rank_stack(attempt, rank))
     # Torch takes seconds to import: what can be said before is said before.
     from trainer.loop import train
 
-    train(run, spec, attempt, report, StopFlag())
+    collectives = run.rank_collectives(attempt, rank)
+    train(run, spec, attempt, report, StopFlag(lambda: tell_collectives(collectives)))
 
 
 def _leave(code: int) -> None:

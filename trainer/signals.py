@@ -6,8 +6,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from smolplan.rundir import STACK_SIGNAL
 
 log = logging.getLogger("trainer")
 
@@ -24,7 +26,9 @@ class StopFlag:
     Before `listen`, these signals end the process at once, which is right: nothing is lost yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_stack_signal: Callable[[], None] = lambda: None) -> None:
+        """`on_stack_signal` is called in a thread of its own, where the main one may hang."""
+        self._on_stack_signal = on_stack_signal
         self._set = threading.Event()
         self._agreed = threading.Event()
         self._saving = threading.Event()
@@ -66,8 +70,9 @@ class StopFlag:
             self._looked_at = time.monotonic()  # the save was no part of a step
 
     def _watch(self, read_end: int) -> None:
-        while os.read(read_end, 1)[0] not in _ASKING:
-            pass
+        while (number := os.read(read_end, 1)[0]) not in _ASKING:
+            if number == STACK_SIGNAL:
+                self._on_stack_signal()
         self._set.set()
         patience_s = max(STUCK_S, 3 * self._longest_step_s)
         while not self._agreed.wait(patience_s):

@@ -10,10 +10,11 @@ DETECTORS: tuple[Callable[[RunView], Finding | None], ...] = (supervisor_vanishe
 
 
 def detect(view: RunView) -> tuple[Finding, ...]:
-    """All findings about a running attempt. Blind eyes find nothing, and what a scheduler has not
-    started cannot hang."""
+    """All findings about a running attempt, those about hosts first, since a broken GPU explains
+    the rest. Blind eyes find nothing, and what a scheduler has not started cannot hang."""
     seen = view.observed
     held = seen.waiting or seen.settling or not seen.submitted
     if view.blind or view.attempt.state != "running" or held:
         return ()
-    return tuple(finding for detector in DETECTORS if (finding := detector(view)) is not None)
+    found = (finding for detector in DETECTORS if (finding := detector(view)) is not None)
+    return (*view.host_findings, *found)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pynvml
 
-from preflight.probes.gpu_questions import QUESTIONS, or_none, text
-from preflight.system.files import names_in
+from smolplan.machine.files import names_in
+from smolplan.machine.nvml import QUESTIONS, or_none, text
 
 
 def _device(index: int) -> dict[str, Any]:

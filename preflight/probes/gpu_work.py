@@ -192,7 +192,7 @@ def nvml_look(uuid: str, *questions: str) -> Callable[[], dict[str, Any]]:
         return dict
     import pynvml
 
-    from preflight.probes.gpu_questions import QUESTIONS
+    from smolplan.machine.nvml import QUESTIONS
 
     try:
         pynvml.nvmlInit()  # now: it takes longer than a look may

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from preflight.system.files import read_text
+from smolplan.machine.files import read_text
 
 
 def kind_of(path: Path) -> str:

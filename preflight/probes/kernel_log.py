@@ -2,78 +2,19 @@
 on a run: lines by kind, with their age."""
 
 import json
-import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from preflight.system.files import is_real, system_path
+from smolplan.machine.files import is_real, system_path
+from smolplan.machine.kernel_log import KINDS, KMSG, Record, kind_of, parse_record, read_kmsg
 
-KMSG = "/dev/kmsg"
-RECORD_BYTES = 8192  # a record is never longer: Documentation/ABI/testing/dev-kmsg
 MOST = 2000
 """Lines of one kind that are handed on, the newest: a fault can fill the log."""
 PROGRAM_S = 2.5
-
-KINDS: dict[str, re.Pattern[str]] = {
-    "xid": re.compile(r"NVRM:.*Xid \(|SXid \(|NVRM:.*fallen off the bus"),
-    "driver_mismatch": re.compile(r"NVRM: API mismatch"),
-    "driver_failed": re.compile(r"NVRM:.*RmInitAdapter failed"),
-    "cpu_heat": re.compile(r"temperature above threshold|cpu clock throttled"),
-    "out_of_memory": re.compile(r"[Oo]ut of memory: Killed process"),
-    "machine_check": re.compile(
-        r"Machine Check Exception: \d|\[Hardware Error\].*(severity: (fatal|recoverable)"
-        r"|[Uu]ncorrected|[Ff]atal)|EDAC .*\b[1-9]\d* UE\b"
-    ),
-    "corrected": re.compile(r"\[Hardware Error\]|EDAC .*\b[1-9]\d* CE\b"),
-    "pcie": re.compile(r"AER: .*(Uncorrect|Fatal|non-fatal)"),
-    "storage": re.compile(
-        r"I/O error(, | on )dev (?!fd|sr|loop)|EXT4-fs error|XFS .*([Cc]orruption|I/O error)"
-        r"|nvme.*(controller is down|timeout, (aborting|reset))"
-    ),
-    "hung": re.compile(
-        r"blocked for more than \d+ seconds|soft lockup|hard LOCKUP|self-detected stall"
-    ),
-}
-
-Record = tuple[int, str]
-"""(microseconds since boot, text)."""
-
-
-def parse_record(record: str) -> Record | None:
-    """Of "priority,sequence,microseconds since boot,flags;text", the last two."""
-    head, _, text = record.partition(";")
-    parts = head.split(",")
-    if len(parts) < 3 or not parts[2].isdigit():
-        return None
-    return int(parts[2]), text.partition("\n")[0]
-
-
-def read_kmsg(path: str) -> Iterator[str]:
-    """Records, oldest first. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISCHR(os.fstat(descriptor).st_mode):  # a copy: a line a record
-            with os.fdopen(os.dup(descriptor), errors="replace") as copy:
-                yield from copy
-            return
-        while True:
-            try:
-                record = os.read(descriptor, RECORD_BYTES)
-            except BlockingIOError:
-                return  # no more for now
-            except BrokenPipeError:
-                continue  # overwritten while we read; the next read goes on behind it
-            if not record:
-                return
-            yield record.decode(errors="replace")
-    finally:
-        os.close(descriptor)
 
 
 def parse_journal(line: str) -> Record | None:
@@ -130,10 +71,6 @@ def read_dmesg() -> list[Record]:
     if dmesg is None or not is_real():
         return []
     return [record for line in _lines([dmesg, "--raw"]) if (record := parse_dmesg(line))]
-
-
-def kind_of(text: str) -> str | None:
-    return next((kind for kind, pattern in KINDS.items() if pattern.search(text)), None)
 
 
 def look() -> dict[str, Any]:

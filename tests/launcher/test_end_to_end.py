@@ -17,6 +17,7 @@ from launcher import control
 from launcher.compare import compare
 from launcher.processes import find_by_token, is_alive
 from launcher.store import Run, Store
+from monitor.collect.host_sample import read_host_samples
 from preflight.ranks import free_port
 from smolplan.errors import ExitCode, UserError
 from smolplan.rundir import RunDir
@@ -68,8 +69,54 @@ def test_a_hung_rank_is_found_ended_and_replaced(
     wait_until(lambda: steps_done(run) >= 10)
     os.kill(rank_pid(run, 0), signal.SIGSTOP)
     assert control.await_end(store, run.id, 120).state == "finished"
-    assert "no progress" in store.attempts(run.id)[0].cause
+    cause = store.attempts(run.id)[0].cause
+    assert "no progress" in cause
+    assert "rank 0 is stopped by a signal" in cause
     assert_same_training(undisturbed, run)
+
+
+SLEEPS = """
+import os, pathlib, time
+from trainer import schedule
+
+real, marker = schedule.learning_rate, pathlib.Path({marker!r})
+
+def learning_rate(step, **settings):
+    if step == 12 and os.environ.get("RANK") == "1" and not marker.exists():
+        marker.touch()
+        time.sleep(600)
+    return real(step, **settings)
+
+schedule.learning_rate = learning_rate
+"""
+
+
+def test_the_rank_that_the_others_wait_for_is_named_with_its_place_in_the_code(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python runs this file in every process that it starts.
+    (tmp_path / "sitecustomize.py").write_text(SLEEPS.format(marker=str(tmp_path / "slept")))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    run = start(make_spec(data_cache, steps=20), store, tmp_path, monitored=True)
+    assert control.await_end(store, run.id, 120).state == "finished"
+    cause = store.attempts(run.id)[0].cause
+    assert "rank 1 did not come to" in cause
+    assert "it is in train (trainer/loop.py:" in cause
+    assert "while 1 other waits in" in cause
+    actions = [decision["action"] for decision in events(run, "decision")]
+    condemned = actions.index("condemn")
+    assert actions[condemned - 1] == "ask_stacks"
+    evidence = events(run, "decision")[condemned]["evidence"]
+    assert isinstance(evidence, dict)
+    assert evidence["at_fault"] == [1]
+    told = RunDir(run.path).rank_stack(1, 1).read_text()
+    assert "sitecustomize.py" in told
+    assert cause in smolplan("status", run.id, "--json").stdout
+    (sample,) = read_host_samples(RunDir(run.path))  # of the second attempt
+    assert sample.attempt == 2
+    ours = {"monitor.host", str(run.path)}
+    looked = psutil.process_iter
+    wait_until(lambda: not any(ours <= set(p.info["cmdline"] or ()) for p in looked(["cmdline"])))
 
 
 def test_a_killed_daemon_is_followed_by_two_of_which_one_acts(

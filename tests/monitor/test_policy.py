@@ -11,8 +11,8 @@ from launcher.slurm.record import TIME_LIMIT
 from launcher.store import RESUMED, Attempt, Run
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
-from monitor.policy import decide
-from monitor.view import RankView, RunView
+from monitor.policy import STACKS_S, decide
+from monitor.view import RankView, RunView, StacksView
 from smolplan.errors import ExitCode
 from smolplan.rundir import Heartbeat, Phase
 from smolplan.spec.monitor import MonitorSpec
@@ -61,12 +61,14 @@ def test_a_run_that_makes_steps_is_left_alone() -> None:
     assert action(view(attempt(1))) == "wait"
 
 
-def test_a_hung_rank_condemns_its_attempt_and_is_named() -> None:
+def test_a_hung_rank_is_named_and_asked_where_it_is_before_its_attempt_is_ended() -> None:
     seen = view(attempt(1))
     late = replace(seen, ranks={**seen.ranks, 1: RankView(1, 4, "training", 11.0, 0.2)})
     decision = decide(late, detect(late))
-    assert decision.action == "condemn"
+    assert decision.action == "ask_stacks"
     assert "rank 1" in decision.reason
+    nobody = StacksView(STACKS_S, frozenset({0}), {}, {}, "")
+    assert action(replace(late, stacks=nobody)) == "condemn"
 
 
 @pytest.mark.parametrize("phase", ["checkpointing", "evaluating", "starting", "finished"])

@@ -6,6 +6,7 @@ functions take, return and raise what those of nvidia-ml-py 13.615 do.
 
 import json
 import os
+import time
 from ctypes import Structure, c_uint, c_uint32, c_ulonglong
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ NVML_NVLINK_MAX_LINKS = 36
 NVML_FI_DEV_MEMORY_TEMP = 82
 NVML_FI_DEV_GET_GPU_RECOVERY_ACTION = 230
 nvmlMemory_v2 = 0x02000028
+nvmlEventTypeXidCriticalError = 8
 
 LINKS = 18
 HOPPER = not FAULT.get("ampere")
@@ -64,8 +66,6 @@ def _only(has: bool) -> None:
 
 def nvmlInit() -> None:
     if FAULT.get("hang"):
-        import time
-
         time.sleep(600)
     if FAULT.get("no_driver"):
         raise NVMLError("Driver Not Loaded")
@@ -154,6 +154,8 @@ def nvmlDeviceGetCurrentClocksEventReasons(handle: int) -> int:
 
 
 def nvmlDeviceGetClockInfo(handle: int, kind: int) -> int:
+    if handle == 3 and FAULT.get("stuck"):
+        time.sleep(600)
     return 345
 
 
@@ -266,3 +268,26 @@ def nvmlDeviceGetComputeMode(handle: int) -> int:
 
 def nvmlDeviceGetComputeRunningProcesses(handle: int) -> list[SimpleNamespace]:
     return [SimpleNamespace(pid=_of(handle, "pid"))] if _of(handle, "pid") else []
+
+
+def nvmlDeviceGetUtilizationRates(handle: int) -> SimpleNamespace:
+    return SimpleNamespace(gpu=97, memory=41)
+
+
+def nvmlDeviceGetTotalEnergyConsumption(handle: int) -> int:
+    return 3_600_000
+
+
+def nvmlEventSetCreate() -> list[int]:
+    return [FAULT["xid"]] if FAULT.get("xid") else []
+
+
+def nvmlDeviceRegisterEvents(handle: int, kinds: int, events: list[int]) -> None: ...
+
+
+def nvmlEventSetWait_v2(events: list[int], timeout_ms: int) -> SimpleNamespace:
+    """An Xid of GPU 3, once."""
+    if events:
+        return SimpleNamespace(device=3, eventData=events.pop())
+    time.sleep(timeout_ms / 1000)
+    raise NVMLError("Timeout")

@@ -10,8 +10,9 @@ import pytest
 from preflight.checks.gpu.kernel_log import judge_xids
 from preflight.probes import kernel_log
 from preflight.report import Finding
-from preflight.xid import CODES
-from preflight.xid_log import Xid, bursts, parse
+from smolplan.machine.kernel_log import KMSG, parse_record, read_kmsg
+from smolplan.machine.xid import CODES
+from smolplan.machine.xid_log import Xid, bursts, parse
 from smolplan.spec import load_preset
 from tests.preflight.support import only
 
@@ -185,12 +186,12 @@ def test_a_driver_that_does_not_work_is_named(
 def test_a_line_written_to_the_kernels_log_is_read_back() -> None:
     word = f"smolplan-test-{uuid.uuid4().hex}"
     try:
-        with Path(kernel_log.KMSG).open("w") as log:
+        with Path(KMSG).open("w") as log:
             log.write(f"<7>{word}\n")
-        records = list(kernel_log.read_kmsg(kernel_log.KMSG))
+        records = list(read_kmsg(KMSG))
     except OSError:
         pytest.skip("the kernel's log is not ours to write or read")
-    found = [r for record in records if (r := kernel_log.parse_record(record)) and r[1] == word]
+    found = [r for record in records if (r := parse_record(record)) and r[1] == word]
     assert len(found) == 1
     assert 0 <= time.clock_gettime(time.CLOCK_MONOTONIC) - found[0][0] / 1e6 < 60
 

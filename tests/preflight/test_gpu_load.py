@@ -89,8 +89,8 @@ def test_a_gpu_is_looked_at_while_it_works(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("FAKE_NVML", '{"heat": 30, "throttle": 64}')
     fake = importlib.import_module("tests.preflight.fake_pynvml")
     monkeypatch.setitem(sys.modules, "pynvml", importlib.reload(fake))
-    importlib.import_module("preflight.probes.gpu_questions")  # so that it is put back
-    monkeypatch.delitem(sys.modules, "preflight.probes.gpu_questions")
+    importlib.import_module("smolplan.machine.nvml")  # so that it is put back
+    monkeypatch.delitem(sys.modules, "smolplan.machine.nvml")
     look = gpu_work.nvml_look("GPU-3", "temperature_c", "throttle_reasons", "clocks")
     assert look() == {
         "temperature_c": 70,

@@ -16,7 +16,7 @@ from preflight.registry import all_checks
 from preflight.report import Result
 from preflight.runner import run, run_check
 from preflight.summary import SUMMARY_SIGNS
-from preflight.system.processes import Process, always_waiting, busiest, relatives
+from smolplan.machine.processes import Process, always_waiting, busiest, relatives
 from smolplan.spec import load_preset
 from tests.preflight.planted_machine import MEMINFO, Machine, config
 from tests.preflight.support import only, with_part

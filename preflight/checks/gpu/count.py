@@ -13,7 +13,7 @@ from preflight.checks.gpu.devices import (
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import IDENTITY, Finding
-from preflight.system.pci import NVIDIA, gpus
+from smolplan.machine.pci import NVIDIA, gpus
 
 
 @check(

@@ -12,7 +12,7 @@ DEADLINE_S = 25.0
 """Beyond the 20 s that the probe has: a driver in trouble takes seconds to answer."""
 
 Device = dict[str, Any]
-"""The answers to preflight/probes/gpu_questions.py by question; None where there is none."""
+"""The answers to smolplan/machine/nvml.py by question; None where there is none."""
 
 _NO_SUCH_THING = re.compile("Not Supported|Function Not Found|Not Found|Invalid Argument")
 

@@ -10,7 +10,7 @@ from preflight.once import ProbeError
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
-from preflight.xid_log import Burst, Xid, bursts, parse
+from smolplan.machine.xid_log import Burst, Xid, bursts, parse
 from smolplan.units import format_duration
 
 RECENT_S = 2 * 3600.0

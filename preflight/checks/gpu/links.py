@@ -14,7 +14,7 @@ from preflight.checks.gpu.devices import (
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.system.files import names_in, read_text, system_path
+from smolplan.machine.files import names_in, read_text, system_path
 
 IDLE = 0x1
 """nvmlClocksEventReasonGpuIdle: then a link may rest in a lower generation."""

@@ -4,7 +4,7 @@ from preflight.checks.gpu.devices import DEADLINE_S, devices_of, named, verdict
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.system.files import read_text
+from smolplan.machine.files import read_text
 from smolplan.units import format_bytes
 
 MEMORY_IN_USE_BYTES = 15 * 2**20

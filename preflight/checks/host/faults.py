@@ -8,7 +8,7 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
-from preflight.system.files import names_in, read_int, read_text
+from smolplan.machine.files import names_in, read_int, read_text
 from smolplan.units import format_duration
 
 RECENT_S = 24 * 3600.0

@@ -12,8 +12,8 @@ import psutil
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.system import cgroup
-from preflight.system.files import names_in, read_text, system_path
+from smolplan.machine import cgroup
+from smolplan.machine.files import names_in, read_text, system_path
 from smolplan.units import format_bytes
 
 TASKS_PER_RANK = 256

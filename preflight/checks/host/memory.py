@@ -7,9 +7,9 @@ import psutil
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.system import cgroup
-from preflight.system.files import names_in, read_text
-from preflight.system.pci import FOLDER, NVIDIA, gpus
+from smolplan.machine import cgroup
+from smolplan.machine.files import names_in, read_text
+from smolplan.machine.pci import FOLDER, NVIDIA, gpus
 from smolplan.units import format_bytes
 
 BYTES_PER_CPU_RANK = 1e9

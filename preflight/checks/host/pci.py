@@ -8,8 +8,8 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
-from preflight.system.files import names_in, read_text, system_path
-from preflight.system.pci import AMD, FOLDER, NVIDIA, bridges, gpus
+from smolplan.machine.files import names_in, read_text, system_path
+from smolplan.machine.pci import AMD, FOLDER, NVIDIA, bridges, gpus
 
 EXTENDED = 0x100
 """PCIe base specification: extended capabilities begin here in a device's configuration space."""

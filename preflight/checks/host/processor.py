@@ -9,8 +9,8 @@ from collections import Counter
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from preflight.system import cgroup
-from preflight.system.files import names_in, read_text
+from smolplan.machine import cgroup
+from smolplan.machine.files import names_in, read_text
 
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "refined-jiffies")
 """Each reading goes to a device or is as coarse as a tick; tsc, kvm-clock and their like do not."""

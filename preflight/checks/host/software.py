@@ -16,7 +16,7 @@ from preflight.once import INSTALL_TRAINER
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
-from preflight.system.files import read_text, system_path
+from smolplan.machine.files import read_text, system_path
 
 OLDEST_TORCH = (2, 11)
 """As pyproject.toml asks."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from preflight.xid import CODES, OTHER, SWITCH_FATAL, SWITCH_OTHER, Meaning, Step
+from smolplan.machine.xid import CODES, OTHER, SWITCH_FATAL, SWITCH_OTHER, Meaning, Step
 
 BURST_S = 180.0
 """Xids no further apart belong together: gpud and NVSentinel correlate within 3 minutes."""

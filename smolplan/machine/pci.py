@@ -1,6 +1,6 @@
 """PCI devices as the kernel lists them, whether or not a driver has them."""
 
-from preflight.system.files import names_in, read_text
+from smolplan.machine.files import names_in, read_text
 
 FOLDER = "/sys/bus/pci/devices"
 NVIDIA, AMD = "0x10de", "0x1002"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from preflight.system.files import read_text
+from smolplan.machine.files import read_text
 
 MOUNT = "/sys/fs/cgroup"
 UNLIMITED = 2**60

@@ -11,7 +11,7 @@ from typing import Any
 
 import pynvml
 
-from preflight.system.pci import short
+from smolplan.machine.pci import short
 
 LINK_ERRORS = {"replay": 0, "recovery": 1, "crc_flit": 2, "crc_data": 3, "ecc_data": 4}
 """NVML_NVLINK_ERROR_DL_*. NVLink 5 has none of them: its errors are Xids 144 to 150."""

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from preflight.system.files import names_in, read_bytes, read_text
+from smolplan.machine.files import names_in, read_text
 
 KERNEL_THREADS = 2
 """Process id of kthreadd, parent of the kernel's own threads."""
@@ -74,12 +74,6 @@ def always_waiting(samples: Sequence[dict[int, Process]]) -> list[Process]:
         and all(pid in sample and sample[pid].state == "D" for sample in samples)
         and process.cpu_s == first[pid].cpu_s
     ]
-
-
-def is_preflight(pid: int) -> bool:
-    """Whether it is a preflight's, such as another host's on the same machine. To be asked only of
-    processes that run: of one that hangs this might not return."""
-    return b"preflight" in read_bytes(f"/proc/{pid}/cmdline")
 
 
 def busiest(

@@ -1,0 +1,117 @@
+"""The hosts of one attempt, by the samples that they write: how old these are by the monitor's own
+clock, and how what they tell has changed."""
+
+import time
+from collections import deque
+from dataclasses import replace
+
+from launcher.placement import Placement
+from launcher.store import Store
+from monitor.collect.host_sample import HostSample, read_host_sample, sample_path
+from monitor.collect.trend import TrendTracker
+from monitor.detect.hosts import symptoms
+from monitor.detect.persistence import Persistence
+from monitor.host_view import HostView, Trend
+from monitor.view import Finding
+from smolplan.rundir import RunDir
+
+DELAYS = 64
+"""Samples whose delays are compared: the least one is the clocks' difference, nearly."""
+
+
+class HostWatch:
+    """Memory of an attempt's hosts, bounded. A new one, as after the daemon's death, counts from
+    the first samples that it sees."""
+
+    def __init__(self, run: RunDir, attempt: int, now_s: float) -> None:
+        """`now_s`: monotonic clock."""
+        self._run, self.attempt, self._began_s = run, attempt, now_s
+        self._hosts: dict[int, _Host] = {}
+        self._persistence = Persistence()
+        self._serials: dict[str, frozenset[str]] = {}
+
+    def look(self, placement: Placement | None, now_s: float, store: Store) -> tuple[Finding, ...]:
+        """What is wrong with the hosts. The store is told of the GPUs that each has."""
+        views = []
+        for node, name in enumerate(placement.hosts if placement else ()):
+            host = self._hosts.setdefault(node, _Host(name, node, self._began_s))
+            host.look(self._run, self.attempt, now_s)
+            views.append(host.view(len(placement.ranks(node)) if placement else 0, now_s))
+        for view in views:
+            gpus = view.sample.gpus if view.sample else ()
+            serials = frozenset(gpu.serial for gpu in gpus if gpu.serial)
+            if serials and self._serials.get(view.host) != serials:
+                store.know_gpus(view.host, serials)
+                self._serials[view.host] = serials
+        return self._persistence.look(symptoms(views), now_s)
+
+
+class _Host:
+    def __init__(self, name: str, node: int, now_s: float) -> None:
+        self._name, self._node = name, node
+        self._changed_at_s = now_s
+        self._written_ns = 0
+        self._first: HostSample | None = None
+        self._sample: HostSample | None = None
+        self._ahead: deque[float] = deque(maxlen=DELAYS)
+        self._trackers: dict[str, TrendTracker] = {}
+        self._trends: dict[str, Trend] = {}
+
+    def look(self, run: RunDir, attempt: int, now_s: float) -> None:
+        path = sample_path(run, self._node)
+        try:
+            written_ns = path.stat().st_mtime_ns
+        except OSError:
+            return
+        if written_ns == self._written_ns:
+            return
+        sample = read_host_sample(path)
+        if sample is None or sample.attempt != attempt or sample == self._sample:
+            return
+        self._written_ns = written_ns
+        self._sample, self._changed_at_s = sample, now_s
+        self._first = _first(self._first, sample)
+        self._ahead.append(sample.time - time.time())
+        for key, value in _quantities(sample):
+            tracker = self._trackers.setdefault(key, TrendTracker())
+            if trend := tracker.look(sample.time, value):
+                self._trends[key] = trend
+
+    def view(self, ranks: int, now_s: float) -> HostView:
+        return HostView(
+            node=self._node,
+            host=self._name,
+            ranks=ranks,
+            sample=self._sample,
+            age_s=now_s - self._changed_at_s,
+            first=self._first,
+            # A sample is seen some time after it was written, never before.
+            clock_ahead_s=max(self._ahead) if len(self._ahead) == DELAYS else None,
+            trends=dict(self._trends),
+        )
+
+
+def _first(before: HostSample | None, sample: HostSample) -> HostSample:
+    """`before`, with what it lacks: a sampler tells at once, and of GPUs once NVML has answered."""
+    if before is None:
+        return sample
+    gpus = {gpu.uuid for gpu in before.gpus}
+    names = {interface.name for interface in before.interfaces}
+    return replace(
+        before,
+        oom_kills=sample.oom_kills if before.oom_kills is None else before.oom_kills,
+        gpus=(*before.gpus, *(gpu for gpu in sample.gpus if gpu.uuid not in gpus)),
+        interfaces=(*before.interfaces, *(i for i in sample.interfaces if i.name not in names)),
+    )
+
+
+def _quantities(sample: HostSample) -> list[tuple[str, float]]:
+    return [
+        *((f"disk {disk.path}", float(disk.free_bytes)) for disk in sample.disks),
+        *((f"rank {rank.rank}", float(rank.resident_bytes)) for rank in sample.ranks),
+        *(
+            (f"gpu {gpu.index}", gpu.memory_used_mib)
+            for gpu in sample.gpus
+            if gpu.memory_used_mib is not None
+        ),
+    ]
