@@ -5,6 +5,7 @@ The argument is the number of ranks in a tensor-parallel group."""
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from torch.distributed.tensor.parallel import loss_parallel
 from preflight.small_run_layouts import with_parts
 from smolplan.spec import RunSpec
 from tests.support import make_spec
+from trainer.loss import next_token_loss
+from trainer.model import transformer
 from trainer.model.transformer import CausalLM, initialise
 from trainer.parallel import distribute, join, shard_of
 
@@ -47,6 +50,8 @@ def gathered(tensor: Tensor | None) -> Tensor:
 
 def main() -> int:
     spec = a_spec(int(os.environ["WORLD_SIZE"]), int(sys.argv[1]))
+    # Several chunks of few tokens.
+    vars(transformer)["next_token_loss"] = partial(next_token_loss, chunk_tokens=20)
     whole = CausalLM(spec.model, spec.data.seq_len)
     initialise(whole, 0.02, seed=5)
     with torch.device("meta"):
