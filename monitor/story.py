@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from launcher.host_faults import HostFault
-from launcher.outcome import read_exit
+from launcher.outcome import cause_kind, read_exit
 from launcher.slurm.record import TIME_LIMIT
 from launcher.status import SCHEDULED
 from launcher.store import Attempt, Run, Store
@@ -33,6 +33,8 @@ class Failure:
     hours: float
     """Since launch, when it was decided to end it."""
     step: int
+    kind: str
+    """Out of a short fixed list (launcher.outcome.cause_kind)."""
     cause: str
     """What was seen."""
     decided: str
@@ -62,8 +64,8 @@ class Story:
     notable: tuple[Record, ...]
     """Findings and advice that ended no attempt."""
     observed: Observed
-    last: Record
-    """The newest line of metrics."""
+    saved_step: int
+    """Of the newest checkpoint that was saved; 0 before the first."""
 
     @property
     def held_s(self) -> float:
@@ -112,7 +114,7 @@ class StoryReader:
         self._told: dict[int, _Told] = {}
         self._attempt = 1
         self._notable: deque[Record] = deque(maxlen=200)
-        self._last: Record = {}
+        self._saved_step = 0
 
     def read(self, run: Run, attempts: list[Attempt], faults: list[HostFault]) -> Story:
         now = time.time()
@@ -141,7 +143,7 @@ class StoryReader:
             stalls_s=tuple(self._stalls_s),
             notable=tuple(self._notable),
             observed=self._observed(attempts, goodput),
-            last=self._last,
+            saved_step=self._saved_step,
         )
 
     def _end(self, run: Run, last: Attempt) -> float:
@@ -162,7 +164,6 @@ class StoryReader:
             self._intervals.append(interval)
 
     def _take_step(self, row: Record) -> None:
-        self._last = row
         attempt = int(row.get("attempt", 0))
         if attempt in self._stepped:  # the first one of an attempt also compiles
             self._times_s.append(row["step_s"])
@@ -181,6 +182,7 @@ class StoryReader:
         match event["kind"]:
             case "checkpoint_saved" if isinstance(event.get("stall_s"), int | float):
                 self._stalls_s.append(event["stall_s"])
+                self._saved_step = int(event.get("step", 0))
             case "resumed" if isinstance(event.get("load_s"), int | float):
                 self._loads_s.append(event["load_s"])
             case "decision" if event.get("action") in ("condemn", "end_attempt", "adopt"):
@@ -209,6 +211,7 @@ class StoryReader:
             attempt=attempt.number,
             hours=max(0.0, decided_at - self._launched_at) / 3600,
             step=attempt.step_at_end or 0,
+            kind=cause_kind(attempt.exit_code).replace("_", " "),
             cause=attempt.cause,
             decided=told.decided,
             hosts=tuple(told.hosts),

@@ -85,6 +85,7 @@ def _register() -> None:
         plan,
         predict,
         preflight,
+        report,
         run,
         spec,
     )
@@ -103,6 +104,7 @@ def _register() -> None:
     ):
         app.command()(command)
     run.register(app)
+    app.command()(report.report)
     app.add_typer(spec.app, name="spec")
 
 
