@@ -1,6 +1,6 @@
 """A series of any length as some hundred points: means, and the extremes that a mean would hide."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 MOST_POINTS = 600
 """Twice what is kept after thinning: more than a screen can show apart."""
@@ -55,11 +55,13 @@ class Curve:
 
 def _joined(a: Point, b: Point) -> Point:
     count = a.count + b.count
-    return replace(
-        b,
-        loss=(a.loss * a.count + b.loss * b.count) / count,
-        loss_high=max(a.loss_high, b.loss_high),
-        tokens_per_s=(a.tokens_per_s * a.count + b.tokens_per_s * b.count) / count,
-        tokens_per_s_low=min(a.tokens_per_s_low, b.tokens_per_s_low),
-        count=count,
+    return Point(
+        b.step,
+        b.hours,
+        b.attempt,
+        (a.loss * a.count + b.loss * b.count) / count,
+        max(a.loss_high, b.loss_high),
+        (a.tokens_per_s * a.count + b.tokens_per_s * b.count) / count,
+        min(a.tokens_per_s_low, b.tokens_per_s_low),
+        count,
     )

@@ -17,6 +17,7 @@ from launcher.outcome import read_exit
 from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
+from monitor.collect.goodput_meter import GoodputMeter
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
@@ -49,6 +50,7 @@ class Watch:
         self.dir = RunDir(run.path)
         self.spec: RunSpec = load_spec(self.dir.spec)
         self.backend: Backend = backend_of(self.spec)
+        self.goodput = GoodputMeter(run, self.spec)
         self.fence: int | None = None
         self.renew_at_s = 0.0
         self.tracker: ProgressTracker | None = None
@@ -175,6 +177,8 @@ class Daemon:
         decision = decide(view, detect(view))
         if decision.action != "wait":
             self._carry_out(view, watch, decision)
+        if not view.blind:
+            watch.goodput.look(view.attempts)
 
     def look(self, run: Run, watch: Watch) -> RunView:
         attempts = tuple(self._store.attempts(run.id))

@@ -54,6 +54,14 @@ class RunCollector(Collector):
         restarts = CounterMetricFamily(
             "smolplan_restarts", "Attempts after the first.", labels=["run", "cause"]
         )
+        goodput = GaugeMetricFamily(
+            "smolplan_goodput_ratio",
+            "Useful steps' time over the time since launch.",
+            labels=["run"],
+        )
+        badput = CounterMetricFamily(
+            "smolplan_badput_seconds", "All other time, by cause.", labels=["run", "bucket"]
+        )
         gauges = {
             name: GaugeMetricFamily(name, text, labels=["run"])
             for name, (_, text) in _TRAIN_GAUGES.items()
@@ -70,13 +78,17 @@ class RunCollector(Collector):
             causes = Counter(cause_kind(a.exit_code) for a in view.attempts[:-1])
             for cause, count in causes.items():
                 restarts.add_metric([run_id, cause], count)
+            if watch.goodput.ratio is not None:
+                goodput.add_metric([run_id], watch.goodput.ratio)
+            for cause, seconds in watch.goodput.badput_s.items():
+                badput.add_metric([run_id, cause], seconds)
             last = read_last_line(watch.dir.metrics) or {}
             if "tokens" in last:
                 tokens.add_metric([run_id], last["tokens"])
             for name, (key, _) in _TRAIN_GAUGES.items():
                 if last.get(key) is not None:
                     gauges[name].add_metric([run_id], last[key])
-        yield from [step, tokens, idle, attempt, blind, *gauges.values(), restarts]
+        yield from [step, tokens, idle, attempt, blind, *gauges.values(), restarts, goodput, badput]
         yield GaugeMetricFamily(
             "smolplan_monitor_heartbeat_timestamp_seconds",
             "When the monitor answered; a rule on its age tells that the monitor is gone.",

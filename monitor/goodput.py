@@ -242,7 +242,7 @@ class Ledger:
 
     def _take_event(self, kind: str, event: Record, moment: int, booked: list[Interval]) -> None:
         match kind:
-            case "planned":
+            case "planned" if _is_number(event.get("attempt")):
                 self._take_plan(event, moment, booked)
             case "launched":
                 self._wait(moment, booked)

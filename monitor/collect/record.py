@@ -26,11 +26,16 @@ class Lines:
         self._path = path
         self._offset = 0
         self._read: deque[Record] = deque()
+        self._at_end = False
+
+    def look_again(self) -> None:
+        """The file may have grown."""
+        self._at_end = False
 
     def head(self) -> Record | None:
-        """The next record; None where there is none yet."""
-        while not self._read and self._read_piece():
-            pass
+        """The next record; None where there was none at the last look."""
+        while not self._read and not self._at_end:
+            self._at_end = not self._read_piece()
         return self._read[0] if self._read else None
 
     def pop(self) -> Record:
@@ -69,6 +74,8 @@ class RunRecord:
         """What has come to be on record since the last call, `most` records at a time. `attempts`:
         all of the run's, as the store has them."""
         self._note(attempts)
+        for file in self._files:
+            file.look_again()
         while most > 0:
             heads = [(head, source) for source in self._files if (head := source.head())]
             first = min(heads, key=lambda pair: pair[0]["time"], default=None)

@@ -76,7 +76,7 @@ def _goodput(story: Story) -> Iterator[Block]:
         begins = _begins(story)
         yield Picture(
             time_line(story.intervals, story.run.created_at, [hours for _, hours in begins]),
-            "Dashed: an attempt began.",
+            "Dashed: the first step of an attempt.",
         )
     yield Table(
         ("cause", "time", "share", "what it is"),
@@ -104,11 +104,13 @@ def _course(story: Story) -> Iterator[Block]:
     loss = loss_chart(story.points, [step for step, _ in begins])
     speed = throughput_chart(story.points, [hours for _, hours in begins])
     if loss is not None:
-        yield Picture(loss, "Mean loss, and the highest behind it. Dashed: an attempt began.")
+        yield Picture(
+            loss, "Mean loss, and the highest behind it. Dashed: the first step of an attempt."
+        )
     if speed is not None:
         yield Picture(speed, "Mean throughput, and the lowest behind it.")
     yield Table(
-        ("step", "hours", "attempt", "loss", "tokens/s", "lowest"),
+        ("step", "after", "attempt", "loss", "tokens/s", "lowest"),
         tuple(_course_row(points) for points in _tenths(story.points)),
         frozenset(range(6)),
     )
@@ -124,7 +126,7 @@ def _course_row(points: tuple[Point, ...]) -> tuple[str, ...]:
     last = points[-1]
     return (
         f"{last.step:,}",
-        f"{last.hours:,.2f}",
+        format_duration(last.hours * 3600),
         str(last.attempt),
         f"{fmean(p.loss for p in points):.4f}",
         format_count(fmean(p.tokens_per_s for p in points)),
@@ -162,11 +164,11 @@ def _failures(story: Story) -> Iterator[Block]:
         frozenset({1, 2, 3, 4}),
     )
     yield Table(
-        ("attempt", "hours", "step", "seen", "decided", "left out", "found in", "again in"),
+        ("attempt", "after", "step", "seen", "decided", "left out", "found in", "again in"),
         tuple(
             (
                 str(f.attempt),
-                f"{f.hours:,.2f}",
+                format_duration(f.hours * 3600),
                 f"{f.step:,}",
                 f.cause,
                 f.decided or "not on record",

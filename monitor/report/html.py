@@ -14,14 +14,14 @@ _STYLE = """
   --curve: #58a6ff; --band: #1f4468 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 60rem; background: var(--paper);
-  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: break-word }
 h1 { font-size: 1.35rem; margin: 0 } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem }
 p { margin: .35rem 0 } .dim { color: var(--dim) } .good { color: var(--good) }
 .bad { color: var(--bad) }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--line); min-width: 4rem }
+  border-bottom: 1px solid var(--line); max-width: 26rem }
 tr:last-child > td { border-bottom: 0 } thead th { background: var(--card); font-weight: 600 }
 .number { text-align: right; white-space: nowrap }
 figure { margin: .75rem 0 } figcaption { color: var(--dim); font-size: .9em }

@@ -178,6 +178,7 @@ def status(
     from launcher import control
     from launcher.status import run_status
     from launcher.store import Store
+    from smolplan.cli.insight import insight_of
     from smolplan.cli.style import show
     from smolplan.cli.views import status_panel
     from smolplan.errors import UserError
@@ -190,10 +191,12 @@ def status(
         _watch(store, found.id)
         return
     answer = run_status(store, control.settle(store, found))
+    insight = insight_of(store, answer.run)
     if as_json:
-        print(json.dumps(answer.to_json(), indent=1))
+        more = {} if insight is None else insight.to_json()
+        print(json.dumps({**answer.to_json(), **more}, indent=1))
     else:
-        show(lambda out: out.print(status_panel(answer)))
+        show(lambda out: out.print(status_panel(answer, insight)))
 
 
 def _watch(store: "Store", run_id: str) -> None:
