@@ -12,6 +12,7 @@ from planner.reliability import (
     Restart,
     Run,
     daly_interval_s,
+    expect,
     interval_for,
     with_interval,
     young_interval_s,
@@ -23,14 +24,17 @@ from smolplan.units import HOUR_S
 LEAST_STEPS = 10
 """Fewer tell no speed."""
 
-PLAYS = 200
+PLAYS = 300
 """Of the rest of the run, each with a failure rate and a speed of its own."""
 
 LEVEL = 0.9
 """Of all intervals: one end in twenty lies below, one above."""
 
-HOPELESS = 8.0
-"""Segments and restarts as long as this many times the time to failure: e^8 tries for each."""
+MANY_FAILURES = 1000
+"""From so many on a play's time is drawn from its mean and variance: their sum is nearly normal."""
+
+HOPELESS = 1000.0
+"""Times the work that an end may lie away: as good as never."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,8 @@ def look_ahead(observed: Observed, prior: Prior, *, seed: int = 0) -> Outlook:
         ),
     )
 
+    expect(run)  # refuses a run that would not end
+
     def best_s(failures_per_s: float) -> float:
         return interval_for(work_s, 1 / failures_per_s, checkpoint, least_s=each_s)
 
@@ -173,13 +179,23 @@ def _play(run: Run, rate: FailureRate, step: StepTime, seed: int) -> Spread:
         drawn = replace(
             run, work_s=run.work_s * speed, interval_s=run.interval_s * speed, mttf_s=mttf_s
         )
-        if (drawn.segment_s + drawn.restart.busy_s) / mttf_s > HOPELESS:
-            walls.append(math.inf)
-        else:
-            walls.extend(simulate(drawn, 2, chance.getrandbits(32)).walls_s)
+        walls.append(_one_end(drawn, chance))
     walls.sort()
     low, middle, high = (
         walls[min(len(walls) - 1, int(share * len(walls)))]
         for share in ((1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2)
     )
     return Spread(low, middle, high)
+
+
+def _one_end(run: Run, chance: random.Random) -> float:
+    """Wall time of one play; infinite where it is as good as never over."""
+    try:
+        expected = expect(run)
+    except UserError:
+        return math.inf
+    if expected.wall_s > HOPELESS * run.work_s:
+        return math.inf
+    if expected.failures > MANY_FAILURES:
+        return max(run.least_s, chance.gauss(expected.wall_s, math.sqrt(expected.variance_s2)))
+    return chance.choice(simulate(run, 2, chance.getrandbits(32)).walls_s)

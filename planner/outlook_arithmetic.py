@@ -46,7 +46,7 @@ def lines_of(outlook: Outlook) -> list[Line]:
             "to go",
             outlook.eta_s.middle,
             "s",
-            f"median of {2 * PLAYS} played ends, seed {outlook.seed}; failure rates drawn from "
+            f"median of {PLAYS} played ends, seed {outlook.seed}; failure rates drawn from "
             f"their distribution, speeds by their drift",
             "planner/simulate.py",
         ),
