@@ -261,7 +261,7 @@ class Ledger:
                 self._doing = "starting"
             case "checkpoint_saved" | "evaluated":
                 cause: Cause = "evaluation" if kind == "evaluated" else "checkpoint"
-                stood_still = _seconds_of(event, "stall_s")
+                stood_still = _seconds_of(event, "seconds")
                 self._between(moment - stood_still, cause, booked)
                 self._book(moment, cause, booked)
             case "checkpoint_failed":

@@ -153,12 +153,10 @@ class Checkpoints:
         self._world.barrier()
         self._whole.add(step)
         if self._world.rank == 0:
-            seconds = round(time.monotonic() - started_s, 3)
             self._report.event(
                 "checkpoint_saved",
                 step=step,
-                seconds=seconds,
-                stall_s=seconds,  # the ranks wait until it is safe
+                seconds=round(time.monotonic() - started_s, 3),
                 bytes=sum(entry["bytes"] for entry in files.values()),
             )
             for old in prune(self._run, self._spec.checkpoint.keep_last, self._whole):

@@ -42,7 +42,7 @@ class History:
 
     def saves(self, stall_s: float = 0.25) -> None:
         self.passes(stall_s)
-        self.note("checkpoint_saved", step=self.step, stall_s=stall_s, seconds=stall_s)
+        self.note("checkpoint_saved", step=self.step, seconds=stall_s)
 
     def breaks(self, cause: str = "rank 1 was ended by signal 9", *, told: bool = True) -> None:
         """Half a second until it is seen, and a quarter until nothing is left."""
