@@ -17,6 +17,7 @@ from planner.reliability import (
     with_interval,
     young_interval_s,
 )
+from planner.reliability.run import LONGEST_S
 from planner.simulate import simulate
 from smolplan.errors import UserError
 from smolplan.units import HOUR_S
@@ -118,7 +119,7 @@ def look_ahead(observed: Observed, prior: Prior, *, seed: int = 0) -> Outlook:
     checkpoint = Checkpoint(seconds["stall"])
     run = Run(
         work_s=work_s,
-        mttf_s=1 / rate.median,
+        mttf_s=_mttf_s(rate.median),
         interval_s=min(work_s, observed.every_steps * each_s),
         checkpoint=checkpoint,
         restart=Restart(
@@ -129,7 +130,7 @@ def look_ahead(observed: Observed, prior: Prior, *, seed: int = 0) -> Outlook:
     expect(run)  # refuses a run that would not end
 
     def best_s(failures_per_s: float) -> float:
-        return interval_for(work_s, 1 / failures_per_s, checkpoint, least_s=each_s)
+        return interval_for(work_s, _mttf_s(failures_per_s), checkpoint, least_s=each_s)
 
     def row(by: str, interval_s: float) -> IntervalRow:
         # The last checkpoint comes with the last step, however long the interval.
@@ -160,6 +161,11 @@ def look_ahead(observed: Observed, prior: Prior, *, seed: int = 0) -> Outlook:
     )
 
 
+def _mttf_s(failures_per_s: float) -> float:
+    """Infinite where it is beyond what is computed with."""
+    return 1 / failures_per_s if failures_per_s > 1 / LONGEST_S else math.inf
+
+
 def _span(name: str, observed: Observed, prior: Prior) -> tuple[float, str]:
     seen = observed.spans.get(name, Mean(0.0, 0))
     if seen.count == 0:
@@ -174,7 +180,7 @@ def _play(run: Run, rate: FailureRate, step: StepTime, seed: int) -> Spread:
     chance = random.Random(seed)
     walls: list[float] = []
     for _ in range(PLAYS):
-        mttf_s = 1 / rate.quantile(chance.random())
+        mttf_s = _mttf_s(rate.quantile(chance.random()))
         speed = max(0.5, chance.gauss(1.0, step.mean_error / step.mean))
         drawn = replace(
             run, work_s=run.work_s * speed, interval_s=run.interval_s * speed, mttf_s=mttf_s

@@ -38,6 +38,7 @@ class History:
             self.passes(step_s)
             row = {"time": self.now, "step": self.step, "step_s": step_s, "attempt": self.attempt}
             figures = {"loss": 5 - self.step / 1000, "tokens_per_s": 1024 / step_s, "mfu": 0.4}
+            figures["grad_norm"] = 1.0
             self.records.append({**row, "data_wait_s": 0.01, **figures, **details})
 
     def saves(self, stall_s: float = 0.25) -> None:

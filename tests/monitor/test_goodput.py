@@ -84,7 +84,7 @@ records = st.fixed_dictionaries(
     }
 )
 fields = ("kind", "time", "attempt", "step", "step_s", "load_s", "not_before", "action", "reason")
-odd = st.dictionaries(
+odd: st.SearchStrategy[Record] = st.dictionaries(
     st.sampled_from(fields), st.sampled_from([None, "x", [], {}, -1, float("nan"), 1e300, True])
 )
 histories = st.lists(st.tuples(records, st.just({}) | odd).map(lambda two: two[0] | two[1]))

@@ -141,6 +141,12 @@ def test_failures_that_may_be_too_many_leave_the_end_open() -> None:
     assert eta.low < eta.middle < eta.high == math.inf
 
 
+def test_a_young_small_run_that_may_never_fail_has_an_end() -> None:
+    young = replace(OBSERVED, failures=0, running_s=60.0)
+    eta = look_ahead(young, replace(PRIOR, mttf_s=100 * YEAR_S)).eta_s
+    assert 90_000 * 2.0 < eta.low <= eta.high < math.inf
+
+
 def test_the_prior_of_a_spec_is_a_fleets_rate_on_its_gpus() -> None:
     spec = load_spec("smollm3-3b")
     prior = prior_of(spec, make_plan(spec))
