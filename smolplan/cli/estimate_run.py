@@ -27,7 +27,9 @@ def estimate_run(name: str, *, price: float | None, explain: bool, as_json: bool
     from monitor.story import read_story
 
     store = Store()
-    story = read_story(store, settle(store, store.find(name)))
+    run = settle(store, store.find(name))
+    with style.progress_line("Reading the record"):
+        story = read_story(store, run)
     outlook = outlook_of(story)
     given = story.spec.cluster.price_per_gpu_hour if price is None else price
     cost = price_of(story.spec.cluster.gpu, given)

@@ -27,12 +27,14 @@ def report(
 
     from launcher.control import settle
     from launcher.store import Store
-    from monitor.report.content import document_of, facts_of
+    from monitor.report.content import document_of
+    from monitor.report.facts import facts_of
     from monitor.report.html import html
     from monitor.report.markdown import markdown
     from monitor.story import read_story
     from planner.catalog import price_of
     from smolplan.cli.options import check_file, write_file
+    from smolplan.cli.style import progress_line
     from smolplan.errors import UserError
     from smolplan.rundir import RunDir, read_json
 
@@ -44,7 +46,9 @@ def report(
         )
     check_file("--output", output, force=force)
     store = Store()
-    story = read_story(store, settle(store, store.find(run)))
+    found = settle(store, store.find(run))
+    with progress_line("Reading the record"):
+        story = read_story(store, found)
     plan = read_json(RunDir(story.run.path).plan) or {}
     cluster = story.spec.cluster
     price = price_of(cluster.gpu, cluster.price_per_gpu_hour)

@@ -10,7 +10,8 @@ from launcher.host_faults import HostFault
 from launcher.store import Run
 from monitor.collect.goodput_meter import GoodputMeter
 from monitor.curve import MOST_POINTS, Curve, Point
-from monitor.report.content import document_of, facts_of
+from monitor.report.content import document_of
+from monitor.report.facts import facts_of
 from monitor.report.html import html
 from monitor.report.markdown import markdown, plain
 from monitor.story import Story, StoryReader
