@@ -14,6 +14,7 @@ from planner.outlook_arithmetic import lines_of, notes_on
 from planner.plan import make_plan
 from planner.prior import prior_of
 from smolplan.cli import style
+from smolplan.cli.run import find_run
 from smolplan.units import format_duration
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def estimate_run(name: str, *, price: float | None, explain: bool, as_json: bool
     from monitor.story import read_story
 
     store = Store()
-    run = settle(store, store.find(name))
+    run = settle(store, find_run(store, name))
     with style.progress_line("Reading the record"):
         story = read_story(store, run)
     outlook = outlook_of(story)

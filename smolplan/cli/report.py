@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from smolplan.cli.run import RunArgument
+from smolplan.cli.run import RunArgument, find_run
 
 
 def report(
@@ -46,7 +46,7 @@ def report(
         )
     check_file("--output", output, force=force)
     store = Store()
-    found = settle(store, store.find(run))
+    found = settle(store, find_run(store, run))
     with progress_line("Reading the record"):
         story = read_story(store, found)
     plan = read_json(RunDir(story.run.path).plan) or {}

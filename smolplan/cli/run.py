@@ -97,7 +97,7 @@ def launch(
                 remedy="Leave it out.",
             )
         store = Store()
-        run = control.settle(store, _find(store, spec))
+        run = control.settle(store, find_run(store, spec))
         if dry_run:
             resumed = control.resumable(store, run)
             _show_start(resumed, RunDir(run.path), checked=unchecked is None, as_json=as_json)
@@ -136,7 +136,7 @@ def launch(
         _watch(store, run.id)
 
 
-def _find(store: "Store", name: str) -> "Run":
+def find_run(store: "Store", name: str) -> "Run":
     """A run whose folder may be looked at. Raises UserError, NoAnswer where its mount hangs."""
     import os
 
@@ -186,7 +186,7 @@ def status(
     if watch and as_json:
         raise UserError(TWO_OUTPUTS, where="--json", remedy="Give one of them.")
     store = Store()
-    found = _find(store, run)
+    found = find_run(store, run)
     if watch:
         _watch(store, found.id)
         return
@@ -244,7 +244,7 @@ def logs(
     from launcher.store import Store
 
     store = Store()
-    found = _find(store, run)
+    found = find_run(store, run)
     if follow:
         lines = follow_logs(
             found.path,
@@ -284,7 +284,7 @@ def stop(
     from smolplan.spec import load_spec
 
     store = Store()
-    found = control.settle(store, _find(store, run))
+    found = control.settle(store, find_run(store, run))
     if found.state != "active":
         raise UserError(f"run {found.id} is not running: it is {found.state}")
     unstarted = store.attempts(found.id)[-1].state == "planned" and not found.monitored
