@@ -76,6 +76,8 @@ class Daemon:
         self.stopping = threading.Event()
         self._store = store
         self.metrics_url = ""
+        self.looked_at = time.time()
+        """When the last round over the runs began (wall clock): how a loop that stands shows."""
         self._until_idle = until_idle
         self._registered_at_s = float("-inf")
         self._troubles: dict[str, str] = {}
@@ -101,7 +103,7 @@ class Daemon:
 
     def _round(self, pid: int) -> bool:
         """One look at every run; True if there is none left to look at, and that was asked for."""
-        now_s = time.monotonic()
+        now_s, self.looked_at = time.monotonic(), time.time()
         if now_s - self._registered_at_s > LONGEST_NAP_S:
             self._store.register_daemon(self.holder, pid, self.metrics_url)
             self._registered_at_s = now_s
