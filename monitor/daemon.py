@@ -20,6 +20,7 @@ from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
+from monitor.notify.notifier import Held, Notifier
 from monitor.policy import Decision, decide
 from monitor.view import RunView
 from smolplan.errors import SmolplanError
@@ -75,6 +76,7 @@ class Daemon:
         self.watches: dict[str, Watch] = {}
         self.stopping = threading.Event()
         self._store = store
+        self.notifier = Notifier(self.holder)
         self.metrics_url = ""
         self.looked_at = time.time()
         """When the last round over the runs began (wall clock): how a loop that stands shows."""
@@ -98,6 +100,7 @@ class Daemon:
                 naps = [w.due_at_s - time.monotonic() for w in self.watches.values()]
                 self.stopping.wait(max(0.0, min([*naps, LONGEST_NAP_S])))
         finally:
+            self.notifier.close()
             with suppress(StoreUnusable):
                 self._store.unregister_daemon(self.holder, only_if_idle=False)
 
@@ -112,9 +115,16 @@ class Daemon:
             self._look_after(run)
         for gone in self.watches.keys() - {run.id for run in runs}:
             self.watches.pop(gone).backend.close()
+        held = {
+            run_id: Held(watch.dir, watch.spec, watch.fence)
+            for run_id, watch in self.watches.items()
+            if watch.fence is not None
+        }
+        self.notifier.look(self._store, held)
         return (
             self._until_idle
             and not runs
+            and self.notifier.drained()
             and self._store.unregister_daemon(self.holder, only_if_idle=True)
         )
 

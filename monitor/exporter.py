@@ -24,6 +24,7 @@ from monitor import catalog
 from monitor.collect.event_facts import EventFacts
 from monitor.collect.host_sample import GpuSample, HostSample, read_host_samples
 from monitor.detect.hang import hang_limit_s
+from monitor.notify.notifier import Notifier
 from monitor.view import RunView
 from smolplan.rundir import RunDir, read_json, read_last_line
 
@@ -86,6 +87,7 @@ class RunCollector(Collector):
                 with suppress(OSError):  # smolplan_run_unseen tells
                     facts.look()
                 _of_events(readings, run_id, facts)
+            _of_notifier(readings, self._daemon.notifier)
         readings.add("smolplan_monitor_heartbeat_timestamp_seconds", (), self._daemon.looked_at)
         yield from readings.families()
 
@@ -152,6 +154,13 @@ def _of_events(readings: Readings, run: str, facts: EventFacts) -> None:
     if saved := facts.checkpoint:
         readings.add("smolplan_checkpoint_save_duration_seconds", [run], saved.get("seconds"))
         readings.add("smolplan_checkpoint_last_step", [run], saved.get("step"))
+
+
+def _of_notifier(readings: Readings, notifier: Notifier) -> None:
+    for labels, count in notifier.counts().items():
+        readings.add("smolplan_notifications_total", labels, count)
+    for receiver, failing in notifier.failing().items():
+        readings.add("smolplan_notification_failing", receiver, failing)
 
 
 def start_exporter(daemon: "Daemon", host: str, port: int) -> int:

@@ -54,7 +54,7 @@ def server(answer: Answer, seen: list[tuple[str, Any, str]]) -> Iterator[str]:
 
 def told(folder: Path, **alerts: object) -> Result:
     settings = AlertsSpec.model_validate({"timeout_s": 1.0, **alerts})
-    return only("alerts.test", with_part(TINY, "monitor", alerts=settings), folder)
+    return only("alerts.test", with_part(TINY, "monitor", alerts=(settings,)), folder)
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_an_alertmanager_is_asked_for_what_it_was_sent(
         result = told(tmp_path, kind="alertmanager", url=url)
     assert result.state == state, result
     assert [path.partition("?")[0] for path, _, _ in seen] == ["/api/v2/alerts"] * 2
-    mark = seen[0][1][0]["labels"]["test"]
+    mark = seen[0][1][0]["labels"]["key"]
     assert mark in seen[1][0]
 
 
@@ -189,6 +189,6 @@ def test_a_receiver_that_cannot_be_is_refused(alerts: dict[str, str], message: s
 
 def test_a_spec_without_alerts_keeps_its_hash_and_one_with_them_its_content() -> None:
     assert "alerts" not in dump_spec(TINY)
-    spec = with_part(TINY, "monitor", alerts=AlertsSpec(url="https://a.example/x"))
+    spec = with_part(TINY, "monitor", alerts=(AlertsSpec(url="https://a.example/x"),))
     again: RunSpec = parse_spec(dump_spec(spec), where="test")
     assert again.monitor.alerts == spec.monitor.alerts
