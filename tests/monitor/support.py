@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.store import Store
+from monitor.daemon import Daemon
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, dump_spec, parse_spec
 
@@ -83,3 +84,25 @@ def quiet_run(store: Store, folder: Path, spec: RunSpec) -> RunDir:
     later = time.time() + 3000
     store.plan_attempt(run.id, 2, "test", not_before=later, step=0, fence=run.lease_fence)
     return RunDir(folder)
+
+
+class InThread:
+    """A daemon in a thread of this process."""
+
+    def __init__(self, folder: Path, **options: bool) -> None:
+        self._made = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(folder, options))
+        self.thread.start()
+        assert self._made.wait(10)
+
+    def _run(self, folder: Path, options: dict[str, bool]) -> None:
+        store = Store(folder)
+        self.daemon = Daemon(store, **options)
+        self._made.set()
+        self.daemon.run()
+        store.close()
+
+    def end(self) -> None:
+        self.daemon.stopping.set()
+        self.thread.join(20)
+        assert not self.thread.is_alive()

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,8 +13,7 @@ from typing import Any
 import pytest
 
 from launcher.store import Store
-from monitor.daemon import Daemon
-from tests.monitor.support import Receiver, listening, quiet_run, with_alerts
+from tests.monitor.support import InThread, Receiver, listening, quiet_run, with_alerts
 from tests.support import make_spec, wait_until
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -95,36 +93,16 @@ def test_of_two_daemons_one_tells(
     assert hook.summaries[:6] == [f"number {n} is odd" for n in range(6)]
 
 
-class InThread:
-    """A daemon in a thread of this process."""
-
-    def __init__(self, folder: Path, **options: bool) -> None:
-        self._made = threading.Event()
-        self.thread = threading.Thread(target=self._run, args=(folder, options))
-        self.thread.start()
-        assert self._made.wait(10)
-
-    def _run(self, folder: Path, options: dict[str, bool]) -> None:
-        store = Store(folder)
-        self.daemon = Daemon(store, **options)
-        self._made.set()
-        self.daemon.run()
-        store.close()
-
-    def end(self) -> None:
-        self.daemon.stopping.set()
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-
-
 def test_a_receiver_that_hangs_delays_neither_the_daemon_nor_the_others(
     store: Store, data_cache: Path, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
         silent = stack.enter_context(listening(Receiver(status=lambda number: 0)))
         good = stack.enter_context(listening(Receiver()))
-        alerts = [{"url": silent.url, "timeout_s": 60}, {"url": good.url}]
-        run = quiet_run(store, tmp_path / "r", with_alerts(make_spec(data_cache), *alerts))
+        hanging: dict[str, Any] = {"url": silent.url, "timeout_s": 60}
+        run = quiet_run(
+            store, tmp_path / "r", with_alerts(make_spec(data_cache), hanging, {"url": good.url})
+        )
         run.record("finding", "monitor", **_found(0))
         daemon = InThread(store.folder)
         wait_until(lambda: bool(silent.bodies))
