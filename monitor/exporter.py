@@ -147,8 +147,10 @@ def _gpu_labels(run: str, host: str, gpu: GpuSample) -> list[Any]:
 def _of_events(readings: Readings, run: str, facts: EventFacts) -> None:
     for kind, count in facts.counts.items():
         readings.add("smolplan_events_total", [run, kind], count)
-    for (finding, key), severity in facts.findings.items():
-        readings.add("smolplan_finding", [run, finding, key, severity], 1)
+    # Not by key: it may be a step, and so one of any number.
+    standing = Counter((name, severity) for (name, _), severity in facts.findings.items())
+    for (name, severity), count in standing.items():
+        readings.add("smolplan_finding", [run, name, severity], count)
     saved_at = facts.checkpoint_at
     readings.add("smolplan_checkpoint_last_success_timestamp_seconds", [run], saved_at)
     if saved := facts.checkpoint:

@@ -12,7 +12,8 @@ from smolplan.spec import RunSpec
 HARDWARE, MONITOR = "smolplan-hardware", "smolplan-monitor"
 """Groups of rules that name no run: the same in the file of every run."""
 
-RUNBOOK = "docs/alerts.md"
+RUNBOOK = "docs/alerts-reference.md"
+"""Made by docs/make_alerts_reference.py."""
 
 
 def thresholds(spec: RunSpec, plan: Plan, run: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from launcher.backends.base import Observation
 from launcher.placement import Placement
@@ -78,7 +78,3 @@ class Finding:
     evidence: dict[str, Any]
     hosts: Mapping[str, str] = field(default_factory=dict)
     """Hosts that are to blame, and for what kind of fault (launcher.host_faults.HostFault.kind)."""
-    severity: Literal["info", "warning", "critical"] = "critical"
-    """critical ends the attempt; the others are told of."""
-    advice: str = ""
-    """What a person should do."""

@@ -387,23 +387,23 @@ RUN = (
     Metric(
         "smolplan_finding",
         "gauge",
-        "1 while something that the monitor's detectors found stands.",
-        ("run", "finding", "key", "severity"),
+        "How many things of a kind that the monitor's detectors found stand now.",
+        ("run", "finding", "severity"),
         "events.jsonl",
         Panel(
             ATTEMPTS,
             "What stands",
             "short",
             'smolplan_finding{run=~"$run"}',
-            "{{run}} {{finding}} {{key}}",
+            "{{run}} {{finding}}",
         ),
         (
             Rule(
                 "SmolplanFinding",
-                'smolplan_finding{run=~"$run"} == 1',
+                'smolplan_finding{run=~"$run"} > 0',
                 0,
                 None,
-                "{{ $labels.run }}: {{ $labels.finding }} {{ $labels.key }}",
+                "{{ $labels.run }}: {{ $labels.finding }} stands.",
                 "smolplan status has the evidence, and what to do.",
             ),
         ),

@@ -11,7 +11,7 @@ WATCHED = ("non_finite_loss", "checkpoint_failed")
 to 1."""
 
 MOST_KINDS = 100
-"""Of events, told apart: a bound on series, should anybody write kinds without end."""
+"""Of events, and of findings that stand, told apart: a bound, should anybody write more."""
 
 
 class EventFacts:
@@ -47,7 +47,7 @@ class EventFacts:
                 self.launched_at = event.get("time")
             case "checkpoint_saved":
                 self.checkpoint = event
-            case "finding":
+            case "finding" if len(self.findings) < MOST_KINDS:
                 self.findings[_named(event)] = str(event.get("severity", "warning"))
             case "finding_over":
                 self.findings.pop(_named(event), None)

@@ -112,7 +112,7 @@ CASES = [
     Case("SmolplanCheckpointFailed", {_kind("checkpoint_failed"): "0 0 0 1x60"}, 2, 4),
     Case(
         "SmolplanFinding",
-        {f'smolplan_finding{{run="{RUN}", finding="x", key="", severity="info"}}': "_ _ 1x60"},
+        {f'smolplan_finding{{run="{RUN}", finding="x", severity="info"}}': "_ _ 1x60"},
         1,
         3,
     ),
