@@ -541,6 +541,15 @@ class Store:
 
     # Alerts
 
+    def begin_telling(self, run_id: str, receiver: str) -> None:
+        """From here on the run counts as one that is to be told of, to its end."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO told VALUES (?, ?, 0, '', '', 0) "
+                "ON CONFLICT (run_id, receiver) DO UPDATE SET done = 0",
+                (run_id, receiver),
+            )
+
     def told(self, run_id: str, receiver: str) -> Told:
         rows = self._read(
             "SELECT position, sending, memory FROM told WHERE run_id = ? AND receiver = ?",

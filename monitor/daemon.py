@@ -120,7 +120,13 @@ class Daemon:
             for run_id, watch in self.watches.items()
             if watch.fence is not None
         }
-        self.notifier.look(self._store, held)
+        try:
+            self.notifier.look(self._store, held)
+        except StoreUnusable:
+            raise
+        except Exception:
+            # Whoever cannot be told, the runs still need their watchman.
+            log.exception("nobody is told of anything now")
         return (
             self._until_idle
             and not runs

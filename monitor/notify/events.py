@@ -35,7 +35,8 @@ def _decision(event: Event, run: str) -> Told | None:
     reason = str(event.get("reason"))
     return {
         "kind": "restart",
-        "key": re.sub(r"[\d.,]+", "#", reason),  # the same cause at another step, another time
+        # The same cause at another step is the same; a label of Alertmanager should be short.
+        "key": re.sub(r"[\d.,]+", "#", reason)[:80],
         "severity": "warning",
         "what": reason,
         "done": "The monitor starts the next attempt by itself.",

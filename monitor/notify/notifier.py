@@ -102,6 +102,7 @@ class Notifier:
             label = f"{number} {receiver.name}"
             teller = alive.get(label)
             if teller is None:
+                store.begin_telling(run_id, label)
                 teller = Teller(directory, receiver, label, store.folder)
                 teller.start()
             tellers.append(teller)

@@ -55,6 +55,8 @@ class Teller(threading.Thread):
         self._run, self._receiver, self._folder = run, receiver, folder
         self._passed = 0
         """Where in the events all is dealt with."""
+        self._holds = False
+        """Whether something is held back, to be told later."""
 
     def run(self) -> None:
         try:
@@ -78,6 +80,8 @@ class Teller(threading.Thread):
         """Tell what is new; True once the run is over and all of it is told. Raises LostLease,
         StoreUnusable, OSError."""
         ending = self.ending
+        if not (ending or self._holds) and self._passed == _size(self._run.events):
+            return False
         told = store.told(self.run_id, self.label)
         memory, doubtful = _memory(told), told.sending
         self._passed = max(self._passed, told.position)
@@ -96,6 +100,7 @@ class Teller(threading.Thread):
                     return False
                 told = after
             self._passed = end
+        self._holds = bool(memory.held)
         summary, memory = digest(memory, self.run_id, time.time(), last=ending)
         after = Told(self._passed, "", _written(memory))
         if summary is not None and not self._tell(store, summary, told, after, doubtful):
@@ -155,6 +160,13 @@ class Teller(threading.Thread):
         if (fence := self.fence) is None:
             raise LostLease(f"run {self.run_id} is not held")
         store.put_told(self.run_id, self.label, told, done=done, fence=fence)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _memory(told: Told) -> Memory:

@@ -124,8 +124,7 @@ def test_what_a_receiver_refuses_is_told_once_it_takes_it_again_and_then_the_dae
         run.record("finding", "monitor", **_found(0))
         run.record("run_ended", "monitor", state="failed", reason="it was hopeless")
         store.end_run("r", "failed", "it was hopeless", fence=None)
-        store.put_told("r", f"1 webhook 127.0.0.1:{hook.port}", store.told("r", ""), done=False,
-                       fence=store.run("r").lease_fence)  # fmt: skip
+        store.begin_telling("r", f"1 webhook 127.0.0.1:{hook.port}")  # as a daemon that died did
         daemon = InThread(store.folder, until_idle=True)
         daemon.thread.join(60)
         assert not daemon.thread.is_alive(), "all is told, and nothing is left to watch"
