@@ -45,8 +45,9 @@ class Readings:
         self._values: dict[str, list[tuple[list[str], float]]] = defaultdict(list)
 
     def add(self, name: str, labels: Iterable[Any], value: Any) -> None:
-        """`labels` in the catalogue's order; a value of None is none."""
-        if value is not None:
+        """`labels` in the catalogue's order. What is no number is no value: one odd line of one
+        run must not take all metrics away."""
+        if isinstance(value, int | float):
             self._values[name].append(([str(label) for label in labels], float(value)))
 
     def families(self) -> Iterable[Metric]:

@@ -30,7 +30,7 @@ class EventFacts:
     @property
     def checkpoint_at(self) -> float | None:
         """When the newest checkpoint was whole; before the first, when the run was launched."""
-        return self.launched_at if self.checkpoint is None else float(self.checkpoint["time"])
+        return self.launched_at if self.checkpoint is None else self.checkpoint.get("time")
 
     def look(self) -> None:
         """Read what is new. Raises OSError."""

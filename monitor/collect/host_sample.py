@@ -79,6 +79,8 @@ def read_host_samples(run: RunDir) -> list[HostSample]:
             sample = _made(HostSample, {**content, "gpus": gpus})
         except (TypeError, AttributeError):
             continue
+        if not all(isinstance(gpu.xids, dict) for gpu in gpus):
+            continue
         if path.name == f"host-{sample.node}.json":
             found.append(sample)
     return sorted(found, key=lambda sample: sample.node)

@@ -73,7 +73,8 @@ def test_a_sample_is_read_as_it_was_written_and_what_is_broken_is_left_out(tmp_p
     content = json.loads(sample_path(run, 1).read_text())
     sample_path(run, 1).write_text(json.dumps({**content, "of the future": 3}))
     assert read_host_samples(run) == [other, SAMPLE]
-    for broken in ("{", "[]", '{"host": "x"}', '{"gpus": 3}', '{"gpus": [4]}'):
+    content["gpus"][0]["xids"] = 3
+    for broken in ("{", "[]", '{"host": "x"}', '{"gpus": 3}', '{"gpus": [4]}', json.dumps(content)):
         sample_path(run, 1).write_text(broken)
         assert read_host_samples(run) == [other], broken
 
@@ -92,6 +93,7 @@ def test_a_value_of_no_metric_in_the_catalogue_is_refused() -> None:
     readings = Readings()
     readings.add("smolplan_train_loss", ["r"], 2.0)
     readings.add("smolplan_train_mfu_ratio", ["r"], None)
+    readings.add("smolplan_train_tokens", ["r"], {"odd": 1})
     (family,) = readings.families()
     assert [(s.name, s.labels, s.value) for s in family.samples] == [
         ("smolplan_train_loss", {"run": "r"}, 2.0)
