@@ -149,6 +149,30 @@ def _checkpoint_rejected(event: Event, run: str) -> Told:
     }
 
 
+def _upload_failed(event: Event, run: str) -> Told:
+    return {
+        "severity": "warning",
+        "what": f"checkpoints do not reach the object store: {event.get('reason')}",
+        "done": "It is tried again; local checkpoints are kept meanwhile.",
+        "todo": str(event.get("remedy") or ""),
+        "lasts": True,
+    }
+
+
+def _checkpoint_uploaded(event: Event, run: str) -> Told:
+    what = f"the checkpoint of step {event.get('step')} has reached the object store"
+    return {"kind": "upload_failed", "what": what, "over": True}
+
+
+def _upload_refused(event: Event, run: str) -> Told:
+    return {
+        "severity": "warning",
+        "what": f"the checkpoint of step {event.get('step')} is not uploaded: "
+        f"{event.get('reason')}",
+        "todo": "look at the storage of the run: files that change by themselves are its fault",
+    }
+
+
 def _finding(event: Event, run: str) -> Told:
     severity, hosts = event.get("severity"), event.get("hosts") or ()
     return {
@@ -195,6 +219,9 @@ _TELLERS: dict[str, Callable[[Event, str], Told | None]] = {
     "non_finite_loss": _non_finite_loss,
     "checkpoint_failed": _checkpoint_failed,
     "checkpoint_rejected": _checkpoint_rejected,
+    "upload_failed": _upload_failed,
+    "checkpoint_uploaded": _checkpoint_uploaded,
+    "upload_refused": _upload_refused,
     "finding": _finding,
     "finding_over": _finding_over,
     "stop_requested": _by_user,
