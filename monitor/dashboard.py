@@ -1,6 +1,5 @@
 """The Grafana dashboard, from the catalogue of metrics: one for all runs, which is chosen in it."""
 
-from itertools import groupby
 from typing import Any
 
 from monitor.catalog import METRICS, Metric, Panel
@@ -22,9 +21,10 @@ def dashboard() -> dict[str, Any]:
     drawn = [(metric, metric.panel) for metric in METRICS if metric.panel is not None]
     panels: list[dict[str, Any]] = []
     y = 0
-    for row, members in groupby(drawn, key=lambda one: one[1].row):
+    for row in dict.fromkeys(panel.row for _, panel in drawn):
         panels.append(_row(row, len(panels) + 1, y))
         y += 1
+        members = [(metric, panel) for metric, panel in drawn if panel.row == row]
         for index, (metric, panel) in enumerate(members):
             down, across = divmod(index, PER_ROW)
             place = {"x": across * WIDTH, "y": y + down * HEIGHT, "w": WIDTH, "h": HEIGHT}

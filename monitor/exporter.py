@@ -128,11 +128,14 @@ def _of_folder(readings: Readings, run: str, folder: RunDir) -> None:
 def _of_host(readings: Readings, run: str, sample: HostSample) -> None:
     for metric in catalog.HOST:
         readings.add(metric.name, [run, sample.host], getattr(sample, metric.source))
+    for disk in sample.disks:
+        labels = [run, sample.host, disk.path]
+        readings.add("smolplan_host_disk_free_bytes", labels, disk.free_bytes)
     for gpu in sample.gpus:
         labels = _gpu_labels(run, sample.host, gpu)
         for metric in catalog.GPU:
             value = getattr(gpu, metric.source)
-            if metric.source == "xids":
+            if isinstance(value, dict):  # by Xid
                 for xid, count in value.items():
                     readings.add(metric.name, [*labels, xid], count)
             else:

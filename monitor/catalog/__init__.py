@@ -6,7 +6,8 @@ The exporter, the alert rules and the Grafana dashboard are all made from it.
 from monitor.catalog.hardware import GPU, HOST
 from monitor.catalog.metric import Metric, Panel, Rule
 from monitor.catalog.monitor import MONITOR, MONITOR_RULES
-from monitor.catalog.run import FROM_LINES, RUN
+from monitor.catalog.run import RUN
+from monitor.catalog.training import FROM_LINES
 
 METRICS: tuple[Metric, ...] = (*FROM_LINES, *RUN, *MONITOR, *HOST, *GPU)
 

@@ -59,6 +59,43 @@ HOST = (
         "load_1min",
         Panel(HOSTS, "Load", "short", legend="{{Hostname}}"),
     ),
+    Metric(
+        "smolplan_host_oom_kills_total",
+        "counter",
+        "Processes that the kernel ended for want of memory, since the host was started.",
+        PER_HOST,
+        "oom_kills",
+        None,
+        (
+            Rule(
+                "SmolplanHostOomKill",
+                "increase(smolplan_host_oom_kills_total[10m]) > 0",
+                0,
+                "warning",
+                "The kernel of {{ $labels.Hostname }} ended a process for want of memory.",
+                "If it was a rank, the monitor restarts the run. What took the memory stands in "
+                "the host's kernel log; if it comes again, it grows with the run.",
+            ),
+        ),
+    ),
+    Metric(
+        "smolplan_host_disk_free_bytes",
+        "gauge",
+        "Free for us in the host's file system of this folder.",
+        (*PER_HOST, "path"),
+        "disks",
+        Panel(HOSTS, "Free on disks", "bytes", legend="{{Hostname}} {{path}}"),
+        (
+            Rule(
+                "SmolplanHostDiskFullSoon",
+                "predict_linear(smolplan_host_disk_free_bytes[3h], 4 * 3600) < 0",
+                600,
+                "warning",
+                "{{ $labels.path }} of {{ $labels.Hostname }} is full within four hours.",
+                "Free space there: data that is kept locally, logs, core files.",
+            ),
+        ),
+    ),
 )
 """`source` is a field of HostSample."""
 
@@ -149,6 +186,7 @@ GPU = (
         ),
     ),
     _gpu("POWER_USAGE", "power_w", "Power draw (W).", _panel("Power", "watt")),
+    _gpu("POWER_MGMT_LIMIT", "power_limit_w", "Highest power draw that is allowed (W)."),
     _gpu(
         "TOTAL_ENERGY_CONSUMPTION",
         "energy_mj",

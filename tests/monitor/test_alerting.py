@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from launcher.store import Store
-from monitor.collect.host_sample import GpuSample, HostSample, write_host_sample
+from monitor.collect.host_sample import DiskSample, GpuSample, HostSample, write_host_sample
 from monitor.dashboard import dashboard
 from monitor.exporter import start_exporter
 from monitor.rules import alert_rules
@@ -118,6 +118,7 @@ def sample(*, remap_failed: bool) -> HostSample:
         memory_available_bytes=10**11,
         load_1min=3.0,
         gpus=(gpu,),
+        disks=(DiskSample("/data", 10**13, 10**12),),
     )
 
 

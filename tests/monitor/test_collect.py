@@ -73,8 +73,7 @@ def test_a_sample_is_read_as_it_was_written_and_what_is_broken_is_left_out(tmp_p
     content = json.loads(sample_path(run, 1).read_text())
     sample_path(run, 1).write_text(json.dumps({**content, "of the future": 3}))
     assert read_host_samples(run) == [other, SAMPLE]
-    content["gpus"][0]["xids"] = 3
-    for broken in ("{", "[]", '{"host": "x"}', '{"gpus": 3}', '{"gpus": [4]}', json.dumps(content)):
+    for broken in ("{", "[]", '{"host": "x"}', '{"gpus": 3}', '{"gpus": [4]}'):
         sample_path(run, 1).write_text(broken)
         assert read_host_samples(run) == [other], broken
 

@@ -142,6 +142,13 @@ CASES = [
         4,
         11,
     ),
+    Case("SmolplanHostOomKill", {'smolplan_host_oom_kills_total{Hostname="n"}': "3 3 4x60"}, 1, 3),
+    Case(
+        "SmolplanHostDiskFullSoon",
+        {'smolplan_host_disk_free_bytes{Hostname="n", path="/data"}': "1e12-5e9x60"},
+        8,
+        13,
+    ),
     Case(
         "SmolplanGpuSlow",
         {**CLOCKS, "DCGM_FI_DEV_GPU_UTIL" + G: "97x60"},
