@@ -7,7 +7,6 @@ None, and is then not exported.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +153,11 @@ _PARTS: Mapping[str, type[Any]] = {
 }
 """Fields that hold several of something."""
 
+_NAMES = {
+    kind: frozenset(one.name for one in fields(kind))
+    for kind in (HostSample, ClockSample, *_PARTS.values())
+}
+
 
 def sample_path(run: RunDir, node: int) -> Path:
     return run.path / "heartbeat" / f"host-{node}.json"
@@ -192,10 +196,5 @@ def read_host_sample(path: Path) -> HostSample | None:
 
 def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
     """Fields that a newer writer has and we do not know are left out. Raises TypeError."""
-    known = _names(kind)
+    known = _NAMES[kind]
     return kind(**{name: value for name, value in content.items() if name in known})
-
-
-@cache
-def _names(kind: type[Any]) -> frozenset[str]:
-    return frozenset(one.name for one in fields(kind))
