@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from monitor.collect.tail import lines_after
+from monitor.collect.lines import lines_after
 from smolplan.rundir import RunDir
 
 WATCHED = ("non_finite_loss", "checkpoint_failed")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.store import LostLease, Store, StoreUnusable, Told
-from monitor.collect.tail import lines_after
+from monitor.collect.lines import lines_after
 from monitor.notify.events import message_of
 from monitor.notify.limit import Memory, Verdict, as_begun, digest, judge
 from monitor.notify.message import RANK, Message

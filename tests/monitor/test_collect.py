@@ -15,7 +15,7 @@ from monitor.collect.host_sample import (
     sample_path,
     write_host_sample,
 )
-from monitor.collect.tail import lines_after
+from monitor.collect.lines import lines_after
 from monitor.exporter import Readings
 from smolplan.rundir import RunDir
 
