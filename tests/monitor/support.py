@@ -49,7 +49,7 @@ def listening(receiver: Receiver) -> Iterator[Receiver]:
             receiver.headers.append(dict(self.headers))
             receiver.on_post(body)
             if status == 0:
-                receiver.released.wait(60)
+                receiver.released.wait(250)
                 return
             self.send_response(status)
             self.end_headers()

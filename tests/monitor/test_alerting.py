@@ -184,7 +184,7 @@ def test_every_panel_of_the_dashboard_has_something_to_draw(alerting: Alerting) 
         return not empty
 
     try:
-        wait_until(all_drawn, timeout_s=30)
+        wait_until(all_drawn)
     except AssertionError:
         pytest.fail(f"nothing to draw: {sorted(empty)}")
 

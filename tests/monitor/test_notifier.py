@@ -99,7 +99,7 @@ def test_a_receiver_that_hangs_delays_neither_the_daemon_nor_the_others(
     with ExitStack() as stack:
         silent = stack.enter_context(listening(Receiver(status=lambda number: 0)))
         good = stack.enter_context(listening(Receiver()))
-        hanging: dict[str, Any] = {"url": silent.url, "timeout_s": 60}
+        hanging: dict[str, Any] = {"url": silent.url, "timeout_s": 250}
         run = quiet_run(
             store, tmp_path / "r", with_alerts(make_spec(data_cache), hanging, {"url": good.url})
         )
