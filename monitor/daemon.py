@@ -21,6 +21,7 @@ from monitor.collect.goodput_meter import GoodputMeter
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
+from monitor.notify.notifier import Held, Notifier
 from monitor.policy import Decision, decide
 from monitor.view import RunView
 from smolplan.errors import SmolplanError
@@ -77,7 +78,10 @@ class Daemon:
         self.watches: dict[str, Watch] = {}
         self.stopping = threading.Event()
         self._store = store
+        self.notifier = Notifier(self.holder)
         self.metrics_url = ""
+        self.looked_at = time.time()
+        """When the last round over the runs began (wall clock): how a loop that stands shows."""
         self._until_idle = until_idle
         self._registered_at_s = float("-inf")
         self._troubles: dict[str, str] = {}
@@ -98,12 +102,13 @@ class Daemon:
                 naps = [w.due_at_s - time.monotonic() for w in self.watches.values()]
                 self.stopping.wait(max(0.0, min([*naps, LONGEST_NAP_S])))
         finally:
+            self.notifier.close()
             with suppress(StoreUnusable):
                 self._store.unregister_daemon(self.holder, only_if_idle=False)
 
     def _round(self, pid: int) -> bool:
         """One look at every run; True if there is none left to look at, and that was asked for."""
-        now_s = time.monotonic()
+        now_s, self.looked_at = time.monotonic(), time.time()
         if now_s - self._registered_at_s > LONGEST_NAP_S:
             self._store.register_daemon(self.holder, pid, self.metrics_url)
             self._registered_at_s = now_s
@@ -112,9 +117,22 @@ class Daemon:
             self._look_after(run)
         for gone in self.watches.keys() - {run.id for run in runs}:
             self.watches.pop(gone).backend.close()
+        held = {
+            run_id: Held(watch.dir, watch.spec, watch.fence)
+            for run_id, watch in self.watches.items()
+            if watch.fence is not None
+        }
+        try:
+            self.notifier.look(self._store, held)
+        except StoreUnusable:
+            raise
+        except Exception:
+            # Whoever cannot be told, the runs still need their watchman.
+            log.exception("nobody is told of anything now")
         return (
             self._until_idle
             and not runs
+            and self.notifier.drained()
             and self._store.unregister_daemon(self.holder, only_if_idle=True)
         )
 

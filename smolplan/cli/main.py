@@ -82,6 +82,7 @@ def _register() -> None:
         estimate,
         goodput,
         hosts,
+        monitor,
         plan,
         predict,
         preflight,
@@ -105,6 +106,7 @@ def _register() -> None:
         app.command()(command)
     run.register(app)
     app.command()(report.report)
+    app.add_typer(monitor.app, name="monitor")
     app.add_typer(spec.app, name="spec")
 
 
