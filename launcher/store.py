@@ -80,6 +80,15 @@ CREATE TABLE IF NOT EXISTS host_gpus (
     serials TEXT NOT NULL,
     seen_at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS told (
+    run_id TEXT NOT NULL REFERENCES runs(id),
+    receiver TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    sending TEXT NOT NULL,
+    memory TEXT NOT NULL,
+    done INTEGER NOT NULL,
+    PRIMARY KEY (run_id, receiver)
+);
 CREATE TABLE IF NOT EXISTS daemons (
     holder TEXT PRIMARY KEY,
     boot TEXT NOT NULL,
@@ -136,6 +145,18 @@ class Attempt:
     @property
     def made_progress(self) -> bool:
         return self.step_at_end is not None and self.step_at_end > self.step_at_start
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a receiver of alerts has been told of a run (monitor.notify)."""
+
+    position: int = 0
+    """Byte offset in events.jsonl up to which all is dealt with."""
+    sending: str = ""
+    """Id of the message that is being sent; empty between two."""
+    memory: str = ""
+    """What the limits on messages go by, JSON."""
 
 
 @dataclass(frozen=True)
@@ -517,6 +538,47 @@ class Store:
         return [
             HostFault(**{**dict(row), "serials": tuple(row["serials"].split())}) for row in rows
         ]
+
+    # Alerts
+
+    def begin_telling(self, run_id: str, receiver: str) -> None:
+        """From here on the run counts as one that is to be told of, to its end."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO told VALUES (?, ?, 0, '', '', 0) "
+                "ON CONFLICT (run_id, receiver) DO UPDATE SET done = 0",
+                (run_id, receiver),
+            )
+
+    def told(self, run_id: str, receiver: str) -> Told:
+        rows = self._read(
+            "SELECT position, sending, memory FROM told WHERE run_id = ? AND receiver = ?",
+            (run_id, receiver),
+        )
+        return Told(*rows[0]) if rows else Told()
+
+    def put_told(self, run_id: str, receiver: str, told: Told, *, done: bool, fence: int) -> None:
+        """`done`: the run is over, and all of it is told. Raises LostLease."""
+        with self._transaction() as db:
+            self._check_fence(db, run_id, fence)
+            db.execute(
+                "INSERT OR REPLACE INTO told VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, receiver, told.position, told.sending, told.memory, done),
+            )
+
+    def give_up_telling(self, run_id: str, fence: int) -> None:
+        """What is left to tell of a run never will be. Raises LostLease."""
+        with self._transaction() as db:
+            self._check_fence(db, run_id, fence)
+            db.execute("UPDATE told SET done = 1 WHERE run_id = ?", (run_id,))
+
+    def untold_runs(self) -> list[Run]:
+        """Runs that are over, and of which some receiver has not been told all."""
+        rows = self._read(
+            "SELECT * FROM runs WHERE state != 'active' AND id IN "
+            "(SELECT run_id FROM told WHERE NOT done)"
+        )
+        return [_run(row) for row in rows]
 
     # Daemons
 

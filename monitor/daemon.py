@@ -18,11 +18,13 @@ from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from launcher.uploads import Transfers
+from monitor.collect.goodput_meter import GoodputMeter
 from monitor.collect.progress import ProgressTracker
 from monitor.collect.stacks import StackRequest
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
 from monitor.host_watch import HostWatch
+from monitor.notify.notifier import Held, Notifier
 from monitor.policy import Decision, decide
 from monitor.tell import Teller
 from monitor.view import Finding, RunView
@@ -54,6 +56,7 @@ class Watch:
         self.dir = RunDir(run.path)
         self.spec: RunSpec = load_spec(self.dir.spec)
         self.backend: Backend = backend_of(self.spec)
+        self.goodput = GoodputMeter(run, self.spec)
         self.fence: int | None = None
         self.renew_at_s = 0.0
         self.tracker: ProgressTracker | None = None
@@ -84,7 +87,10 @@ class Daemon:
         self.watches: dict[str, Watch] = {}
         self.stopping = threading.Event()
         self._store = store
+        self.notifier = Notifier(self.holder)
         self.metrics_url = ""
+        self.looked_at = time.time()
+        """When the last round over the runs began (wall clock): how a loop that stands shows."""
         self._until_idle = until_idle
         self._registered_at_s = float("-inf")
         self._troubles: dict[str, str] = {}
@@ -108,12 +114,13 @@ class Daemon:
                 naps = [w.due_at_s - time.monotonic() for w in self.watches.values()]
                 self.stopping.wait(max(0.0, min([*naps, LONGEST_NAP_S])))
         finally:
+            self.notifier.close()
             with suppress(StoreUnusable):
                 self._store.unregister_daemon(self.holder, only_if_idle=False)
 
     def _round(self, pid: int) -> bool:
         """One look at every run; True if there is none left to look at, and that was asked for."""
-        now_s = time.monotonic()
+        now_s, self.looked_at = time.monotonic(), time.time()
         if now_s - self._registered_at_s > LONGEST_NAP_S:
             self._store.register_daemon(self.holder, pid, self.metrics_url)
             self._registered_at_s = now_s
@@ -121,10 +128,23 @@ class Daemon:
         for run in runs:
             self._look_after(run)
         self._finish_uploads({run.id for run in runs})
+        held = {
+            run_id: Held(watch.dir, watch.spec, watch.fence)
+            for run_id, watch in self.watches.items()
+            if watch.fence is not None
+        }
+        try:
+            self.notifier.look(self._store, held)
+        except StoreUnusable:
+            raise
+        except Exception:
+            # Whoever cannot be told, the runs still need their watchman.
+            log.exception("nobody is told of anything now")
         return (
             self._until_idle
             and not runs
             and not self._over
+            and self.notifier.drained()
             and self._store.unregister_daemon(self.holder, only_if_idle=True)
         )
 
@@ -220,6 +240,8 @@ class Daemon:
                 return
         if decision.action != "wait":
             self._carry_out(view, watch, decision)
+        if not view.blind:
+            watch.goodput.look(view.attempts)
 
     def look(self, run: Run, watch: Watch) -> RunView:
         attempts = tuple(self._store.attempts(run.id))

@@ -198,7 +198,7 @@ def _intervals(run: Run, alone: Run) -> tuple[tuple[str, float, float], ...]:
     runs = [(name, with_interval(run, interval)) for name, interval in rows]
     if run.local is not None:
         runs.append(("no local copies", alone))
-    return tuple((name, saved_every_s(one), _goodput(one)) for name, one in runs)
+    return tuple((name, saved_every_s(one), goodput_of(one)) for name, one in runs)
 
 
 def saved_every_s(run: Run) -> float:
@@ -206,7 +206,7 @@ def saved_every_s(run: Run) -> float:
     return run.interval_s if run.local is None else run.local.every_s
 
 
-def _goodput(run: Run) -> float:
+def goodput_of(run: Run) -> float:
     """0 where it never ends."""
     try:
         return expect(run).goodput

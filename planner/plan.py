@@ -8,7 +8,10 @@ from planner.flops import flops_per_token
 from planner.memory import layout_of, memory_lines, state_lines
 from planner.memory.trainer import is_counted, trainer_memory_lines
 from planner.params import parameter_count
+from planner.search import candidate_of
+from planner.site import job_of, site_of
 from planner.storage import CHECKPOINT_BYTES_PER_PARAM
+from smolplan.errors import UserError
 from smolplan.spec import RunSpec
 
 __all__ = ["CHECKPOINT_BYTES_PER_PARAM", "Plan", "make_plan"]
@@ -29,6 +32,9 @@ class Plan(BaseModel):
     steps: int
     tokens: int
     global_batch_tokens: int
+    tokens_per_s: float | None = None
+    """Throughput of all GPUs in the spec's own layout, as `smolplan plan` prices it. None on a CPU,
+    and for a GPU whose links nobody knows."""
     checkpoint_bytes: int
     state_bytes_per_rank: int
     """Weights, gradients and optimiser state in fp32, as the layout shards them."""
@@ -93,6 +99,7 @@ def make_plan(spec: RunSpec) -> Plan:
         steps=spec.steps,
         tokens=spec.tokens,
         global_batch_tokens=spec.global_batch_tokens,
+        tokens_per_s=_tokens_per_s(spec),
         checkpoint_bytes=checkpoint_bytes,
         state_bytes_per_rank=round(sum(line.value for line in state)),
         memory_per_rank_bytes=round(sum(line.value for line in memory)),
@@ -100,3 +107,12 @@ def make_plan(spec: RunSpec) -> Plan:
         gpu_memory_bytes=None if gpu is None else gpu.hbm_bytes,
         explanation=tuple(explanation),
     )
+
+
+def _tokens_per_s(spec: RunSpec) -> float | None:
+    try:
+        site = site_of(spec)
+    except UserError:
+        return None
+    priced = candidate_of(job_of(spec, site), site, spec.steps, layout_of(spec))
+    return priced.tokens_per_s_per_gpu * spec.cluster.gpus

@@ -128,8 +128,10 @@ class Context:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def probe(self, name: str, *arguments: str, timeout_s: float) -> dict[str, Any]:
-        """The JSON object that `python -m preflight.probes.NAME` prints. Raises ProbeError."""
-        done = self.run(["-m", f"preflight.probes.{name}", *arguments], timeout_s)
+        """The JSON object that `python -m preflight.probes.NAME` prints, or that a module with a
+        dot in its name does. Raises ProbeError."""
+        module = name if "." in name else f"preflight.probes.{name}"
+        done = self.run(["-m", module, *arguments], timeout_s)
         try:
             answer = json.loads(done.stdout)
         except ValueError:

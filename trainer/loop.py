@@ -52,10 +52,13 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     optimizer = build_optimizer(model, spec.optim)
 
     checkpoints = Checkpoints(run, spec, dataset.fingerprint, world, report, attempt)
+    began = time.perf_counter()
     resumed = checkpoints.load_newest(model, optimizer)
+    load_s = round(time.perf_counter() - began, 3)
     step = resumed.step if resumed else 0
     position = resumed.data_position if resumed else 0
-    report.event("resumed" if resumed else "started", step=step, ranks=world.size)
+    kind = "resumed" if resumed else "started"
+    report.event(kind, step=step, ranks=world.size, load_s=load_s)
 
     efficiency = Efficiency(run, spec, world.size)
     batch_size = spec.optim.global_batch_size

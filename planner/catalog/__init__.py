@@ -89,6 +89,13 @@ def prices() -> dict[str, Price]:
     return {row["gpu"]: Price(**row) for row in rows("prices.yaml")}
 
 
+def price_of(gpu: str, given: float | None) -> Price | None:
+    """The price of a run: its spec's, else the catalogue's range; None where neither is known."""
+    if given is not None:
+        return Price(gpu, given, given, "cluster.price_per_gpu_hour", "")
+    return prices().get(gpu)
+
+
 @cache
 def models() -> dict[str, PublishedModel]:
     """All published models, by name."""

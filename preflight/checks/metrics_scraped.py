@@ -29,7 +29,7 @@ def scraped(context: Context) -> Finding:
     if url is None:
         return Finding(state="skipped", summary="monitor.prometheus names none")
     settings = {"url": url, "query": HEARTBEAT, "timeout_s": 5.0}
-    answer = context.probe("http", "query", json.dumps(settings), timeout_s=15.0)
+    answer = context.probe("http", json.dumps(settings), timeout_s=15.0)
     if "error" in answer:
         return Finding(
             state="fail",

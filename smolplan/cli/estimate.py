@@ -52,12 +52,20 @@ def estimate(
         int | None,
         typer.Option(min=1, max=LARGEST, help="Tokens of a sequence, for exact FLOPs."),
     ] = None,
+    from_run: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="RUN", help="How a run goes on, by what was observed of it."
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Each line of arithmetic.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
 ) -> None:
     """How many GPUs? Or days, tokens, parameters, MFU: leave out the one to solve for.
 
     Example: `smolplan estimate --params 3B --tokens 11T --deadline 4w --gpu h100`
+
+    When does a run end, and how often should it save? `smolplan estimate --from latest`
     """
     from dataclasses import replace
     from datetime import UTC, datetime
@@ -69,6 +77,26 @@ def estimate(
     from smolplan.errors import UserError
     from smolplan.units import parse_count
 
+    if from_run is not None:
+        from smolplan.cli.estimate_run import estimate_run
+
+        asked = {
+            "--params": params,
+            "--tokens": tokens,
+            "--deadline": deadline,
+            "--gpus": gpus,
+            "--mfu": mfu,
+            "--tokens-per-s-per-gpu": tokens_per_s_per_gpu,
+            "--preset": preset,
+            "--model": model,
+        }
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise UserError(
+                "a run brings its own", where=given[0], remedy="Leave it out, or leave out --from."
+            )
+        own_price = positive("--price", price, dollars)
+        estimate_run(from_run, price=own_price, explain=explain, as_json=as_json)
+        return
     row = measured(find_gpu(gpu), achievable)
     notes = []
     shape, spec_seq_len, spec_tokens = architecture(preset, model)

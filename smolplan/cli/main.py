@@ -83,10 +83,12 @@ def _register() -> None:
         evaluate,
         goodput,
         hosts,
+        monitor,
         object_store,
         plan,
         predict,
         preflight,
+        report,
         run,
         spec,
     )
@@ -108,6 +110,8 @@ def _register() -> None:
     evaluate.register(app)
     app.command()(object_store.upload)
     app.command()(object_store.restore)
+    app.command()(report.report)
+    app.add_typer(monitor.app, name="monitor")
     app.add_typer(spec.app, name="spec")
 
 

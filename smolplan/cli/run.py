@@ -97,7 +97,7 @@ def launch(
                 remedy="Leave it out.",
             )
         store = Store()
-        run = control.settle(store, _find(store, spec))
+        run = control.settle(store, find_run(store, spec))
         if dry_run:
             resumed = control.resumable(store, run)
             _show_start(resumed, RunDir(run.path), checked=unchecked is None, as_json=as_json)
@@ -137,7 +137,7 @@ def launch(
         _watch(store, run.id)
 
 
-def _find(store: "Store", name: str) -> "Run":
+def find_run(store: "Store", name: str) -> "Run":
     """A run whose folder may be looked at. Raises UserError, NoAnswer where its mount hangs."""
     import os
 
@@ -179,6 +179,7 @@ def status(
     from launcher import control
     from launcher.status import run_status
     from launcher.store import Store
+    from smolplan.cli.insight import insight_of
     from smolplan.cli.style import show
     from smolplan.cli.views import status_panel
     from smolplan.errors import UserError
@@ -186,15 +187,17 @@ def status(
     if watch and as_json:
         raise UserError(TWO_OUTPUTS, where="--json", remedy="Give one of them.")
     store = Store()
-    found = _find(store, run)
+    found = find_run(store, run)
     if watch:
         _watch(store, found.id)
         return
     answer = run_status(store, control.settle(store, found))
+    insight = insight_of(store, answer.run)
     if as_json:
-        print(json.dumps(answer.to_json(), indent=1))
+        more = {} if insight is None else insight.to_json()
+        print(json.dumps({**answer.to_json(), **more}, indent=1))
     else:
-        show(lambda out: out.print(status_panel(answer)))
+        show(lambda out: out.print(status_panel(answer, insight)))
 
 
 def _watch(store: "Store", run_id: str) -> None:
@@ -242,7 +245,7 @@ def logs(
     from launcher.store import Store
 
     store = Store()
-    found = _find(store, run)
+    found = find_run(store, run)
     if follow:
         lines = follow_logs(
             found.path,
@@ -282,7 +285,7 @@ def stop(
     from smolplan.spec import load_spec
 
     store = Store()
-    found = control.settle(store, _find(store, run))
+    found = control.settle(store, find_run(store, run))
     if found.state != "active":
         raise UserError(f"run {found.id} is not running: it is {found.state}")
     unstarted = store.attempts(found.id)[-1].state == "planned" and not found.monitored
@@ -339,27 +342,7 @@ def runs(as_json: Json = False) -> None:
         print("No run was launched yet. Try: smolplan launch tiny-cpu --watch")
 
 
-def monitor(
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Port of the metrics on 127.0.0.1 (default 9847)."),
-    ] = None,
-    until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="End once no run is active.")
-    ] = False,
-) -> None:
-    """Watch the active runs: see dead and hung ranks, and restart from the newest checkpoint.
-
-    Launch starts one in the background. Any number may run: for each run exactly one acts.
-
-    Example: `smolplan monitor --port 9847`
-    """
-    from monitor.service import serve
-
-    serve(port=port, until_idle=until_idle)
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the application."""
-    for command in (launch, status, logs, stop, runs, monitor):
+    for command in (launch, status, logs, stop, runs):
         app.command()(command)

@@ -1,7 +1,7 @@
 """Statuses as people see them."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -12,10 +12,13 @@ from rich.text import Text
 from launcher.status import RunStatus
 from smolplan.units import format_count, format_duration
 
+if TYPE_CHECKING:
+    from smolplan.cli.insight import Insight
+
 _COLOURS = {"active": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 
 
-def status_panel(status: RunStatus) -> RenderableType:
+def status_panel(status: RunStatus, insight: "Insight | None" = None) -> RenderableType:
     """One run: progress, figures, attempts, last events."""
     last = status.last
     facts = Table.grid(padding=(0, 2))
@@ -29,8 +32,15 @@ def status_panel(status: RunStatus) -> RenderableType:
         if last.get("mfu") is not None:
             speed += f"  MFU {last['mfu']:.1%} (exact FLOPs, dense peak)"
         facts.add_row("speed", speed)
-    if status.eta_s is not None:
+    if insight is not None and insight.outlook is not None:
+        from smolplan.cli.estimate_run import span, spread
+
+        eta = insight.outlook.eta_s
+        facts.add_row("to go", f"{span(eta.middle)} ({spread(eta)} with 90%)")
+    elif status.eta_s is not None:
         facts.add_row("to go", format_duration(status.eta_s))
+    if insight is not None:
+        facts.add_row("goodput", f"{insight.goodput:.1%} of {format_duration(insight.wall_s)}")
     causes = [f"{a.number}: {a.cause}" for a in status.attempts if a.state == "ended"]
     current = status.attempts[-1]
     doing = f"{current.state}, {status.phase}" if status.phase else current.state

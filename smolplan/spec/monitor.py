@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from smolplan.spec.alerts import AlertsSpec, Url
+from smolplan.spec.alerts import Receivers, Url
 from smolplan.spec.fields import ADDED_LATER, Count, Seconds, SpecPart
 
 
@@ -34,8 +34,8 @@ class MonitorSpec(SpecPart):
     stop_grace_s: Seconds = Field(
         default=120.0, description="Time that a graceful stop has to save its checkpoint."
     )
-    alerts: Annotated[AlertsSpec | None, ADDED_LATER] = Field(
-        default=None, description="Who is told; nobody unless given."
+    alerts: Annotated[Receivers, ADDED_LATER] = Field(
+        default=(), description="Who is told, one receiver or a list; nobody unless given."
     )
     prometheus: Annotated[Url | None, ADDED_LATER] = Field(
         default=None, description="The Prometheus that scrapes the monitor, to be asked back."

@@ -18,9 +18,10 @@ from launcher.compare import compare
 from launcher.processes import find_by_token, is_alive
 from launcher.store import Run, Store
 from monitor.collect.host_sample import read_host_samples
+from monitor.story import read_story
 from preflight.ranks import free_port
 from smolplan.errors import ExitCode, UserError
-from smolplan.rundir import RunDir
+from smolplan.rundir import RunDir, read_lines
 from smolplan.spec import dump_spec
 from tests.support import events, make_spec, smolplan, start, steps_done, wait_until
 
@@ -60,6 +61,27 @@ def test_a_killed_rank_is_replaced_and_the_losses_equal_the_undisturbed_runs(
     assert_same_training(undisturbed, run)
     decisions = [e["action"] for e in events(run, "decision")]
     assert decisions == ["end_attempt", "restart", "start", "end_attempt", "end_run"]
+    assert_time_is_accounted_for(store, run, tmp_path / "report.html")
+
+
+def assert_time_is_accounted_for(store: Store, run: Run, page: Path) -> None:
+    """By the records that a real run leaves, and by the command that a person would give."""
+    story = read_story(store, store.run(run.id))
+    goodput = story.goodput
+    assert sum(goodput.seconds.values()) == pytest.approx(goodput.wall_s, abs=1e-3)
+    assert story.until == pytest.approx(store.attempts(run.id)[-1].ended_at, abs=1.0)
+    assert goodput.useful_steps == 60
+    redone = sum(1 for _ in read_lines(RunDir(run.path).metrics)) - 60
+    assert goodput.redone_steps == redone > 0
+    spent = {cause for cause, seconds in goodput.seconds.items() if seconds > 0}
+    assert {"useful", "redone", "checkpoint", "starting", "loading", "detection"} <= spent
+    assert goodput.seconds["unseen"] < 0.1 * goodput.wall_s
+    (failure,) = story.failures
+    assert "signal 9" in failure.decided and failure.restart_s > 0
+    assert smolplan("report", run.id, "--output", str(page)).returncode == 0
+    assert "60 of 60" in page.read_text()
+    over = smolplan("estimate", "--from", run.id)
+    assert over.returncode == 2 and "all its steps" in over.stderr
 
 
 def test_a_hung_rank_is_found_ended_and_replaced(

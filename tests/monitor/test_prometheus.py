@@ -81,6 +81,8 @@ def test_prometheus_reads_the_run_and_sees_the_restart(run: Run, store: Store, a
     assert len(ask("smolplan_rank_idle_seconds")) == 2
     assert not ask("smolplan_train_mfu_ratio"), "a CPU has no datasheet peak"
     assert ask("time() - smolplan_monitor_heartbeat_timestamp_seconds")[0][1] < 5
+    assert 0 < ask("smolplan_goodput_ratio")[0][1] < 1
+    assert ask('smolplan_badput_seconds_total{bucket="starting"}')[0][1] > 0
     os.kill(RunDir(run.path).read_heartbeats()[1].pid, signal.SIGKILL)
     wait_until(lambda: any(value == 2 for _, value in ask("smolplan_run_attempt")))
     ((labels, value),) = ask("smolplan_restarts_total")

@@ -18,6 +18,7 @@ from smolplan.spec.alerts import AlertsSpec
 from tests.preflight.support import only, with_part
 
 TINY = load_preset("tiny-cpu")
+MAIL = {"kind": "email", "smtp_host": "m", "sender": "a@b", "to": ["c@d"]}
 Answer = Callable[[str, Any], tuple[int, str]]
 
 
@@ -54,7 +55,7 @@ def server(answer: Answer, seen: list[tuple[str, Any, str]]) -> Iterator[str]:
 
 def told(folder: Path, **alerts: object) -> Result:
     settings = AlertsSpec.model_validate({"timeout_s": 1.0, **alerts})
-    return only("alerts.test", with_part(TINY, "monitor", alerts=settings), folder)
+    return only("alerts.test", with_part(TINY, "monitor", alerts=(settings,)), folder)
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +138,7 @@ def test_an_alertmanager_is_asked_for_what_it_was_sent(
         result = told(tmp_path, kind="alertmanager", url=url)
     assert result.state == state, result
     assert [path.partition("?")[0] for path, _, _ in seen] == ["/api/v2/alerts"] * 2
-    mark = seen[0][1][0]["labels"]["test"]
+    mark = seen[0][1][0]["labels"]["key"]
     assert mark in seen[1][0]
 
 
@@ -179,6 +180,15 @@ def test_without_a_receiver_or_prometheus_both_are_skipped(tmp_path: Path) -> No
         ({"url": "ftp://host"}, "is not a URL"),
         ({"url": "http://[::1"}, "is not a URL"),
         ({"url_variable": "A B"}, "is not a name of an environment variable"),
+        ({"kind": "email", "sender": "a@b"}, "kind email needs smtp_host, to too"),
+        ({"url": "http://a", "sender": "a@b"}, "a receiver of kind webhook has no sender"),
+        ({**MAIL, "url": "http://a"}, "a receiver of kind email has no url"),
+        ({**MAIL, "to": ["a b@c"]}, "is not an address"),
+        ({**MAIL, "smtp_user": "me"}, "smtp_user and password_variable together"),
+        (
+            {**MAIL, "smtp_user": "me", "password_variable": "P", "smtp_security": "none"},
+            "send the password for all to read",
+        ),
     ],
 )
 def test_a_receiver_that_cannot_be_is_refused(alerts: dict[str, str], message: str) -> None:
@@ -189,6 +199,21 @@ def test_a_receiver_that_cannot_be_is_refused(alerts: dict[str, str], message: s
 
 def test_a_spec_without_alerts_keeps_its_hash_and_one_with_them_its_content() -> None:
     assert "alerts" not in dump_spec(TINY)
-    spec = with_part(TINY, "monitor", alerts=AlertsSpec(url="https://a.example/x"))
-    again: RunSpec = parse_spec(dump_spec(spec), where="test")
-    assert again.monitor.alerts == spec.monitor.alerts
+    one = AlertsSpec(url="https://a.example/x")
+    mail = AlertsSpec.model_validate({**MAIL, "severity": "critical"})
+    for receivers in ((one,), (one, mail)):
+        spec = with_part(TINY, "monitor", alerts=receivers)
+        again: RunSpec = parse_spec(dump_spec(spec), where="test")
+        assert again.monitor.alerts == receivers
+    # As it was hashed when there could be but one receiver, and none by mail.
+    hashed = with_part(TINY, "monitor", alerts=(one,)).content_hash()
+    assert hashed == "3b442d0225d14d7863bf997a895d36ec3f7ea14cbee9c2ad33f0718fd19862a2"
+
+
+def test_every_receiver_is_tried(tmp_path: Path) -> None:
+    seen: list[tuple[str, Any, str]] = []
+    with server(lambda path, body: (204 if path == "/good" else 500, ""), seen) as url:
+        receivers = tuple(AlertsSpec(url=f"{url}/{name}") for name in ("good", "bad", "good"))
+        result = only("alerts.test", with_part(TINY, "monitor", alerts=receivers), tmp_path)
+    assert [path for path, _, _ in seen] == ["/good", "/bad", "/good"]
+    assert (result.state, "status 500" in result.why) == ("fail", True), result
