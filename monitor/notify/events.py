@@ -78,6 +78,20 @@ def _host_left_out(event: Event, run: str) -> Told:
     }
 
 
+def _preflight(event: Event, run: str) -> Told | None:
+    if not event.get("left_out"):
+        return None
+    hosts = ", ".join(map(str, event["left_out"]))
+    return {
+        "key": hosts,
+        "severity": "warning",
+        "what": f"preflight left out {hosts}",
+        "done": "Others take their place.",
+        "todo": "see why by smolplan preflight SPEC --last, and what stands by smolplan hosts",
+        "host": hosts,
+    }
+
+
 def _host_silent(event: Event, run: str) -> Told:
     host = event.get("host")
     return {
@@ -212,6 +226,7 @@ _TELLERS: dict[str, Callable[[Event, str], Told | None]] = {
     "run_ended": _run_ended,
     "waiting": _waiting,
     "host_left_out": _host_left_out,
+    "preflight": _preflight,
     "host_silent": _host_silent,
     "host_answers": _host_answers,
     "host_unreachable": _host_unreachable,

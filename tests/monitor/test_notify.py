@@ -51,11 +51,16 @@ def test_a_run_that_failed_needs_a_person_and_one_that_finished_does_not() -> No
     assert (finished.severity, finished.todo) == ("info", "")
 
 
+def test_hosts_that_preflight_leaves_out_are_told_of() -> None:
+    assert told("preflight", checked=30, left_out=["a", "b"]).what == "preflight left out a, b"
+
+
 @pytest.mark.parametrize(
     "event",
     [
         {"kind": "checkpoint_saved", "step": 3},
         {"kind": "decision", "action": "condemn"},
+        {"kind": "preflight", "checked": 30, "left_out": []},
         {"kind": "something of the future"},
         {},
     ],
