@@ -4,14 +4,14 @@ docs/monitor.md holds the same as a table.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from launcher.outcome import describe_exit
 from launcher.slurm.record import TIME_LIMIT
 from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
-from monitor.view import Finding, RunView
+from monitor.view import Finding, FindingId, RunView
 from smolplan.errors import ExitCode
 
 Action = Literal["wait", "start", "adopt", "condemn", "end_attempt", "restart", "end_run"]
@@ -61,6 +61,24 @@ def decide(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             return _ended(view)
 
 
+@dataclass(frozen=True)
+class News:
+    """What there is to tell of findings that do not end an attempt."""
+
+    found: tuple[Finding, ...]
+    over: tuple[FindingId, ...]
+
+
+def news(told: Collection[FindingId], findings: Iterable[Finding]) -> News:
+    """Each finding is told once when it comes and once when it is gone. `told`: those that were
+    told of and are not over."""
+    standing = {finding.id: finding for finding in findings if finding.severity != "critical"}
+    return News(
+        tuple(finding for one, finding in standing.items() if one not in told),
+        tuple(one for one in told if one not in standing),
+    )
+
+
 def _planned(view: RunView) -> Decision:
     if view.run.stop_requested_at is not None:
         return Decision("end_attempt", cause="stopped before it started", exit_code=0)
@@ -101,8 +119,9 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             exit_code=_exit_code(view),
             hosts=_killed_on(view, view.exit),
         )
-    if findings:
-        first = findings[0]
+    critical = [finding for finding in findings if finding.severity == "critical"]
+    if critical:
+        first = critical[0]
         return Decision(
             "condemn",
             first.summary,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from launcher.backends.base import Observation
 from launcher.placement import Placement
@@ -69,12 +69,28 @@ class RunView:
         return self.placement.hosts[self.placement.node_of(rank)]
 
 
+Severity = Literal["info", "warning", "critical"]
+
+FindingId = tuple[str, str]
+"""Kind and key."""
+
+
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong, with the evidence for it."""
+    """Something wrong, with the evidence for it. `kind` and `key` together say which one it is."""
 
     kind: str
     summary: str
     evidence: dict[str, Any]
     hosts: Mapping[str, str] = field(default_factory=dict)
     """Hosts that are to blame, and for what kind of fault (launcher.host_faults.HostFault.kind)."""
+    severity: Severity = "critical"
+    """critical ends the attempt; the others are only told of."""
+    advice: str = ""
+    """What a person should do."""
+    key: str = ""
+    """Which of several of its kind: a host, a rank, a GPU, the step of its onset."""
+
+    @property
+    def id(self) -> FindingId:
+        return self.kind, self.key

@@ -82,6 +82,7 @@ def _register() -> None:
         estimate,
         goodput,
         hosts,
+        monitor,
         plan,
         predict,
         preflight,
@@ -103,6 +104,7 @@ def _register() -> None:
     ):
         app.command()(command)
     run.register(app)
+    app.add_typer(monitor.app, name="monitor")
     app.add_typer(spec.app, name="spec")
 
 

@@ -338,27 +338,7 @@ def runs(as_json: Json = False) -> None:
         print("No run was launched yet. Try: smolplan launch tiny-cpu --watch")
 
 
-def monitor(
-    port: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="Port of the metrics on 127.0.0.1 (default 9847)."),
-    ] = None,
-    until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="End once no run is active.")
-    ] = False,
-) -> None:
-    """Watch the active runs: see dead and hung ranks, and restart from the newest checkpoint.
-
-    Launch starts one in the background. Any number may run: for each run exactly one acts.
-
-    Example: `smolplan monitor --port 9847`
-    """
-    from monitor.service import serve
-
-    serve(port=port, until_idle=until_idle)
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the application."""
-    for command in (launch, status, logs, stop, runs, monitor):
+    for command in (launch, status, logs, stop, runs):
         app.command()(command)

@@ -1,0 +1,227 @@
+"""Throughput that shifts to a lower level and stays there, at once or little by little.
+
+The median of the last rows is compared with the best level that the run has held, at four scales:
+a collapse shows in a few rows, a decay of some per cent over thousands only in many. How far is too
+far follows the run's own noise, never less than a floor.
+"""
+
+import math
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from monitor.detect.online import MEDIAN_PER_MEAN, NORMAL_PER_MAD, spread
+from monitor.detect.place import place
+from monitor.view import Finding
+
+LOOKS_PER_WINDOW = 5
+"""A window is looked at each time a fifth of it is new."""
+
+SIGMAS = 5.0
+"""Below one false alarm in 10^6 looks of normal noise, with the best of some hundred windows for a
+level; benchmarks.replay counts those of heavy tails."""
+
+NOISE_ROWS = 400
+NOISE_EVERY = 25
+BLOCKS = 32
+FEWEST_BLOCKS = 6
+"""Medians of successive windows are compared once there are more than so many."""
+
+LEVEL_ROWS = 400
+"""The level is the highest median of so many rows; of fewer while the run is young."""
+
+RECOVERY_ROWS = 100
+"""A shift is over once the median of so many is back."""
+
+
+@dataclass
+class Scale:
+    """One length of window, and what it has seen."""
+
+    rows: int
+    floor: float
+    """The smallest shift, in logarithm, that is worth telling."""
+    blocks: deque[float] = field(default_factory=lambda: deque(maxlen=BLOCKS))
+
+    def error(self, row_noise: float) -> float:
+        """Standard error of the window's median if its rows are independent."""
+        return MEDIAN_PER_MEAN * row_noise / math.sqrt(self.rows)
+
+    def wander(self, row_noise: float) -> float:
+        """How much more the medians of successive windows scatter than that, freed of a steady
+        trend: the run's own slow wandering, as a standard deviation."""
+        if len(self.blocks) <= FEWEST_BLOCKS:
+            return 0.0
+        scatter = spread(b - a for a, b in pairwise(self.blocks)) / math.sqrt(2)
+        return math.sqrt(max(0.0, scatter**2 - self.error(row_noise) ** 2))
+
+
+def scales() -> tuple[Scale, ...]:
+    """Floors: on the healthy 48-node series of SmolLM3, medians of 20 rows stay within 1.5 % of the
+    whole's, of 100 within 0.9 %, and the level itself wanders by 1.4 %: twice that is the least."""
+    return (
+        Scale(25, math.log(1 / 0.92)),
+        Scale(100, math.log(1 / 0.96)),
+        Scale(400, math.log(1 / 0.97)),
+        Scale(1600, math.log(1 / 0.97)),
+    )
+
+
+@dataclass
+class Level:
+    """A speed that the run has held, logarithmic."""
+
+    value: float
+    error: float
+    rows: int
+    """Of the window that it is the median of."""
+
+
+@dataclass
+class Fall:
+    """A shift that has been told of and is not over."""
+
+    finding: Finding
+    before: Level
+    drop: float
+    row: int
+    """When it was found, in rows."""
+
+
+class ThroughputShift:
+    """Fed the logarithm of throughput row by row; `findings` are the shifts that last."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._scales = scales()
+        self._longest = max(scale.rows for scale in self._scales)
+        self._values: deque[float] = deque(maxlen=self._longest)
+        self._at: deque[float] = deque(maxlen=self._longest)
+        self._steps: deque[float] = deque(maxlen=NOISE_ROWS)
+        self._noise = self._wander = 0.0
+        self._rows = 0
+        self._level: Level | None = None
+        self._falls: list[Fall] = []
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(fall.finding for fall in self._falls)
+
+    @property
+    def level(self) -> float | None:
+        """The level at hand, logarithmic; None before there is one."""
+        return None if self._level is None else self._level.value
+
+    def restart(self) -> None:
+        """Rows of before and after a restart are not one window; the level stays."""
+        self._values.clear()
+        self._at.clear()
+
+    def add(self, at: float, x: float) -> None:
+        if self._values:
+            self._steps.append(x - self._values[-1])
+        self._values.append(x)
+        self._at.append(at)
+        self._rows += 1
+        if self._rows % NOISE_EVERY == 0:
+            # Of neighbours, so that a shift within the window is not taken for noise.
+            self._noise = _half(self._steps)
+        for scale in self._scales:
+            if (
+                len(self._values) >= scale.rows
+                and self._rows % (scale.rows // LOOKS_PER_WINDOW) == 0
+            ):
+                self._look(scale)
+
+    def _look(self, scale: Scale) -> None:
+        median = statistics.median(list(self._values)[-scale.rows :])
+        if self._rows % scale.rows == 0:
+            scale.blocks.append(median)
+            self._wander = max(each.wander(self._noise) for each in self._scales)
+        error = math.hypot(scale.error(self._noise), self._wander)
+        if scale.rows == RECOVERY_ROWS:
+            self._recover(median, max(scale.floor, SIGMAS * error))
+        self._learn(scale, median, error)
+        if self._level is None or (self._falls and scale.rows < RECOVERY_ROWS):
+            return  # a fallen run is restless: a further fall has to show for longer
+        limit = max(scale.floor, SIGMAS * math.hypot(error, self._level.error))
+        if self._level.value - median >= limit:
+            self._fall(scale, median, limit)
+
+    def _learn(self, scale: Scale, median: float, error: float) -> None:
+        """Take a window for the level if it is the longest so far, or the best of those. After a
+        fall only a whole window of the new level will do."""
+        level = self._level
+        if self._falls:
+            if scale.rows != LEVEL_ROWS or self._rows - self._falls[-1].row < LEVEL_ROWS:
+                return
+        elif scale.rows > LEVEL_ROWS:
+            return
+        if (
+            level is None
+            or scale.rows > level.rows
+            or (scale.rows == level.rows and median > level.value)
+        ):
+            self._level = Level(median, error, scale.rows)
+
+    def _fall(self, scale: Scale, median: float, limit: float) -> None:
+        assert self._level is not None
+        before, at = self._level, self._at[-1]
+        onset = self._onset(before.value, median)
+        change = math.exp(median - before.value) - 1
+        finding = Finding(
+            "throughput_shift",
+            f"throughput went from {_short(before.value)} to {_short(median)} "
+            f"({100 * change:+.1f} %) at {place(self._unit, onset)}",
+            {
+                self._unit: at,
+                f"onset_{self._unit}": onset,
+                "before": math.exp(before.value),
+                "after": math.exp(median),
+                "change": change,
+                "limit": math.exp(-limit) - 1,
+                "window_rows": scale.rows,
+                "row_noise": self._noise,
+            },
+            severity="warning",
+            advice="Look for what changed then: storage and data wait, a GPU that throttles, a "
+            "network link, other jobs.",
+            key=f"{onset:.0f}",
+        )
+        self._falls.append(Fall(finding, before, before.value - median, self._rows))
+        self._level = None
+
+    def _onset(self, before: float, after: float) -> float:
+        """Where the series crosses for good the middle between the levels: the last row until
+        which the sum of what is above it, each row bounded, grows."""
+        middle, bound = (before + after) / 2, (before - after) / 2
+        best = total = 0.0
+        onset = self._at[0]
+        for index, x in enumerate(self._values):
+            total += min(max(x - middle, -bound), bound)
+            if total >= best and index + 1 < len(self._at):
+                best, onset = total, self._at[index + 1]
+        return onset
+
+    def _recover(self, median: float, limit: float) -> None:
+        """Forget the falls that are made good, with those within them."""
+        for index, fall in enumerate(self._falls):
+            clean = self._rows - fall.row >= RECOVERY_ROWS
+            if clean and fall.before.value - median < min(limit, fall.drop / 2):
+                self._level = fall.before
+                del self._falls[index:]
+                self.restart()  # longer windows still hold the fallen rows
+                return
+
+
+def _half(steps: deque[float]) -> float:
+    """Standard deviation of rows by the differences of neighbours."""
+    if not steps:
+        return 0.0
+    return NORMAL_PER_MAD * statistics.median(map(abs, steps)) / math.sqrt(2)
+
+
+def _short(x: float) -> str:
+    value = math.exp(x)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,36 @@
+"""smolplan monitor: the daemon, and its detectors on a recorded series."""
+
+from typing import Annotated
+
+import typer
+
+from smolplan.cli.replay import replay
+
+app = typer.Typer(invoke_without_command=True)
+
+
+@app.callback()
+def monitor(
+    context: typer.Context,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the metrics on 127.0.0.1 (default 9847)."),
+    ] = None,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End once no run is active.")
+    ] = False,
+) -> None:
+    """Watch the active runs: see dead and hung ranks, and restart from the newest checkpoint.
+
+    Launch starts one in the background. Any number may run: for each run exactly one acts.
+
+    Example: `smolplan monitor --port 9847`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from monitor.service import serve
+
+    serve(port=port, until_idle=until_idle)
+
+
+app.command()(replay)
