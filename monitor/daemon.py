@@ -20,8 +20,9 @@ from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
 from monitor.detect.dead import PROBES
-from monitor.policy import Decision, decide
-from monitor.view import RunView
+from monitor.policy import Decision, decide, news
+from monitor.record import Record
+from monitor.view import Finding, RunView
 from smolplan.errors import SmolplanError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
@@ -52,6 +53,7 @@ class Watch:
         self.fence: int | None = None
         self.renew_at_s = 0.0
         self.tracker: ProgressTracker | None = None
+        self.record = Record(self.dir, self.spec)
         self.view: RunView | None = None
         self.was_blind = False
         self.due_at_s = 0.0
@@ -172,7 +174,10 @@ class Daemon:
             # Before it is decided on: the next attempt leaves out the hosts that failed.
             done = node_check.put_on_record(watch.dir, number, view.nodes, over=over)
             watch.checks_on_record = number if done else watch.checks_on_record
-        decision = decide(view, detect(view))
+        findings = detect(view)
+        if not view.blind and view.attempt.state == "running":
+            findings = (*findings, *_tell_findings(watch, view, findings))
+        decision = decide(view, findings)
         if decision.action != "wait":
             self._carry_out(view, watch, decision)
 
@@ -341,6 +346,41 @@ def _tell_of_silent_hosts(watch: Watch, view: RunView) -> None:
         elif node.host in watch.silent_hosts - silent and node.trouble == "":
             _record(watch.dir, "host_answers", host=node.host)
     watch.silent_hosts = silent
+
+
+def _tell_findings(
+    watch: Watch, view: RunView, critical: tuple[Finding, ...]
+) -> tuple[Finding, ...]:
+    """What the run's record shows to be wrong: put on record when it comes and when it goes."""
+    try:
+        findings = watch.record.look(view)
+    except Exception as error:
+        # Whatever is odd about the record, dead and hung ranks must still be seen to.
+        log.error("%s: %s: %s", watch.dir, type(error).__name__, error, exc_info=True)
+        return ()
+    if findings is None:
+        return ()
+    told = watch.record.told
+    changed = news(told, (*critical, *findings))
+    for kind, key in changed.over:
+        lasted_s = round(max(0.0, view.now - told.pop((kind, key))), 3)
+        _record(watch.dir, "finding_over", finding=kind, key=key, lasted_s=lasted_s)
+    for finding in changed.found:
+        told[finding.id] = view.now
+        log.warning("run %s: %s", view.run.id, finding.summary)
+        _record(
+            watch.dir,
+            "finding",
+            finding=finding.kind,
+            key=finding.key,
+            severity=finding.severity,
+            summary=finding.summary,
+            evidence=finding.evidence,
+            advice=finding.advice,
+            step=finding.evidence.get("step"),
+            hosts=sorted(finding.hosts),
+        )
+    return findings
 
 
 def _since(then_s: float | None, now_s: float) -> float | None:

@@ -48,8 +48,12 @@ def _scores_of(content: Mapping[str, Any], tokens: float) -> Iterable[tuple[str,
         yield "bits_per_byte", Score(tokens, float(bits), _error(content.get("standard_error")))
     tasks = content.get("tasks")
     for name, task in tasks.items() if isinstance(tasks, dict) else ():
-        if isinstance(task, dict) and isinstance(value := task.get("value"), int | float):
-            yield name, Score(tokens, float(value), _error(task.get("standard_error")))
+        metrics = task.get("metrics") if isinstance(task, dict) else None
+        for metric, found in metrics.items() if isinstance(metrics, dict) else ():
+            value = found.get("score") if isinstance(found, dict) else None
+            if isinstance(value, int | float):
+                error = _error(found.get("standard_error"))
+                yield f"{name} {metric}", Score(tokens, float(value), error)
 
 
 def _error(value: Any) -> float | None:

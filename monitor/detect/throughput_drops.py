@@ -50,11 +50,13 @@ KEPT_EPISODES = 64
 SHORTEST_PERIOD = 10
 """In logged steps."""
 
-JITTER = 50
-"""A period may be off by one part in so many: a schedule by the clock, not by the step."""
+PERIODS, SHARE_KEPT = (3, 8), 0.75
+"""A schedule has kept the last so many of its dates, of more as many as the record goes back to,
+all but a quarter: a row may be missing, or a checkpoint have been skipped."""
 
-PERIODS = 3
-"""Equal gaps that make a schedule."""
+JITTER_STEPS, STEADY = 2, 50
+"""A date may be off by so many logged steps, and by one part in so many of the period: a schedule
+by the clock. One that is slower and less exact never has enough episodes to be told of."""
 
 
 @dataclass
@@ -114,7 +116,7 @@ class ThroughputDrops:
         lost = sum(e.lost for e in short) / SHORT_ROWS
         deep = sum(e.deep for e in long)
         if self._finding is not None:
-            if lost < LOST_SHARE / 2 and deep < DEEP_STEPS / 2:
+            if len(long) < FEWEST_EPISODES:
                 self._finding = None
             return
         if len(short) >= FEWEST_EPISODES and lost >= LOST_SHARE:
@@ -146,7 +148,7 @@ class ThroughputDrops:
         )
 
     def _seek_schedule(self) -> None:
-        """Mark the newest episode, and those before it, if they end a run of equal gaps."""
+        """Mark the newest episode, and those before it, if they have come at equal gaps."""
         newest = self._episodes[-1]
         others = sorted(list(self._episodes)[:-1], key=lambda e: e.at)
         places = [e.at for e in others]
@@ -154,13 +156,19 @@ class ThroughputDrops:
             period = newest.at - other.at
             if period <= SHORTEST_PERIOD * self._stride:
                 continue
-            earlier = [
-                _nearest(places, newest.at - gaps * period, period / JITTER)
-                for gaps in range(1, PERIODS + 1)
+            steady = int(period / self._stride / STEADY)
+            slack = min(JITTER_STEPS, steady) * self._stride
+            fewest, most = PERIODS
+            dates = min(most, int((newest.at - places[0] + slack) / period))
+            if dates == fewest - 1:  # so young a record has to be exact
+                fewest, slack = dates, 0.0
+            kept = [
+                others[place]
+                for date in range(1, dates + 1)
+                if (place := _nearest(places, newest.at - date * period, slack)) is not None
             ]
-            members = [others[place] for place in earlier if place is not None]
-            if len(members) == PERIODS:
-                for member in (newest, *members):
+            if len(kept) >= max(fewest, SHARE_KEPT * dates):
+                for member in (newest, *kept):
                     member.scheduled = True
 
     def _odd(self, rows: int) -> list[Episode]:
@@ -177,8 +185,12 @@ def _nearest(places: list[float], wanted: float, slack: float) -> int | None:
 
 
 def on_one_grid(places: list[float]) -> bool:
-    """Whether all gaps are multiples of one period. Chance has it in one of a thousand cases of
-    four places."""
+    """Whether all of these, but for one, are multiples of one period apart. Chance has it so in
+    a quarter of all cases of four places, and then in one of fifty of five."""
     if len(places) < 3:
         return False
-    return math.gcd(*(round(b - a) for a, b in pairwise(places))) > SHORTEST_PERIOD
+    return any(
+        math.gcd(*(round(b - a) for a, b in pairwise(places[:odd] + places[odd + 1 :])))
+        > SHORTEST_PERIOD
+        for odd in range(len(places))
+    )

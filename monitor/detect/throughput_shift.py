@@ -9,7 +9,6 @@ import math
 import statistics
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from monitor.detect.online import MEDIAN_PER_MEAN, NORMAL_PER_MAD, spread
 from monitor.detect.place import place
@@ -48,12 +47,15 @@ class Scale:
         """Standard error of the window's median if its rows are independent."""
         return MEDIAN_PER_MEAN * row_noise / math.sqrt(self.rows)
 
-    def wander(self, row_noise: float) -> float:
-        """How much more the medians of successive windows scatter than that, freed of a steady
-        trend: the run's own slow wandering, as a standard deviation."""
-        if len(self.blocks) <= FEWEST_BLOCKS:
-            return 0.0
-        scatter = spread(b - a for a, b in pairwise(self.blocks)) / math.sqrt(2)
+    def wander(self, row_noise: float) -> float | None:
+        """How much more the medians of successive windows scatter than that about their trend:
+        the run's own slow wandering, as a standard deviation. None while there are too few."""
+        count = len(self.blocks)
+        if count <= FEWEST_BLOCKS:
+            return None
+        first, second = list(self.blocks)[: count // 2], list(self.blocks)[-(count // 2) :]
+        slope = (statistics.median(second) - statistics.median(first)) / (count - count // 2)
+        scatter = spread(block - slope * index for index, block in enumerate(self.blocks))
         return math.sqrt(max(0.0, scatter**2 - self.error(row_noise) ** 2))
 
 
@@ -138,7 +140,9 @@ class ThroughputShift:
         median = statistics.median(list(self._values)[-scale.rows :])
         if self._rows % scale.rows == 0:
             scale.blocks.append(median)
-            self._wander = max(each.wander(self._noise) for each in self._scales)
+            known = [w for s in self._scales if (w := s.wander(self._noise)) is not None]
+            # Of a young run the least is known: that its rows are independent is not among it.
+            self._wander = max(known) if known else spread(self._values)
         error = math.hypot(scale.error(self._noise), self._wander)
         if scale.rows == RECOVERY_ROWS:
             self._recover(median, max(scale.floor, SIGMAS * error))

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from monitor.collect.recorded import Recorded
-    from monitor.replay import Reference, Told
+    from monitor.collect.reference import Reference
+    from monitor.replay import Told
 
 
 def replay(
@@ -40,7 +41,7 @@ def replay(
     import json
 
     from monitor.collect.recorded import read_recorded
-    from monitor.replay import choose_reference
+    from monitor.collect.reference import choose_reference
     from monitor.replay import replay as findings_of
     from smolplan.cli.style import show
     from smolplan.errors import UserError
