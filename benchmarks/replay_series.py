@@ -16,8 +16,8 @@ class Noise:
     cv: float
     """Coefficient of variation."""
     tail: str = "normal"
-    """normal; heavy: Student's t with 4 degrees of freedom; slow: a tenth of the steps' scatter
-    wanders over hundreds of steps."""
+    """normal; heavy: Student's t with 4 degrees of freedom; slow: normal, and a wander of a third
+    of it over some hundred steps."""
 
     def draw(self, rng: random.Random, rows: int) -> list[float]:
         """Logarithms, of median 0."""

@@ -26,8 +26,8 @@ class Told:
 def replay(recorded: Recorded, reference: Reference | None) -> list[Told]:
     """What would have been told of a run, in the order of telling."""
     return [
-        *_tellings(_series(recorded)),
-        *(_tellings(_evaluations(recorded.evaluations, reference)) if reference else ()),
+        *tellings(_series(recorded)),
+        *(tellings(_evaluations(recorded.evaluations, reference)) if reference else ()),
     ]
 
 
@@ -35,7 +35,8 @@ Looks = Iterable[tuple[float, tuple[Finding, ...]]]
 """At each look: where in training, and what is wrong."""
 
 
-def _tellings(looks: Looks) -> list[Told]:
+def tellings(looks: Looks) -> list[Told]:
+    """What the policy tells of what is found, look by look."""
     told: list[Told] = []
     standing: dict[FindingId, Told] = {}
     for at, findings in looks:
