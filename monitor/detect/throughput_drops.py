@@ -39,9 +39,9 @@ SHORT_ROWS, LOST_SHARE = 250, 0.05
 """Told of: so many episodes, none on a schedule, that lose this share of so many steps' time …
 The healthy series loses 2.3 % at its worst, the one with drops 30 %."""
 
-LONG_ROWS, DEEP_STEPS = 1000, 8
-"""… or so many deep steps in so many: between 0.1 % and 2.5 %, where a run with one deep step in a
-thousand reaches it by chance about once in 10^6 windows."""
+LONG_ROWS, DEEP_STEPS = 1000, 10
+"""… or so many deep steps in so many: between 0.1 % and 2.5 %. A run with two in a thousand comes
+to it by chance in one of 20,000 windows."""
 
 LONGEST_LOSS = 20.0
 """Steps' time that one low step may count for: one long pause is one."""

@@ -1,6 +1,6 @@
 """Throughput that shifts to a lower level and stays there, at once or little by little.
 
-The median of the last rows is compared with the best level that the run has held, at four scales:
+The middle of the last rows is compared with the best level that the run has held, at four scales:
 a collapse shows in a few rows, a decay of some per cent over thousands only in many. How far is too
 far follows the run's own noise, never less than a floor.
 """
@@ -28,10 +28,10 @@ FEWEST_BLOCKS = 6
 """Medians of successive windows are compared once there are more than so many."""
 
 LEVEL_ROWS = 400
-"""The level is the highest median of so many rows; of fewer while the run is young."""
+"""The level is the highest middle of so many rows; of fewer while the run is young."""
 
 RECOVERY_ROWS = 100
-"""A shift is over once the median of so many is back."""
+"""A shift is over once the middle of so many is back."""
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Scale:
     blocks: deque[float] = field(default_factory=lambda: deque(maxlen=BLOCKS))
 
     def error(self, row_noise: float) -> float:
-        """Standard error of the window's median if its rows are independent."""
+        """Standard error of the window's middle if its rows are independent."""
         return MEDIAN_PER_MEAN * row_noise / math.sqrt(self.rows)
 
     def wander(self, row_noise: float) -> float | None:
@@ -60,10 +60,11 @@ class Scale:
 
 
 def scales() -> tuple[Scale, ...]:
-    """Floors: on the healthy 48-node series of SmolLM3, medians of 20 rows stay within 1.5 % of the
-    whole's, of 100 within 0.9 %, and the level itself wanders by 1.4 %: twice that is the least."""
+    """The shortest lets a pause of 24 slow rows pass, as for an evaluation. Floors: on the healthy
+    48-node series of SmolLM3, medians of 50 rows stay within 1.3 % of the whole's, of 100 within
+    0.9 %, and the level itself wanders by 1.4 %: twice that is the least."""
     return (
-        Scale(25, math.log(1 / 0.92)),
+        Scale(50, math.log(1 / 0.92)),
         Scale(100, math.log(1 / 0.96)),
         Scale(400, math.log(1 / 0.97)),
         Scale(1600, math.log(1 / 0.97)),
@@ -77,7 +78,9 @@ class Level:
     value: float
     error: float
     rows: int
-    """Of the window that it is the median of."""
+    """Of the window that it is the middle of …"""
+    row: int
+    """… and that ended there."""
 
 
 @dataclass
@@ -137,23 +140,25 @@ class ThroughputShift:
                 self._look(scale)
 
     def _look(self, scale: Scale) -> None:
-        median = statistics.median(list(self._values)[-scale.rows :])
+        middle = _middle(list(self._values)[-scale.rows :])
         if self._rows % scale.rows == 0:
-            scale.blocks.append(median)
+            scale.blocks.append(middle)
             known = [w for s in self._scales if (w := s.wander(self._noise)) is not None]
             # Of a young run the least is known: that its rows are independent is not among it.
             self._wander = max(known) if known else spread(self._values)
         error = math.hypot(scale.error(self._noise), self._wander)
         if scale.rows == RECOVERY_ROWS:
-            self._recover(median, max(scale.floor, SIGMAS * error))
-        self._learn(scale, median, error)
+            self._recover(middle, max(scale.floor, SIGMAS * error))
+        self._learn(scale, middle, error)
         if self._level is None or (self._falls and scale.rows < RECOVERY_ROWS):
             return  # a fallen run is restless: a further fall has to show for longer
+        if self._rows - scale.rows < self._level.row - self._level.rows:
+            return  # the window reaches back to before the level was gained
         limit = max(scale.floor, SIGMAS * math.hypot(error, self._level.error))
-        if self._level.value - median >= limit:
-            self._fall(scale, median, limit)
+        if self._level.value - middle >= limit:
+            self._fall(scale, middle, limit)
 
-    def _learn(self, scale: Scale, median: float, error: float) -> None:
+    def _learn(self, scale: Scale, middle: float, error: float) -> None:
         """Take a window for the level if it is the longest so far, or the best of those. After a
         fall only a whole window of the new level will do."""
         level = self._level
@@ -165,24 +170,26 @@ class ThroughputShift:
         if (
             level is None
             or scale.rows > level.rows
-            or (scale.rows == level.rows and median > level.value)
+            or (scale.rows == level.rows and middle > level.value)
         ):
-            self._level = Level(median, error, scale.rows)
+            self._level = Level(middle, error, scale.rows, self._rows)
 
-    def _fall(self, scale: Scale, median: float, limit: float) -> None:
+    def _fall(self, scale: Scale, middle: float, limit: float) -> None:
         assert self._level is not None
         before, at = self._level, self._at[-1]
-        onset = self._onset(before.value, median)
-        change = math.exp(median - before.value) - 1
+        index = self._crossing(before.value, middle)
+        onset = self._at[index]
+        after = min(middle, statistics.median(list(self._values)[index:]))
+        change = math.exp(after - before.value) - 1
         finding = Finding(
             "throughput_shift",
-            f"throughput went from {_short(before.value)} to {_short(median)} "
+            f"throughput went from {_short(before.value)} to {_short(after)} "
             f"({100 * change:+.1f} %) at {place(self._unit, onset)}",
             {
                 self._unit: at,
                 f"onset_{self._unit}": onset,
                 "before": math.exp(before.value),
-                "after": math.exp(median),
+                "after": math.exp(after),
                 "change": change,
                 "limit": math.exp(-limit) - 1,
                 "window_rows": scale.rows,
@@ -193,30 +200,46 @@ class ThroughputShift:
             "network link, other jobs.",
             key=f"{onset:.0f}",
         )
-        self._falls.append(Fall(finding, before, before.value - median, self._rows))
+        self._falls.append(Fall(finding, before, before.value - after, self._rows))
         self._level = None
+        self._start_anew()
 
-    def _onset(self, before: float, after: float) -> float:
-        """Where the series crosses for good the middle between the levels: the last row until
-        which the sum of what is above it, each row bounded, grows."""
-        middle, bound = (before + after) / 2, (before - after) / 2
+    def _start_anew(self) -> None:
+        """Windows that hold rows of two levels show neither's noise."""
+        self.restart()
+        for scale in self._scales:
+            scale.blocks.clear()
+
+    def _crossing(self, before: float, after: float) -> int:
+        """Which row is the first below the middle between the levels for good: the one after
+        that up to which the sum of what is above it, each row bounded, grows."""
+        halfway, bound = (before + after) / 2, (before - after) / 2
         best = total = 0.0
-        onset = self._at[0]
+        first = 0
         for index, x in enumerate(self._values):
-            total += min(max(x - middle, -bound), bound)
-            if total >= best and index + 1 < len(self._at):
-                best, onset = total, self._at[index + 1]
-        return onset
+            total += min(max(x - halfway, -bound), bound)
+            if total >= best and index + 1 < len(self._values):
+                best, first = total, index + 1
+        return first
 
-    def _recover(self, median: float, limit: float) -> None:
+    def _recover(self, middle: float, limit: float) -> None:
         """Forget the falls that are made good, with those within them."""
         for index, fall in enumerate(self._falls):
             clean = self._rows - fall.row >= RECOVERY_ROWS
-            if clean and fall.before.value - median < min(limit, fall.drop / 2):
+            if clean and fall.before.value - middle < min(limit, fall.drop / 2):
                 self._level = fall.before
                 del self._falls[index:]
-                self.restart()  # longer windows still hold the fallen rows
+                self._start_anew()
                 return
+
+
+def _middle(values: list[float]) -> float:
+    """The mean of the middle half: as deaf to outliers as need be, and, where the rows have two
+    usual speeds, no jump from one to the other. Of few rows the median, which bears more."""
+    if len(values) < RECOVERY_ROWS:
+        return statistics.median(values)
+    quarter = len(values) // 4
+    return statistics.fmean(sorted(values)[quarter:-quarter])
 
 
 def _half(steps: deque[float]) -> float:
