@@ -119,6 +119,8 @@ class ThroughputDrops:
             if len(long) < FEWEST_EPISODES:
                 self._finding = None
             return
+        if self._rows < SHORT_ROWS:
+            return  # a young run's schedules are not known yet
         if len(short) >= FEWEST_EPISODES and lost >= LOST_SHARE:
             self._finding = self._tell(at, short, SHORT_ROWS)
         elif len(long) >= FEWEST_EPISODES and deep >= DEEP_STEPS:
