@@ -13,7 +13,7 @@ from monitor.daemon import Daemon, Watch
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir, append_line, write_json
 from smolplan.spec import dump_spec, load_spec
-from tests.support import make_spec
+from tests.support import make_spec, smolplan
 
 
 @pytest.fixture
@@ -192,3 +192,15 @@ def test_a_tail_gives_each_whole_line_once_however_it_is_written(tmp_path: Path)
     path.write_text('{"step": 4}\n')
     assert lines.read() == [{"step": 4}]
     assert not lines.behind
+
+
+def test_a_reference_that_cannot_be_read_ends_the_launch_before_anything_starts(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    spec = tmp_path / "spec.yaml"
+    text = dump_spec(make_spec(data_cache))
+    spec.write_text(text.replace("monitor:\n", f"monitor:\n  reference: {tmp_path}/none.csv\n"))
+    done = smolplan("launch", str(spec), "--runs-dir", str(tmp_path / "runs"))
+    assert done.returncode == 2
+    assert "none.csv: there is no such file" in done.stderr
+    assert store.runs() == []
