@@ -27,6 +27,10 @@ BLOCKS = 32
 FEWEST_BLOCKS = 6
 """Medians of successive windows are compared once there are more than so many."""
 
+SCATTER_CHANCE = 4.7
+"""Two standard errors of a variance by the median absolute deviation of n values, times √n: what
+chance adds to the scatter of windows is no wandering (the deviation's own is 1.17/√n)."""
+
 LEVEL_ROWS = 400
 """The level is the highest middle of so many rows; of fewer while the run is young."""
 
@@ -56,7 +60,8 @@ class Scale:
         first, second = list(self.blocks)[: count // 2], list(self.blocks)[-(count // 2) :]
         slope = (statistics.median(second) - statistics.median(first)) / (count - count // 2)
         scatter = spread(block - slope * index for index, block in enumerate(self.blocks))
-        return math.sqrt(max(0.0, scatter**2 - self.error(row_noise) ** 2))
+        chance = 1 + SCATTER_CHANCE / math.sqrt(count)
+        return math.sqrt(max(0.0, scatter**2 - chance * self.error(row_noise) ** 2))
 
 
 def scales() -> tuple[Scale, ...]:
