@@ -121,9 +121,11 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
         return Decision("condemn", seen.ended, cause=seen.ended, hosts=seen.blamed)
     if view.exit is not None:
         broken = [finding for finding in view.host_findings if finding.severity == "critical"]
+        # What ended well was not ended by them.
+        at_fault = [] if _exit_code(view) in (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST) else broken
         return Decision(
             "end_attempt",
-            cause="; ".join([_told(view, view.exit), *(finding.summary for finding in broken)]),
+            cause="; ".join([_told(view, view.exit), *(finding.summary for finding in at_fault)]),
             exit_code=_exit_code(view),
             hosts=_killed_on(view, view.exit) | {h: k for f in broken for h, k in f.hosts.items()},
         )

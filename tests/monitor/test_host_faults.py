@@ -122,6 +122,10 @@ def test_an_xid_that_a_gpu_cannot_go_on_after_ends_the_attempt_and_leaves_its_ho
     ended = decide(view(attempt(1), exit=died, host_findings=(finding,)), (finding,))
     assert (ended.action, ended.hosts) == ("end_attempt", {"node1": "gpu.kernel_log"})
     assert f"Xid {code}" in ended.cause
+    # What was done by then stays done.
+    through = decide(view(attempt(1), exit={"exit_code": 0}, host_findings=(finding,)), (finding,))
+    assert (through.cause, through.exit_code) == ("finished", 0)
+    assert through.hosts == {"node1": "gpu.kernel_log"}
 
 
 @pytest.mark.parametrize(
