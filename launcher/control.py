@@ -139,7 +139,7 @@ def await_end(
 
 def kill(store: Store, run: Run) -> Run:
     """End a run's processes at once, without a checkpoint, and put it on record as stopped."""
-    store.request_stop(run.id)  # so that the monitor does not start it again
+    store.request_stop(run.id)  # first: from here on, no attempt comes after the newest
     attempt = store.attempts(run.id)[-1]
     _end(store, run, attempt, "stopped", "killed by the user")
     if run.path.is_dir():
@@ -156,6 +156,7 @@ def fail(store: Store, run: Run, attempt: Attempt, reason: str) -> None:
 
 def _end(store: Store, run: Run, attempt: Attempt, state: RunState, reason: str) -> None:
     """Raises SmolplanError if processes are left."""
+    store.request_stop(run.id)  # or the monitor, quicker at ending it, would start the next
     store.move_attempt(attempt, "condemned", fence=None, cause=reason)
     backend = backend_of_run(RunDir(run.path))
     try:

@@ -318,11 +318,13 @@ class Store:
         return self.attempts(run_id)[-1]
 
     def end_run(self, run_id: str, state: RunState, reason: str, *, fence: int | None) -> None:
-        """The run is over. `fence` is the holder's; None for a command of the user's."""
+        """The run is over; not while an attempt of it is not: nobody would look after that.
+        `fence` is the holder's; None for a command of the user's."""
         with self._transaction() as db:
             self._check_fence(db, run_id, fence)
             db.execute(
-                "UPDATE runs SET state = ?, reason = ? WHERE id = ? AND state = 'active'",
+                "UPDATE runs SET state = ?, reason = ? WHERE id = ? AND state = 'active' AND NOT "
+                "EXISTS (SELECT 1 FROM attempts WHERE run_id = runs.id AND state != 'ended')",
                 (state, reason, run_id),
             )
 
@@ -487,11 +489,20 @@ class Store:
     # Hosts
 
     def blame_host(
-        self, host: str, kind: str, detail: str, *, run_id: str = "", attempt: int = 0
+        self,
+        host: str,
+        kind: str,
+        detail: str,
+        *,
+        run_id: str = "",
+        attempt: int = 0,
+        fence: int | None = None,
     ) -> None:
         """Leave a host out from now on, until `clear_host`. Blaming it again for what it is left
-        out for already changes nothing. `run_id` and `attempt`: by whom it was found."""
+        out for already changes nothing. `run_id` and `attempt`: by whom it was found; `fence`: that
+        of a monitor which decided so. Raises LostLease."""
         with self._transaction() as db:
+            self._check_fence(db, run_id, fence)
             if db.execute(
                 "SELECT 1 FROM host_faults "
                 "WHERE host = ? AND kind = ? AND run_id = ? AND cleared_at IS NULL",

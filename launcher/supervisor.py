@@ -84,8 +84,8 @@ def _end(number: int, frame: object) -> None:
 
 def supervise(run: RunDir, attempt: int, token: str, node: int = 0, *, check: bool = False) -> int:
     """Start the node's ranks, wait, and put on record how they ended; that exit code. With `check`,
-    only once preflight has found every node fit. Returns 0 at once if the node was taken up by
-    another supervisor, or the attempt has ended, or is no longer the newest."""
+    only once preflight has found every node fit. Returns 0 at once if the node was ever taken up
+    by another supervisor, or the attempt has ended, or is no longer the newest."""
     try:
         held = hold(run.node_lock(attempt, node))
     except OSError as error:
@@ -95,6 +95,10 @@ def supervise(run: RunDir, attempt: int, token: str, node: int = 0, *, check: bo
         return int(ended["exit_code"])
     if not held:
         log.info("node %d of attempt %d is supervised already", node, attempt)
+        return 0
+    if run.node(attempt, node).exists():
+        # Its ranks may have outlived it, and whoever submitted this again may have slept since.
+        log.info("node %d of attempt %d had a supervisor, which is gone", node, attempt)
         return 0
     if _is_over(run, attempt, token):
         return 0

@@ -314,7 +314,9 @@ class Daemon:
             watch.ending = attempt.number
         for host, kind in decision.hosts.items():
             told = decision.reason or decision.cause
-            self._store.blame_host(host, kind, told, run_id=run.id, attempt=attempt.number)
+            self._store.blame_host(
+                host, kind, told, run_id=run.id, attempt=attempt.number, fence=fence
+            )
             _record(watch.dir, "host_left_out", host=host, fault=kind, reason=told)
         match decision.action:
             case "start":

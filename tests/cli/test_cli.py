@@ -238,7 +238,8 @@ def test_runs_whose_folder_or_spec_is_broken_are_listed_beside_the_others(
     (good / "spec.yaml").write_text(smolplan("spec", "show", "tiny-cpu").stdout)
     (tmp_path / "bad" / "spec.yaml").write_text("name: [")
     for folder in (good, tmp_path / "bad", tmp_path / "gone"):
-        store.add_run(folder.name, folder, "hash", monitored=False)
+        _, attempt = store.add_run(folder.name, folder, "hash", monitored=False)
+        store.move_attempt(attempt, "ended", fence=None)
         store.end_run(folder.name, "failed", "", fence=None)
     listed = smolplan("runs")
     assert listed.returncode == 0, listed.stderr

@@ -61,6 +61,27 @@ def test_an_attempt_only_moves_forward(store: Store, run: tuple[Run, Attempt]) -
     assert store.attempts("r")[-1].cause == "first"
 
 
+def test_a_run_is_not_over_while_an_attempt_of_it_is_not(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    store.move_attempt(run[1], "condemned", fence=None)
+    store.end_run("r", "failed", "its launcher gave up", fence=None)
+    assert store.run("r").state == "active"
+    store.move_attempt(run[1], "ended", fence=None)
+    store.end_run("r", "failed", "its launcher gave up", fence=None)
+    assert store.run("r").state == "failed"
+
+
+def test_a_monitor_that_has_lost_a_run_can_no_longer_leave_a_host_out(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    old = store.acquire("r", "a", 0.0, alive)
+    assert store.acquire("r", "b", 60, alive) is not None
+    with pytest.raises(LostLease):
+        store.blame_host("n1", "gone", "no answer", run_id="r", attempt=1, fence=old)
+    assert store.host_faults() == []
+
+
 def test_the_next_attempt_is_planned_once_and_only_after_the_last_ended(
     store: Store, run: tuple[Run, Attempt]
 ) -> None:
@@ -104,6 +125,7 @@ def test_a_daemon_does_not_end_for_idleness_while_a_run_is_active(
 ) -> None:
     store.register_daemon("d", 1, "")
     assert not store.unregister_daemon("d", only_if_idle=True)
+    store.move_attempt(run[1], "ended", fence=None)
     store.end_run("r", "stopped", "", fence=None)
     assert store.unregister_daemon("d", only_if_idle=True)
     assert store.live_daemons(alive) == []
@@ -133,6 +155,7 @@ def test_what_a_daemon_decided_before_a_users_command_is_void(
     # It still holds the run, and sees the request with its next look.
     renewed = store.acquire("r", "a", 60, alive)
     assert renewed == fence + 1
+    store.move_attempt(run[1], "ended", fence=renewed)
     store.end_run("r", "stopped", "", fence=renewed)
     store.reopen("r", 0, monitored=True)
     with pytest.raises(LostLease):

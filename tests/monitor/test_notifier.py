@@ -123,6 +123,7 @@ def test_what_a_receiver_refuses_is_told_once_it_takes_it_again_and_then_the_dae
         run.record("launched", "launcher", attempt=1, reason="news, and so not told here")
         run.record("finding", "monitor", **_found(0))
         run.record("run_ended", "monitor", state="failed", reason="it was hopeless")
+        store.move_attempt(store.attempts("r")[-1], "ended", fence=None)
         store.end_run("r", "failed", "it was hopeless", fence=None)
         store.begin_telling("r", f"1 webhook 127.0.0.1:{hook.port}")  # as a daemon that died did
         daemon = InThread(store.folder, until_idle=True)
