@@ -140,7 +140,7 @@ def run_status(store: Store, run: Run) -> RunStatus:
         attempts=attempts,
         step=step,
         steps=steps,
-        phase=queued or _phase(directory, run, attempts[-1], beats),
+        phase=queued or phase_of(directory, run, attempts[-1], beats),
         last=last,
         eta_s=(steps - step) * statistics.median(recent) if running else None,
         events=tuple(read_tail(directory.events, 5)),
@@ -184,7 +184,7 @@ def _in_the_queue(spec: RunSpec, directory: RunDir, attempt: Attempt) -> tuple[s
     return seen.waiting or seen.settling or unsent, trouble
 
 
-def _phase(directory: RunDir, run: Run, attempt: Attempt, beats: list[Heartbeat]) -> str:
+def phase_of(directory: RunDir, run: Run, attempt: Attempt, beats: list[Heartbeat]) -> str:
     """What the attempt at hand does; empty once the run is over."""
     if run.state != "active":
         return ""
