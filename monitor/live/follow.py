@@ -1,4 +1,4 @@
-"""One run, followed through its record: each record is read once, in a memory that does not grow."""
+"""One run, followed through its record: each record is read once, in bounded memory."""
 
 import statistics
 import time

@@ -18,8 +18,8 @@ import pytest
 from launcher.store import Store
 from monitor.collect.host_sample import DiskSample, GpuSample, HostSample, write_host_sample
 from monitor.dashboard import dashboard
-from monitor.web.server import start_server
 from monitor.rules import alert_rules
+from monitor.web.server import start_server
 from planner.plan import make_plan
 from preflight.ranks import free_port
 from smolplan.rundir import Heartbeat, RunDir, append_line, write_text
