@@ -10,11 +10,10 @@ LONGEST_TEXT = 600
 """Characters of a reason that is shown; the whole of it stands in events.jsonl."""
 
 _DECISIONS = {
-    "start": "attempt {} is started",
-    "adopt": "the scheduler has begun the next attempt after {}",
-    "condemn": "attempt {} is to be ended",
-    "end_attempt": "attempt {} is ended",
-    "end_run": "the run is over after attempt {}",
+    "start": "attempt {attempt} is started",  # for what reason, the restart before it tells
+    "adopt": "the scheduler has begun the next attempt after {attempt}: {reason}",
+    "condemn": "attempt {attempt} is to be ended: {reason}",
+    "end_attempt": "attempt {attempt} is ended: {reason}",
 }
 
 
@@ -61,17 +60,13 @@ def entry_of(event: dict[str, Any], run: str) -> Entry | None:
     number = event.get("attempt")
     if kind == "decision" and str(event.get("action")) in _DECISIONS:
         action = str(event["action"])
-        words = _DECISIONS[action].format(number)
-        return Entry(kind=action, severity="info", what=_why(words, event.get("reason")), **about)
+        words = _DECISIONS[action].format(attempt=number, reason=event.get("reason"))
+        return Entry(kind=action, severity="info", what=_text(words), **about)
     if kind in ("started", "resumed"):
         ranks, step = event.get("ranks"), event.get("step")
         words = f"attempt {number} trains on {ranks} ranks, from step {step}"
         return Entry(kind=kind, severity="info", what=_text(words), **about)
     return None
-
-
-def _why(words: str, reason: Any) -> str:
-    return _text(f"{words}: {reason}" if reason else words)
 
 
 def _text(value: Any) -> str:

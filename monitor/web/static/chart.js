@@ -41,9 +41,10 @@ export class Chart {
   }
 
   // rows: {x, attempt, mean, low, high}, x ascending within an attempt; marks: {x, severity, what};
+  // newest: the value of the last step alone;
   // begins: the x at which attempts began.
-  show({ rows, marks, begins, plan, xWord, xFormat }) {
-    Object.assign(this, { rows, marks, begins, plan, xWord, xFormat, at: null });
+  show({ rows, newest, marks, begins, plan, xWord, xFormat }) {
+    Object.assign(this, { rows, newest, marks, begins, plan, xWord, xFormat, at: null });
     this.draw();
   }
 
@@ -65,11 +66,11 @@ export class Chart {
     this.yOf = (y) => TOP + (1 - (Math.min(Math.max(y, low), high) - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
     const { xOf, yOf } = this;
     const parts = [];
-    for (const y of ticks(low, high, 4)) {
+    for (const y of ticks(low, high, 5)) {
       parts.push(svg("line", { class: "grid", x1: LEFT, x2: wide - RIGHT, y1: yOf(y), y2: yOf(y) }));
       parts.push(svg("text", { x: LEFT - 6, y: yOf(y) + 4, "text-anchor": "end" }, this.format(y)));
     }
-    for (const x of ticks(from, to, Math.max(2, Math.floor(wide / 130)))) {
+    for (const x of ticks(from, to, Math.max(2, Math.floor(wide / 90)))) {
       parts.push(svg("text", { x: Math.min(xOf(x), wide - 24), y: HEIGHT - 6, "text-anchor": "middle" }, this.xFormat(x)));
     }
     for (const x of this.begins) parts.push(svg("line", { class: "begin", x1: xOf(x), x2: xOf(x), y1: TOP, y2: HEIGHT - BOTTOM }));
@@ -127,7 +128,7 @@ export class Chart {
     this.svg.querySelectorAll(".cross, .dot").forEach((node) => node.remove());
     const row = this.rows[this.at ?? this.rows.length - 1];
     const spread = row.low === row.high ? "" : ` (${this.format(row.low)} to ${this.format(row.high)})`;
-    this.read.textContent = this.at === null ? this.format(row.mean) : `${this.format(row.mean)}${spread} · ${this.xWord} ${this.xFormat(row.x)}`;
+    this.read.textContent = this.at === null ? this.format(this.newest ?? row.mean) : `${this.format(row.mean)}${spread} · ${this.xWord} ${this.xFormat(row.x)}`;
     if (this.at === null) return;
     const x = this.xOf(row.x);
     this.svg.append(svg("line", { class: "cross", x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }), svg("circle", { class: "dot", cx: x, cy: this.yOf(row.mean), r: 3.5 }));

@@ -48,18 +48,19 @@ export const known = (value, format, otherwise = "–") => (isNumber(value) ? fo
 
 export const whole = (value) => Math.round(value).toLocaleString("en");
 export const fixed = (digits) => (value) => value.toFixed(digits);
+export const digits = (many) => (value) => String(Number(value.toPrecision(many)));
 export const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
 export function count(value) { // 12,345,678 → 12.3M
   const size = Math.abs(value);
   for (const [unit, of] of [["T", 1e12], ["B", 1e9], ["M", 1e6], ["k", 1e3]]) {
-    if (size >= of) return `${(value / of).toPrecision(3)}${unit}`;
+    if (size >= of) return `${Number((value / of).toPrecision(3))}${unit}`;
   }
-  return size >= 100 || Number.isInteger(value) ? String(Math.round(value)) : value.toPrecision(3);
+  return size >= 100 || Number.isInteger(value) ? String(Math.round(value)) : String(Number(value.toPrecision(3)));
 }
 
 export function duration(seconds) {
-  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  if (seconds < 60) return `${Number(seconds.toPrecision(seconds < 1 ? 3 : 2))} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 60) return `${minutes} min`;
   const hours = Math.floor(minutes / 60);

@@ -23,7 +23,7 @@ export function poll(look) {
     clearTimeout(timer);
     try {
       const goesOn = await look();
-      tell(goesOn ? "" : "over", goesOn ? "live" : "over");
+      tell(goesOn ? "" : "over", goesOn ? "live" : "the run is over");
       wait = goesOn ? EVERY_MS : SLOWEST_MS;
     } catch (error) {
       tell("lost", error instanceof TypeError ? "no answer" : error.message);

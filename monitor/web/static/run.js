@@ -1,5 +1,5 @@
 import { Chart } from "./chart.js";
-import { byId, choice, count, fixed, percent, update, whole } from "./dom.js";
+import { byId, choice, count, digits, percent, update } from "./dom.js";
 import { ask, poll } from "./poll.js";
 import { Ranks } from "./ranks.js";
 import * as sections from "./sections.js";
@@ -10,16 +10,16 @@ document.title = `${id} · smolplan`;
 byId("crumb").textContent = id;
 
 const CHARTS = {
-  loss: new Chart({ title: "Loss", format: (v) => v.toPrecision(4) }),
+  loss: new Chart({ title: "Loss", format: digits(4) }),
   tokens_per_s: new Chart({ title: "Throughput, tokens/s", format: count, plan: "plan" }),
-  grad_norm: new Chart({ title: "Gradient norm", format: (v) => v.toPrecision(3) }),
+  grad_norm: new Chart({ title: "Gradient norm", format: digits(3) }),
   mfu: new Chart({ title: "MFU", format: percent, plan: "plan" }),
 };
 byId("curves").append(...Object.values(CHARTS).map((chart) => chart.node));
 
 const AXES = {
   step: { word: "step", format: count },
-  hours: { word: "hour", format: (v) => (v < 10 ? fixed(v < 1 ? 3 : 1)(v) : whole(v)) },
+  hours: { word: "hour", format: digits(3) },
 };
 let axis = "step";
 let run = null;
@@ -47,8 +47,9 @@ function draw() {
     curve[name].forEach((spread, i) => {
       if (spread) rows.push({ x: xs[i], attempt: curve.attempt[i], mean: spread[0], low: spread[1], high: spread[2] });
     });
-    chart.node.hidden = name === "mfu" && !rows.length;
-    chart.show({ rows, marks, begins, plan: run.plan[name], xWord: AXES[axis].word, xFormat: AXES[axis].format });
+    if (name === "mfu" && !rows.length) chart.node.remove(); // no peak is known to hold it against
+    else if (!chart.node.isConnected) byId("curves").append(chart.node);
+    chart.show({ rows, newest: run.last[name], marks, begins, plan: run.plan[name], xWord: AXES[axis].word, xFormat: AXES[axis].format });
   }
 }
 
