@@ -129,8 +129,7 @@ def run_status(store: Store, run: Run) -> RunStatus:
     try:
         spec = load_spec(directory.spec)
         steps, uploads = spec.steps, upload_status(spec, directory)
-        if run.state == "active" and not beats and spec.launch.backend in SCHEDULED:
-            queued, problem = _in_the_queue(spec, directory, attempts[-1])
+        queued, problem = held_back(run, spec, attempts[-1])
     except UserError as error:
         problem = str(error) if run.path.is_dir() else f"its folder {run.path} is gone"
     recent = [line["step_s"] for line in read_tail(directory.metrics, 50) if "step_s" in line]
@@ -169,11 +168,16 @@ def unseen_status(store: Store, run: Run, problem: str) -> RunStatus:
     )
 
 
-def _in_the_queue(spec: RunSpec, directory: RunDir, attempt: Attempt) -> tuple[str, str]:
+def held_back(run: Run, spec: RunSpec, attempt: Attempt) -> tuple[str, str]:
     """What holds an attempt back that has shown no sign of life, and why that cannot be told;
-    empty what does not apply."""
+    empty what does not apply. The scheduler is asked."""
     from launcher.backends.base import backend_of
 
+    directory = RunDir(run.path)
+    if run.state != "active" or spec.launch.backend not in SCHEDULED:
+        return "", ""
+    if any(beat.attempt == attempt.number for beat in directory.read_heartbeats().values()):
+        return "", ""
     backend = backend_of(spec)
     try:
         seen = backend.observe(directory, attempt)

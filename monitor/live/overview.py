@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,11 @@ from monitor.goodput import CAUSES
 from monitor.live.follow import QUANTITIES, Follower
 from monitor.report.charts import COLOURS
 from smolplan.rundir import Heartbeat, read_last_line
+
+LAST = (*QUANTITIES, "time", "step", "tokens", "lr", "step_s")
+"""Of a line of metrics, shown as they are."""
+
+PLANNED = ("tokens_per_s", "flops_per_token", "peak_flops_per_gpu", "gpus")
 
 MOST_ATTEMPTS = 100
 """That are listed, the newest."""
@@ -36,8 +41,9 @@ def overview(
     """
     now, current = time.time(), attempts[-1]
     beats = [b for b in follower.dir.read_heartbeats().values() if b.attempt == current.number]
-    last = follower.last if follower.caught_up else read_last_line(follower.dir.metrics) or {}
-    step = max([b.step for b in beats], default=0) or int(last.get("step", 0))
+    newest = follower.last if follower.caught_up else read_last_line(follower.dir.metrics) or {}
+    last = _numbers(newest, LAST)
+    step = max([b.step for b in beats], default=0) or int(last["step"] or 0)
     active, steps = run.state == "active", follower.spec.steps
     moving = active and current.state == "running" and follower.step_s is not None
     seen = {
@@ -57,11 +63,9 @@ def overview(
         "step": step,
         "steps": steps,
         "eta_s": (steps - step) * (follower.step_s or 0) if moving else None,
-        "last": {
-            name: last.get(name) for name in (*QUANTITIES, "time", "step", "tokens", "lr", "step_s")
-        },
-        "plan": {name: follower.plan.get(name) for name in ("tokens_per_s", "mfu", "tokens")},
-        "checkpoint": {name: follower.saved.get(name) for name in ("step", "time", "seconds")},
+        "last": last,
+        "plan": _planned(_numbers(follower.plan, PLANNED)),
+        "checkpoint": _numbers(follower.saved, ("step", "time", "seconds")),
         "goodput": _goodput(follower, now if active else _end(run, current, follower)),
         "ranks": _ranks(beats, follower.spec.parallel.ranks),
         "hosts": [_host(sample) for sample in read_host_samples(follower.dir)],
@@ -115,6 +119,22 @@ def _short(value: float) -> float:
 
 def _end(run: Run, last: Attempt, follower: Follower) -> float:
     return max(last.ended_at or 0.0, follower.booked_until)
+
+
+def _numbers(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, float | None]:
+    """What else stands there counts as unknown."""
+    known = {name: record.get(name) for name in names}
+    return {
+        name: value if isinstance(value, int | float) and math.isfinite(value) else None
+        for name, value in known.items()
+    }
+
+
+def _planned(plan: Mapping[str, float | None]) -> dict[str, float | None]:
+    """The throughput that the plan expects, and the MFU that it would be."""
+    speed, flops, peak, gpus = (plan[name] for name in PLANNED)
+    mfu = speed * flops / (peak * gpus) if speed and flops and peak and gpus else None
+    return {"tokens_per_s": speed, "mfu": mfu}
 
 
 def _goodput(follower: Follower, until: float) -> dict[str, Any]:

@@ -72,17 +72,18 @@ def _live(store: "Store", run_id: str, follower: "Follower") -> None:
 
 def _look(store: "Store", run_id: str, follower: "Follower") -> dict[str, Any]:
     from launcher.processes import is_alive
-    from launcher.status import run_status
+    from launcher.status import held_back
     from monitor.live.overview import overview
 
     run, attempts = store.run(run_id), store.attempts(run_id)
     follower.look(attempts)
+    waiting, _ = held_back(run, follower.spec, attempts[-1])
     return overview(
         run,
         attempts,
         follower,
         faults=[f for f in store.host_faults(standing=True) if f.run_id == run_id],
-        waiting=run_status(store, run).queued,
+        waiting=waiting,
         watched=bool(store.live_daemons(is_alive)),
     )
 

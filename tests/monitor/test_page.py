@@ -21,6 +21,7 @@ from tests.support import make_spec
 
 EVIL = "<img src=x onerror=\"document.title='owned'\"></script><script>owned=1</script>"
 RANKS = 1000
+PEAK = {"flops_per_token": 9e8, "peak_flops_per_gpu": 1e12, "gpus": 2}  # 45 % at 1,000 tokens/s
 
 pytestmark = pytest.mark.skipif(browser.program() is None, reason="Chromium is not installed")
 
@@ -61,7 +62,7 @@ def run(store: Store, tmp_path: Path) -> Recorded:
         db.execute("UPDATE runs SET created_at = ?", (launched_at,))
         db.execute("UPDATE attempts SET created_at = ? + 350 * (number - 1)", (launched_at,))
     recorded = Recorded(RunDir(folder), launched_at)
-    write_json(recorded.dir.plan, {"steps": 2000, "tokens_per_s": 1000.0, "mfu": 0.45})
+    write_json(recorded.dir.plan, {"steps": 2000, "tokens_per_s": 1000.0, **PEAK})
     recorded.event(1, "started", attempt=1, ranks=RANKS, step=0, load_s=0.1)
     recorded.steps(300, 1, 10)
     recorded.event(320, "decision", action="condemn", attempt=1, reason=EVIL, evidence={})
@@ -69,8 +70,8 @@ def run(store: Store, tmp_path: Path) -> Recorded:
     recorded.event(360, "resumed", attempt=2, ranks=RANKS, step=200, load_s=1.0)
     recorded.step = 200
     recorded.steps(500, 2, 370)
-    recorded.event(800, "finding", finding="straggler", key="3", severity="warning",
-                   summary=f"rank 3 is slow {EVIL}", advice=EVIL, evidence={}, hosts=[EVIL])  # fmt: skip
+    told = {"summary": f"rank 3 is slow {EVIL}", "advice": EVIL, "evidence": {}, "hosts": [EVIL]}
+    recorded.event(800, "finding", finding="straggler", key="3", severity="warning", **told)
     for rank in range(RANKS):
         took_s = 2.5 if rank == 3 else 1.0 + rank % 10 / 50
         beat = Heartbeat(2, rank, EVIL, 1, 700, "training", time.time(), 1.0, took_s)

@@ -70,7 +70,7 @@ export class Chart {
       parts.push(svg("line", { class: "grid", x1: LEFT, x2: wide - RIGHT, y1: yOf(y), y2: yOf(y) }));
       parts.push(svg("text", { x: LEFT - 6, y: yOf(y) + 4, "text-anchor": "end" }, this.format(y)));
     }
-    for (const x of ticks(from, to, Math.max(2, Math.floor(wide / 90)))) {
+    for (const x of ticks(from, to, Math.max(2, Math.floor(wide / 70)))) {
       parts.push(svg("text", { x: Math.min(xOf(x), wide - 24), y: HEIGHT - 6, "text-anchor": "middle" }, this.xFormat(x)));
     }
     for (const x of this.begins) parts.push(svg("line", { class: "begin", x1: xOf(x), x2: xOf(x), y1: TOP, y2: HEIGHT - BOTTOM }));

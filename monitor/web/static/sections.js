@@ -69,7 +69,7 @@ export function hosts(list, now) {
       ]);
     }
   }
-  return table([["host", "nowrap"], ["GPU"], ["temperature", "number"], ["power", "number"], ["use", "number"], ["memory", "number"], ["XID"], ["host's own", "wide"], ["seen", "number"]], rows);
+  return table([["host", "nowrap"], ["GPU"], ["temperature", "number"], ["power", "number"], ["use", "number"], ["memory", "number"], ["XID", "nowrap"], ["host's own", "wide"], ["seen", "number"]], rows);
 }
 
 export function timeline(entries) {
