@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,10 @@ class Page:
             assert time.monotonic() < deadline, f"{expression} did not become true"
             time.sleep(0.1)
 
-    def picture(self, path: Path, *, quality: int | None = None) -> None:
-        """All of the page, as PNG; as WebP where there is a quality (percent)."""
-        kind: dict[str, Any] = {"format": "png"}
-        if quality is not None:
-            kind = {"format": "webp", "quality": quality}
-        answer = self.send("Page.captureScreenshot", captureBeyondViewport=True, **kind)
+    def picture(self, path: Path, *, whole: bool = True) -> None:
+        """The page, or what the window shows of it, as the file's suffix says: png or webp."""
+        kind = path.suffix[1:]
+        answer = self.send("Page.captureScreenshot", format=kind, captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(answer["data"]))
 
 
@@ -114,7 +112,8 @@ def browsing(folder: Path) -> Iterator[Page]:
     assert chromium is not None
     commands, to = os.pipe()
     answers, back = os.pipe()
-    flags = ["--headless", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
+    flags = ["--headless", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+    flags.append("--disable-dev-shm-usage")
     if os.geteuid() == 0:
         flags.append("--no-sandbox")  # which it refuses to do without as root
     process = subprocess.Popen(
@@ -127,13 +126,18 @@ def browsing(folder: Path) -> Iterator[Page]:
     )  # fmt: skip
     os.close(commands)
     os.close(back)
+    browser = _Browser(to, answers)
     try:
-        browser = _Browser(to, answers)
         target = browser.send("Target.createTarget", {"url": "about:blank"})["targetId"]
         attach = {"targetId": target, "flatten": True}
         yield Page(browser, browser.send("Target.attachToTarget", attach)["sessionId"])
     finally:
-        process.kill()
-        process.wait()
+        with suppress(OSError, AssertionError):  # it may be gone already
+            browser.send("Browser.close", {})
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         os.close(to)
         os.close(answers)

@@ -3,13 +3,18 @@
 import gzip
 import json
 import os
+import pty
+import select
 import socket
+import subprocess
+import sys
+import termios
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.client import HTTPMessage
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +32,7 @@ from smolplan.rundir import RunDir, append_line
 from tests.monitor.support import quiet_run
 from tests.support import make_spec
 
-Answer = tuple[int, HTTPMessage, bytes]
+Answer = tuple[int, Message, bytes]
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -45,8 +50,8 @@ def ask(url: str, *, method: str = "GET", data: bytes | None = None, **headers: 
         return error.code, error.headers, error.read()
 
 
-def asked_json(url: str, **headers: str) -> Any:
-    status, _, body = ask(url, **headers)
+def asked_json(url: str) -> Any:
+    status, _, body = ask(url)
     assert status == 200, body
     return json.loads(body)
 
@@ -134,19 +139,21 @@ def test_what_is_on_record_is_read_once(url: str, run: RunDir, store: Store,
 
 def test_odd_records_take_nothing_away(url: str, run: RunDir, store: Store) -> None:
     now = store.run("quiet").created_at + 1
-    for odd in (
+    rows: list[dict[str, Any]] = [
         {"step": 1, "attempt": "one", "loss": float("nan"), "step_s": None},
         {"step": 2, "attempt": 1, "loss": float("inf"), "tokens_per_s": "fast", "mfu": [1]},
         {"step": "three"},
-    ):
+    ]
+    for odd in rows:
         append_line(run.metrics, {"time": now, **odd})
-    for odd in (
+    events: list[dict[str, Any]] = [
         {"kind": "finding", "severity": ["x"], "hosts": [1], "finding": {}},
         {"kind": ["x"]},
         {"kind": "decision", "action": "condemn", "reason": "ä" * 100_000, "attempt": {}},
         {"kind": "host_left_out"},
         {"kind": "checkpoint_saved", "step": "x", "seconds": "long"},
-    ):
+    ]
+    for odd in events:
         append_line(run.events, {"time": now, "source": 7, **odd})
     seen = asked_json(f"{url}/api/runs/quiet")
     assert any(one["kind"] == "condemn" for one in seen["timeline"])
@@ -241,11 +248,6 @@ def test_top_to_a_pipe_is_plain_and_json_is_what_the_page_has(
 
 
 def test_top_ends_by_q_and_leaves_the_terminal_as_it_was(run: RunDir, store: Store) -> None:
-    import pty
-    import subprocess
-    import sys
-    import termios
-
     ours, its = pty.openpty()
     before = termios.tcgetattr(its)
     command = [sys.executable, "-m", "smolplan", "top", "quiet"]
@@ -257,7 +259,8 @@ def test_top_ends_by_q_and_leaves_the_terminal_as_it_was(run: RunDir, store: Sto
         told += os.read(ours, 4096)
     os.write(ours, b"q")
     while process.poll() is None:
-        told += os.read(ours, 4096)
+        if select.select([ours], [], [], 0.1)[0]:
+            told += os.read(ours, 4096)
     assert process.returncode == 0 and b"Traceback" not in told
     assert termios.tcgetattr(its) == before
     os.close(ours)
