@@ -129,8 +129,7 @@ def run_status(store: Store, run: Run) -> RunStatus:
     try:
         spec = load_spec(directory.spec)
         steps, uploads = spec.steps, upload_status(spec, directory)
-        if run.state == "active" and not beats and spec.launch.backend in SCHEDULED:
-            queued, problem = _in_the_queue(spec, directory, attempts[-1])
+        queued, problem = held_back(run, spec, attempts[-1])
     except UserError as error:
         problem = str(error) if run.path.is_dir() else f"its folder {run.path} is gone"
     recent = [line["step_s"] for line in read_tail(directory.metrics, 50) if "step_s" in line]
@@ -140,7 +139,7 @@ def run_status(store: Store, run: Run) -> RunStatus:
         attempts=attempts,
         step=step,
         steps=steps,
-        phase=queued or _phase(directory, run, attempts[-1], beats),
+        phase=queued or phase_of(directory, run, attempts[-1], beats),
         last=last,
         eta_s=(steps - step) * statistics.median(recent) if running else None,
         events=tuple(read_tail(directory.events, 5)),
@@ -169,11 +168,16 @@ def unseen_status(store: Store, run: Run, problem: str) -> RunStatus:
     )
 
 
-def _in_the_queue(spec: RunSpec, directory: RunDir, attempt: Attempt) -> tuple[str, str]:
+def held_back(run: Run, spec: RunSpec, attempt: Attempt) -> tuple[str, str]:
     """What holds an attempt back that has shown no sign of life, and why that cannot be told;
-    empty what does not apply."""
+    empty what does not apply. The scheduler is asked."""
     from launcher.backends.base import backend_of
 
+    directory = RunDir(run.path)
+    if run.state != "active" or spec.launch.backend not in SCHEDULED:
+        return "", ""
+    if any(beat.attempt == attempt.number for beat in directory.read_heartbeats().values()):
+        return "", ""
     backend = backend_of(spec)
     try:
         seen = backend.observe(directory, attempt)
@@ -184,7 +188,7 @@ def _in_the_queue(spec: RunSpec, directory: RunDir, attempt: Attempt) -> tuple[s
     return seen.waiting or seen.settling or unsent, trouble
 
 
-def _phase(directory: RunDir, run: Run, attempt: Attempt, beats: list[Heartbeat]) -> str:
+def phase_of(directory: RunDir, run: Run, attempt: Attempt, beats: list[Heartbeat]) -> str:
     """What the attempt at hand does; empty once the run is over."""
     if run.state != "active":
         return ""

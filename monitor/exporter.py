@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -175,11 +174,3 @@ def _of_notifier(readings: Readings, notifier: Notifier) -> None:
         readings.add("smolplan_notifications_total", labels, count)
     for receiver, failing in notifier.failing().items():
         readings.add("smolplan_notification_failing", receiver, failing)
-
-
-def start_exporter(daemon: "Daemon", host: str, port: int) -> int:
-    """Serve /metrics; the port bound. Raises OSError if it is in use."""
-    registry = CollectorRegistry()
-    registry.register(RunCollector(daemon))
-    server, _ = start_http_server(port, addr=host, registry=registry)
-    return int(server.server_port)

@@ -1,24 +1,31 @@
-"""The daemon as a process: logging, signals, and the port that Prometheus scrapes."""
+"""The daemon as a process: logging, signals, and the port of the page and of the metrics."""
 
+import errno
 import logging
+import os
 import signal
 import threading
 import types
+from pathlib import Path
 
 from launcher.store import Store
 from monitor.daemon import Daemon
-from monitor.exporter import start_exporter
+from monitor.web.access import TOKEN_FILE, TOKEN_VARIABLE, is_loopback
+from monitor.web.server import start_server
 from smolplan.errors import UserError
 
 DEFAULT_PORT = 9847
 HOST = "127.0.0.1"
 
+log = logging.getLogger("monitor")
 
-def serve(*, port: int | None, until_idle: bool) -> None:
+
+def serve(*, port: int | None, until_idle: bool, host: str = HOST) -> None:
     """Run the daemon until SIGTERM or SIGINT (or idleness, if asked).
 
-    `port`: where metrics are served, on loopback; 0 takes a free one; None prefers the default
-    port and takes a free one if that is in use. Raises UserError for a port that is in use.
+    `port`: where page and metrics are served; 0 takes a free one; None prefers the default port
+    and takes a free one if that is in use. `host`: on which address or name; other than loopback
+    a token is needed. Raises UserError for a port that is in use and a host that is none of ours.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     store = Store()
@@ -31,18 +38,34 @@ def serve(*, port: int | None, until_idle: bool) -> None:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
     try:
-        bound = start_exporter(daemon, HOST, DEFAULT_PORT if port is None else port)
+        url = _start_server(daemon, store.folder, host, port)
     except OSError as error:
-        if port is not None:
-            raise UserError(
-                f"metrics cannot be served on port {port}: {error.strerror}",
-                where="--port",
-                remedy="Give another port, or 0 for a free one.",
-            ) from None
-        bound = start_exporter(daemon, HOST, 0)
-    daemon.metrics_url = f"http://{HOST}:{bound}/metrics"
-    logging.getLogger("monitor").info("metrics at %s", daemon.metrics_url)
+        taken = error.errno == errno.EADDRINUSE
+        raise UserError(
+            f"{host}, port {port or DEFAULT_PORT}, cannot be listened on: {error.strerror}",
+            where="--port" if taken else "--web-host",
+            remedy="Give another port, or 0 for a free one."
+            if taken
+            else "Give a name or an address of this machine.",
+        ) from None
+    daemon.metrics_url = f"{url}/metrics"
+    log.info("the page is at %s/, metrics at %s", url, daemon.metrics_url)
+    if not is_loopback(host):
+        token = store.folder / TOKEN_FILE
+        log.warning(
+            "served without encryption to whoever has the token (%s)",
+            TOKEN_VARIABLE if os.environ.get(TOKEN_VARIABLE) else token,
+        )
     try:
         daemon.run()
     finally:
         store.close()
+
+
+def _start_server(daemon: Daemon, folder: Path, host: str, port: int | None) -> str:
+    try:
+        return start_server(daemon, folder, host, DEFAULT_PORT if port is None else port)
+    except OSError as error:
+        if port is not None or error.errno != errno.EADDRINUSE:
+            raise
+    return start_server(daemon, folder, host, 0)

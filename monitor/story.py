@@ -13,7 +13,7 @@ from launcher.slurm.record import TIME_LIMIT
 from launcher.status import SCHEDULED
 from launcher.store import Attempt, Run, Store
 from monitor.collect.record import RunRecord
-from monitor.curve import Curve, Point
+from monitor.curve import Curve, Point, point
 from monitor.goodput import Cause, Goodput, Interval, Ledger, Record
 from monitor.policy import CANCELLED, NO_CURE
 from planner.observed import Mean, Observed
@@ -173,7 +173,8 @@ class StoryReader:
         loss, speed = row.get("loss"), row.get("tokens_per_s")
         if isinstance(loss, int | float) and isinstance(speed, int | float):
             hours = max(0.0, row["time"] - self._launched_at) / 3600
-            self._curve.add(Point(int(row["step"]), hours, attempt, loss, loss, speed, speed))
+            figures = {"loss": loss, "tokens_per_s": speed}
+            self._curve.add(point(int(row["step"]), hours, attempt, figures))
 
     def _take_event(self, event: Record) -> None:
         number = event.get("attempt")

@@ -69,7 +69,7 @@ def loss_chart(points: Sequence[Point], begins: Sequence[int]) -> str | None:
     """The mean loss over the steps, with the highest behind it. `begins`: steps at which an attempt
     began. None where there is nothing to draw."""
     return _chart(
-        [(p.step, p.loss, p.loss_high, p.attempt) for p in points],
+        [(p.step, of.mean, of.high, p.attempt) for p in points if (of := p.values.get("loss"))],
         begins,
         ("Loss over steps", "step", "loss"),
     )
@@ -78,7 +78,11 @@ def loss_chart(points: Sequence[Point], begins: Sequence[int]) -> str | None:
 def throughput_chart(points: Sequence[Point], begins: Sequence[float]) -> str | None:
     """The mean throughput over time, with the lowest behind it."""
     return _chart(
-        [(p.hours, p.tokens_per_s, p.tokens_per_s_low, p.attempt) for p in points],
+        [
+            (p.hours, of.mean, of.low, p.attempt)
+            for p in points
+            if (of := p.values.get("tokens_per_s"))
+        ],
         begins,
         ("Throughput over time", "hours since launch", "tokens/s"),
     )

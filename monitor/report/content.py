@@ -124,13 +124,15 @@ def _tenths(points: tuple[Point, ...]) -> list[tuple[Point, ...]]:
 
 def _course_row(points: tuple[Point, ...]) -> tuple[str, ...]:
     last = points[-1]
+    losses = [p.values["loss"] for p in points if "loss" in p.values]
+    speeds = [p.values["tokens_per_s"] for p in points if "tokens_per_s" in p.values]
     return (
         f"{last.step:,}",
         format_duration(last.hours * 3600),
         str(last.attempt),
-        f"{fmean(p.loss for p in points):.4f}",
-        format_count(fmean(p.tokens_per_s for p in points)),
-        format_count(min(p.tokens_per_s_low for p in points)),
+        f"{fmean(spread.mean for spread in losses):.4f}" if losses else "",
+        format_count(fmean(spread.mean for spread in speeds)) if speeds else "",
+        format_count(min(spread.low for spread in speeds)) if speeds else "",
     )
 
 

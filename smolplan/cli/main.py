@@ -91,6 +91,7 @@ def _register() -> None:
         report,
         run,
         spec,
+        top,
     )
 
     # In the order of a run's life, as --help lists them.
@@ -107,6 +108,7 @@ def _register() -> None:
     ):
         app.command()(command)
     run.register(app)
+    app.command()(top.top)
     evaluate.register(app)
     app.command()(object_store.upload)
     app.command()(object_store.restore)

@@ -16,8 +16,12 @@ def monitor(
     context: typer.Context,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="Port of the metrics on 127.0.0.1 (default 9847)."),
+        typer.Option(min=0, max=65535, help="Port of the page and metrics (default 9847)."),
     ] = None,
+    web_host: Annotated[
+        str,
+        typer.Option(help="Address or name to serve them on; beyond loopback with a token."),
+    ] = "127.0.0.1",
     until_idle: Annotated[
         bool, typer.Option("--until-idle", help="End once no run is active.")
     ] = False,
@@ -32,7 +36,7 @@ def monitor(
         return
     from monitor.service import serve
 
-    serve(port=port, until_idle=until_idle)
+    serve(port=port, until_idle=until_idle, host=web_host)
 
 
 app.command()(rules)

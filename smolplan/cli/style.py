@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 
+STATE_COLOURS = {"active": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
+"""Of a run's states."""
+
 
 def console(file: IO[str] | None = None) -> "Console":
     """Standard output, as wide as the terminal but no wider than 80 columns; plain if piped."""

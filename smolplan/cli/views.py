@@ -10,12 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.status import RunStatus
+from smolplan.cli.style import STATE_COLOURS
 from smolplan.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from smolplan.cli.insight import Insight
-
-_COLOURS = {"active": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 
 
 def status_panel(status: RunStatus, insight: "Insight | None" = None) -> RenderableType:
@@ -67,7 +66,7 @@ def status_panel(status: RunStatus, insight: "Insight | None" = None) -> Rendera
         facts.add_row("why", status.run.reason)
     for event in status.events:
         facts.add_row(*_event_row(event))
-    colour = _COLOURS[status.run.state]
+    colour = STATE_COLOURS[status.run.state]
     bar = ProgressBar(total=max(1, status.steps), completed=status.step)
     title = f"[{colour}]{status.run.state}[/] · {status.run.id}"
     track = Table.grid(expand=True)
@@ -100,7 +99,7 @@ def runs_table(statuses: list[RunStatus]) -> Table:
         launched = time.localtime(status.run.created_at)
         table.add_row(
             status.run.id,
-            Text(status.run.state, style=_COLOURS[status.run.state]),
+            Text(status.run.state, style=STATE_COLOURS[status.run.state]),
             f"{status.step:,}/{status.steps:,}" if status.steps else "?",
             "" if loss is None else f"{loss:.4f}",
             str(len(status.attempts)),

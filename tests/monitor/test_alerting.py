@@ -18,8 +18,8 @@ import pytest
 from launcher.store import Store
 from monitor.collect.host_sample import DiskSample, GpuSample, HostSample, write_host_sample
 from monitor.dashboard import dashboard
-from monitor.exporter import start_exporter
 from monitor.rules import alert_rules
+from monitor.web.server import start_server
 from planner.plan import make_plan
 from preflight.ranks import free_port
 from smolplan.rundir import Heartbeat, RunDir, append_line, write_text
@@ -147,7 +147,7 @@ def alerting(store: Store, data_cache: Path, tmp_path: Path) -> Iterator[Alertin
         fill(run, spec)
         daemon = InThread(store.folder)
         stack.callback(daemon.end)
-        exporter = start_exporter(daemon.daemon, "127.0.0.1", 0)
+        exporter = start_server(daemon.daemon, store.folder, "127.0.0.1", 0).rpartition(":")[2]
         (tmp_path / "rules.yml").write_text(alert_rules(spec, make_plan(spec), "r"))
         (tmp_path / "prometheus.yml").write_text(
             PROMETHEUS.format(alertmanager=alertmanager, exporter=exporter)

@@ -9,7 +9,7 @@ import pytest
 from launcher.host_faults import HostFault
 from launcher.store import Run
 from monitor.collect.goodput_meter import GoodputMeter
-from monitor.curve import MOST_POINTS, Curve, Point
+from monitor.curve import MOST_POINTS, Curve, point
 from monitor.report.content import document_of
 from monitor.report.facts import facts_of
 from monitor.report.html import html
@@ -198,10 +198,11 @@ def test_a_curve_of_any_length_is_short_and_keeps_its_extremes() -> None:
     for step in range(1, 50_001):
         loss = 9.0 if step == 12_345 else 2.0
         speed = 1.0 if step == 40_000 else 100.0
-        curve.add(Point(step, step / 3600, 1 + step // 20_000, loss, loss, speed, speed))
+        figures = {"loss": loss, "tokens_per_s": speed}
+        curve.add(point(step, step / 3600, 1 + step // 20_000, figures))
         assert len(curve.points) <= MOST_POINTS
     assert sum(p.count for p in curve.points) == 50_000
-    assert max(p.loss_high for p in curve.points) == 9.0
-    assert min(p.tokens_per_s_low for p in curve.points) == 1.0
+    assert max(p.values["loss"].high for p in curve.points) == 9.0
+    assert min(p.values["tokens_per_s"].low for p in curve.points) == 1.0
     assert [p.step for p in curve.points] == sorted(p.step for p in curve.points)
     assert {p.attempt for p in curve.points} == {1, 2, 3}
