@@ -26,8 +26,8 @@ from monitor.detect import detect
 from monitor.detect.dead import PROBES
 from monitor.host_watch import HostWatch
 from monitor.notify.notifier import Held, Notifier
-from monitor.policy import Decision, decide
-from monitor.tell import Teller
+from monitor.policy import Decision, decide, news
+from monitor.record import Record
 from monitor.view import Finding, RunView
 from smolplan.errors import SmolplanError
 from smolplan.rundir import RunDir
@@ -62,6 +62,7 @@ class Watch:
         self.renew_at_s = 0.0
         self.beats = HeartbeatReader(self.dir)
         self.tracker: ProgressTracker | None = None
+        self.record = Record(self.dir, self.spec)
         self.view: RunView | None = None
         self.was_blind = False
         self.due_at_s = 0.0
@@ -75,7 +76,6 @@ class Watch:
         self.waits_for = ""
         """What the next attempt cannot be started for, as it was last told."""
         self.stop_seen_at_s: float | None = None
-        self.teller = Teller(self.dir)
         self.hosts: HostWatch | None = None
         self.stacks: StackRequest | None = None
         """What the ranks are at, asked for while the attempt seems to hang."""
@@ -230,8 +230,7 @@ class Daemon:
         if not view.blind:
             self._transfers.upload(watch.dir, watch.spec)
             if view.attempt.state == "running":
-                step = max((r.step for r in view.ranks.values()), default=0)
-                watch.teller.look(findings, step, lambda kind, **d: _record(watch.dir, kind, **d))
+                findings = (*findings, *_tell_findings(watch, view, findings))
         if not any(finding.kind == "hang" for finding in findings):
             watch.stacks = None
         decision = decide(view, findings)
@@ -428,6 +427,41 @@ def _tell_of_silent_hosts(watch: Watch, view: RunView) -> None:
         elif node.host in watch.silent_hosts - silent and node.trouble == "":
             _record(watch.dir, "host_answers", host=node.host)
     watch.silent_hosts = silent
+
+
+def _tell_findings(
+    watch: Watch, view: RunView, critical: tuple[Finding, ...]
+) -> tuple[Finding, ...]:
+    """What the run's record shows to be wrong: put on record when it comes and when it goes."""
+    try:
+        findings = watch.record.look(view)
+    except Exception as error:
+        # Whatever is odd about the record, dead and hung ranks must still be seen to.
+        log.error("%s: %s: %s", watch.dir, type(error).__name__, error, exc_info=True)
+        return ()
+    if findings is None:
+        return ()
+    told = watch.record.told
+    changed = news(told, (*critical, *findings))
+    for kind, key in changed.over:
+        lasted_s = round(max(0.0, view.now - told.pop((kind, key))), 3)
+        _record(watch.dir, "finding_over", finding=kind, key=key, lasted_s=lasted_s)
+    for finding in changed.found:
+        told[finding.id] = view.now
+        log.warning("run %s: %s", view.run.id, finding.summary)
+        _record(
+            watch.dir,
+            "finding",
+            finding=finding.kind,
+            key=finding.key,
+            severity=finding.severity,
+            summary=finding.summary,
+            evidence=finding.evidence,
+            advice=finding.advice,
+            step=finding.evidence.get("step"),
+            hosts=sorted(finding.hosts),
+        )
+    return findings
 
 
 def _since(then_s: float | None, now_s: float) -> float | None:

@@ -1,10 +1,12 @@
-"""smolplan monitor: the daemon, and what Prometheus and Grafana need to know of it."""
+"""smolplan monitor: the daemon, its detectors on a recorded series, and what Prometheus and
+Grafana need to know of it."""
 
 from typing import Annotated
 
 import typer
 
 from smolplan.cli.alerting import dashboard, rules
+from smolplan.cli.replay import replay
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -35,3 +37,4 @@ def monitor(
 
 app.command()(rules)
 app.command()(dashboard)
+app.command()(replay)

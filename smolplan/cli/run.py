@@ -61,6 +61,7 @@ def launch(
     from launcher import control, create
     from launcher.status import run_status
     from launcher.store import Store
+    from monitor.collect.reference import read_reference
     from smolplan.cli.gate import check_before
     from smolplan.cli.style import progress_line
     from smolplan.cli.together import launch_together
@@ -114,6 +115,8 @@ def launch(
             _show_start(loaded, planned, checked=unchecked is None, as_json=as_json)
             return
         create.check(loaded)
+        if loaded.monitor.reference is not None:
+            read_reference(loaded.monitor.reference)
         tell = check_before(loaded, folder, unchecked)
         store = Store()
         with progress_line("Preparing the data") as say:

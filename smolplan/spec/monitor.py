@@ -1,11 +1,24 @@
 """When the monitor acts."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from smolplan.spec.alerts import Receivers, Url
-from smolplan.spec.fields import ADDED_LATER, Count, Seconds, SpecPart
+from smolplan.spec.fields import ADDED_LATER, Count, Seconds, SpecPart, UserPath
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(
+            f"{str(path)!r} has to be a whole path, as /runs/smollm2: the monitor may be started "
+            "from another folder"
+        )
+    return path
+
+
+WholePath = Annotated[UserPath, AfterValidator(_absolute)]
 
 
 class MonitorSpec(SpecPart):
@@ -39,4 +52,9 @@ class MonitorSpec(SpecPart):
     )
     prometheus: Annotated[Url | None, ADDED_LATER] = Field(
         default=None, description="The Prometheus that scrapes the monitor, to be asked back."
+    )
+    reference: Annotated[WholePath | None, ADDED_LATER] = Field(
+        default=None,
+        description="Evaluations to compare with at equal tokens: a CSV (run_name, tokens, "
+        "metric, value) or the folder of another run.",
     )

@@ -1,0 +1,66 @@
+"""Scores of checkpoints: one task, one number, and how sure it is."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smolplan.rundir import RunDir, read_json
+
+
+@dataclass(frozen=True)
+class Score:
+    """One task's score of one checkpoint."""
+
+    tokens: float
+    """That the checkpoint was trained on."""
+    value: float
+    standard_error: float | None = None
+
+
+Curves = Mapping[str, list[Score]]
+"""By task, the scores of one run in the order of tokens."""
+
+
+def curves(scores: Iterable[tuple[str, Score]]) -> Curves:
+    """(task, score) in any order; of two for the same tokens the later counts."""
+    found: dict[str, dict[float, Score]] = defaultdict(dict)
+    for task, score in scores:
+        found[task][score.tokens] = score
+    return {task: [by[t] for t in sorted(by)] for task, by in found.items()}
+
+
+def read_evaluations(run: RunDir, tokens_per_step: float) -> Curves:
+    """What is in evals/: held-out bits per byte, and the tasks that were asked for. A file that
+    cannot be read is left out."""
+    scores: list[tuple[str, Score]] = []
+    for file in sorted(run.evals.glob("step-*.json")):
+        content = read_json(file) or {}
+        step = content.get("step")
+        if isinstance(step, int):
+            scores += _scores_of(content, step * tokens_per_step)
+    return curves(scores)
+
+
+def _scores_of(content: Mapping[str, Any], tokens: float) -> Iterable[tuple[str, Score]]:
+    if isinstance(bits := content.get("bits_per_byte"), int | float):
+        yield "bits_per_byte", Score(tokens, float(bits), _error(content.get("standard_error")))
+    tasks = content.get("tasks")
+    for name, task in tasks.items() if isinstance(tasks, dict) else ():
+        metrics = task.get("metrics") if isinstance(task, dict) else None
+        for metric, found in metrics.items() if isinstance(metrics, dict) else ():
+            value = found.get("score") if isinstance(found, dict) else None
+            if isinstance(value, int | float):
+                error = _error(found.get("standard_error"))
+                yield f"{name} {metric}", Score(tokens, float(value), error)
+
+
+def _error(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def steps_evaluated(run: RunDir) -> list[int]:
+    """Ascending."""
+    names = (path.stem.removeprefix("step-") for path in Path(run.evals).glob("step-*.json"))
+    return sorted(int(name) for name in names if name.isdigit())
