@@ -18,6 +18,7 @@ from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from launcher.uploads import Transfers
+from monitor.collect.beats import HeartbeatReader
 from monitor.collect.goodput_meter import GoodputMeter
 from monitor.collect.progress import ProgressTracker
 from monitor.collect.stacks import StackRequest
@@ -59,6 +60,7 @@ class Watch:
         self.goodput = GoodputMeter(run, self.spec)
         self.fence: int | None = None
         self.renew_at_s = 0.0
+        self.beats = HeartbeatReader(self.dir)
         self.tracker: ProgressTracker | None = None
         self.record = Record(self.dir, self.spec)
         self.view: RunView | None = None
@@ -250,6 +252,7 @@ class Daemon:
         if watch.tracker is None or watch.tracker.attempt != attempt.number:
             gap_s = max(5.0, 5 * settings.poll_s)
             watch.tracker = ProgressTracker(attempt.number, now_s, blind_gap_s=gap_s)
+            watch.beats = HeartbeatReader(watch.dir)
         blind = _why_blind(run.path)
         if run.stop_requested_at is None:
             watch.stop_seen_at_s = None
@@ -257,7 +260,7 @@ class Daemon:
             watch.stop_seen_at_s = watch.stop_seen_at_s or now_s
             _tell_ranks_to_stop(watch.dir)
         if not blind:
-            watch.tracker.look(watch.dir.read_heartbeats(), now_s)
+            watch.tracker.look(watch.beats.changed(), now_s)
         placement = read_placement(watch.dir, attempt.number)
         # Liveness before exit.json: the supervisor writes that file and then goes, so looked at
         # in the other order a normal end could be mistaken for a vanished supervisor.

@@ -18,6 +18,11 @@ from smolplan.rundir import RunDir
 DELAYS = 64
 """Samples whose delays are compared: the least one is the clocks' difference, nearly."""
 
+READ_S = 0.3
+LOOKS_A_ROUND = 3
+"""A look reads samples for so long, and a third of the hosts at least: of thousands, each is read
+in one of three looks, and the looks stay short."""
+
 
 class HostWatch:
     """Memory of an attempt's hosts, bounded. A new one, as after the daemon's death, counts from
@@ -27,16 +32,19 @@ class HostWatch:
         """`now_s`: monotonic clock."""
         self._run, self.attempt, self._began_s = run, attempt, now_s
         self._hosts: dict[int, _Host] = {}
+        self._next = 0
+        """The node whose turn it is to be read."""
         self._persistence = Persistence()
         self._serials: dict[str, frozenset[str]] = {}
 
     def look(self, placement: Placement | None, now_s: float, store: Store) -> tuple[Finding, ...]:
         """What is wrong with the hosts. The store is told of the GPUs that each has."""
-        views = []
         for node, name in enumerate(placement.hosts if placement else ()):
-            host = self._hosts.setdefault(node, _Host(name, node, self._began_s))
-            host.look(self._run, self.attempt, now_s)
-            views.append(host.view(len(placement.ranks(node)) if placement else 0, now_s))
+            if node not in self._hosts:
+                self._hosts[node] = _Host(name, node, self._began_s)
+        self._read(now_s)
+        ranks = placement.ranks_per_node if placement else 0
+        views = [host.view(ranks, now_s) for host in self._hosts.values()]
         for view in views:
             gpus = view.sample.gpus if view.sample else ()
             serials = frozenset(gpu.serial for gpu in gpus if gpu.serial)
@@ -44,6 +52,15 @@ class HostWatch:
                 store.know_gpus(view.host, serials)
                 self._serials[view.host] = serials
         return self._persistence.look(symptoms(views), now_s)
+
+    def _read(self, now_s: float) -> None:
+        """The samples of as many hosts, in turn, as there is time for."""
+        many, began_s = len(self._hosts), time.monotonic()
+        for count in range(many):
+            if count * LOOKS_A_ROUND >= many and time.monotonic() - began_s > READ_S:
+                break
+            self._hosts[self._next].look(self._run, self.attempt, now_s)
+            self._next = (self._next + 1) % many
 
 
 class _Host:

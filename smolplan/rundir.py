@@ -192,19 +192,9 @@ class RunDir:
 
     def read_heartbeats(self) -> dict[int, Heartbeat]:
         """The last heartbeat of every rank that has one; one that cannot be read is left out."""
-        beats = {}
         folder = self.path / "heartbeat"
-        for file in folder.glob("rank-*") if folder.is_dir() else ():
-            content = read_json(file)
-            if content is None:
-                continue
-            try:
-                beat = Heartbeat(**content)
-            except TypeError:
-                continue
-            if file.name == f"rank-{beat.rank}":
-                beats[beat.rank] = beat
-        return beats
+        files = folder.glob("rank-*") if folder.is_dir() else ()
+        return {beat.rank: beat for file in files if (beat := read_heartbeat(file))}
 
     def write_heartbeat(self, beat: Heartbeat) -> None:
         write_json(self.heartbeat(beat.rank), asdict(beat), durable=False)
@@ -228,10 +218,20 @@ class RunDir:
         return [by_step[step] for step in sorted(by_step)]
 
 
+def read_heartbeat(path: Path) -> Heartbeat | None:
+    """None if it is missing, or not what it should be."""
+    content = read_json(path)
+    try:
+        beat = Heartbeat(**content) if content else None
+    except TypeError:
+        return None
+    return beat if beat and path.name == f"rank-{beat.rank}" else None
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None if it is missing, unreadable or not an object."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_bytes().decode())  # read_text takes twice as long
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

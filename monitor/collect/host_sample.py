@@ -197,4 +197,6 @@ def read_host_sample(path: Path) -> HostSample | None:
 def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
     """Fields that a newer writer has and we do not know are left out. Raises TypeError."""
     known = _NAMES[kind]
+    if content.keys() <= known:
+        return kind(**content)
     return kind(**{name: value for name, value in content.items() if name in known})

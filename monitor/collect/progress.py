@@ -27,7 +27,7 @@ class ProgressTracker:
         self._step_times_s: deque[float] = deque(maxlen=101)
 
     def look(self, beats: dict[int, Heartbeat], now_s: float) -> None:
-        """Take in the heartbeats as they are at `now_s` (monotonic seconds)."""
+        """Take in the heartbeats that may have changed by `now_s` (monotonic seconds)."""
         gap_s = now_s - self._looked_at_s
         if gap_s > self._blind_gap_s:
             self._started_s += gap_s
