@@ -26,7 +26,7 @@ from benchmarks.fleet import GPUS, FleetBackend, FleetWriter, give_orders, read_
 from benchmarks.peers.document import markdown_table, write_section
 from launcher.store import Run, Store
 from monitor.daemon import Daemon, Watch
-from monitor.exporter import start_exporter
+from monitor.web.server import start_server
 from smolplan.rundir import RunDir, read_heartbeat
 from smolplan.spec import dump_spec, parse_spec
 
@@ -90,11 +90,11 @@ def write_for_ever(folder: Path, hosts: int, step_s: float, cores: set[int]) -> 
     FleetWriter(RunDir(folder), hosts, step_s).go()
 
 
-def scrape(port: int, cores: set[int], answer: "multiprocessing.Queue[tuple[float, int]]") -> None:
+def scrape(page: str, cores: set[int], answer: "multiprocessing.Queue[tuple[float, int]]") -> None:
     os.sched_setaffinity(0, cores)
     began_s = time.monotonic()
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=120) as page:
-        lines = page.read().count(b"\n")
+    with urllib.request.urlopen(f"{page}/metrics", timeout=120) as answered:
+        lines = answered.read().count(b"\n")
     answer.put((time.monotonic() - began_s, lines))
 
 
@@ -186,8 +186,8 @@ def watched(
         load = os.getloadavg()[0]
         context = multiprocessing.get_context("spawn")
         answer: multiprocessing.Queue[tuple[float, int]] = context.Queue()
-        port = start_exporter(daemon, "127.0.0.1", 0)
-        asker = context.Process(target=scrape, args=(port, others, answer))
+        page = start_server(daemon, state, "127.0.0.1", 0)
+        asker = context.Process(target=scrape, args=(page, others, answer))
         asker.start()
         scrape_s, lines = answer.get(timeout=180)
         asker.join()
