@@ -351,3 +351,15 @@ def test_the_daemon_ends_an_attempt_whose_gpu_is_off_the_bus_and_tells_once_of_w
     assert (fault.host, fault.kind) == ("node1", "gpu.kernel_log")
     assert fault.serials == ("1650",)
     assert "Xid 79" in store.attempts("r")[0].cause
+
+
+def test_many_hosts_that_fall_silent_at_once_are_told_of_once() -> None:
+    def silent(count: int) -> list[Symptom]:
+        late = [replace(SOUND, host=f"node{i}", age_s=31.0 + i) for i in range(count)]
+        return [s for s in symptoms([*late, SOUND]) if s.finding.kind == "unsampled"]
+
+    assert len(silent(8)) == 8
+    (one,) = silent(2000)
+    assert "2,000 of 2,001 hosts" in one.finding.summary
+    assert "31 s" in one.finding.summary
+    assert len(one.finding.evidence["hosts"]) == 8
