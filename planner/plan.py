@@ -112,7 +112,8 @@ def make_plan(spec: RunSpec) -> Plan:
 def _tokens_per_s(spec: RunSpec) -> float | None:
     try:
         site = site_of(spec)
-    except UserError:
+        job = job_of(spec, site)
+    except UserError:  # GPUs or a precision that no step time is known for
         return None
-    priced = candidate_of(job_of(spec, site), site, spec.steps, layout_of(spec))
+    priced = candidate_of(job, site, spec.steps, layout_of(spec))
     return priced.tokens_per_s_per_gpu * spec.cluster.gpus

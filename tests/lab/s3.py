@@ -39,6 +39,8 @@ def s3_lab() -> Iterator[S3Lab]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # The store is the process's, and another module's tests may have left theirs.
+        s3_backends["123456789012"]["aws"].reset()
         s3_backends["123456789012"]["aws"].create_bucket(BUCKET, "us-east-1")
         yield S3Lab(
             {

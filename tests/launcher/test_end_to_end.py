@@ -15,6 +15,7 @@ import pytest
 
 from launcher import control
 from launcher.compare import compare
+from launcher.create import BUILDER
 from launcher.processes import find_by_token, is_alive
 from launcher.store import Run, Store
 from monitor.collect.host_sample import read_host_samples
@@ -303,7 +304,7 @@ def test_what_a_killed_launcher_left_half_built_is_swept_by_the_next(
     launch = [sys.executable, "-m", "smolplan", "launch", str(spec), "--runs-dir"]
     runs = tmp_path / "runs"
     with subprocess.Popen([*launch, str(runs)], stdout=subprocess.DEVNULL) as process:
-        wait_until(lambda: bool(list(runs.glob(".*.partial"))))
+        wait_until(lambda: bool(list(runs.glob(f".*.partial/{BUILDER}"))))
         process.kill()
     assert store.runs() == []
     assert len(list(runs.glob(".*.partial"))) == 1
