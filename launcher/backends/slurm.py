@@ -149,21 +149,28 @@ class SlurmBackend:
         if read_record(run, number) is None or _is_done(ended):
             return True
         deadline, answer_s = time.monotonic() + timeout_s, max(ANSWER_S, timeout_s)
-        try:
-            job = self._find(run, attempt)
-            by_itself = ended is not None and _seconds_since(ended) < GO_BY_ITSELF_S
-            while job is not None and (job.waits or job.runs):
+        by_itself = ended is not None and _seconds_since(ended) < GO_BY_ITSELF_S
+        job: Job | None = None
+        while True:
+            try:
+                job = (
+                    commands.find_job(job.number, timeout_s=answer_s)
+                    if job
+                    else self._find(run, attempt)
+                )
+                if job is None or not (job.waits or job.runs):
+                    return True
                 if not by_itself:
                     commands.run(["scancel", job.number], timeout_s=answer_s)
                 if time.monotonic() > deadline:
                     return False
-                time.sleep(0.2)
-                job = commands.find_job(job.number, timeout_s=answer_s)
-        except (SlurmError, UserError) as error:
-            log.error("attempt %d of %s: %s", number, run, error)
-            # What was never seen to be taken starts nothing: it finds that it has ended.
-            return not job_of(run, number)
-        return True
+            except (SlurmError, UserError) as error:
+                # A busy controller that misses one question may well answer the next.
+                if isinstance(error, UserError) or time.monotonic() > deadline:
+                    log.error("attempt %d of %s: %s", number, run, error)
+                    # What was never seen to be taken starts nothing: it finds that it has ended.
+                    return not job_of(run, number)
+            time.sleep(0.2)
 
     def _find(self, run: RunDir, attempt: Attempt) -> Job | None:
         """Raises SlurmError, and UserError if this is no node of a cluster."""
