@@ -13,6 +13,7 @@ from launcher.environment import HOST_VARIABLE
 from launcher.placement import Placement
 from launcher.processes import TOKEN_VARIABLE
 from launcher.stacks import rank_processes, tell_stacks
+from smolplan.lifetime import PARENT_VARIABLE
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
 
@@ -63,6 +64,7 @@ def _start(command: list[str]) -> "subprocess.Popen[bytes] | None":
     # Without the attempt's token: a sampler that a sick driver holds in the kernel, where no signal
     # ends it, must not keep the attempt from being known to have ended.
     environment = {n: v for n, v in os.environ.items() if n != TOKEN_VARIABLE}
+    environment[PARENT_VARIABLE] = str(os.getpid())
     try:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     except OSError as error:

@@ -34,6 +34,7 @@ from launcher.outcome import (
 from launcher.placement import Placement, read_placement, resolve
 from launcher.processes import TOKEN_VARIABLE, kill_by_token, process_name
 from smolplan.errors import ExitCode, UserError, storage_exit_code
+from smolplan.lifetime import PARENT_VARIABLE
 from smolplan.lock import hold
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
@@ -175,6 +176,7 @@ def _run_ranks(
     address = resolve(placement.address)
     meeting = meeting_interface(address, placement.port)
     os.environ.update({n: v for n, v in meeting.items() if n not in spec.launch.environment})
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
     # Torch takes a second to import: what can be said before is said before.
     from launcher.agent import Node, run_ranks
     from launcher.rank_logs import RankLogs

@@ -53,8 +53,9 @@ def test_status_watch_moves_on_by_itself_until_the_run_is_over(
     assert "finished" in seen
 
 
+@pytest.mark.timeout(600)
 def test_the_demo_loses_a_rank_and_ends_with_equal_losses(store: Store, tmp_path: Path) -> None:
-    done = smolplan("demo", "--runs-dir", str(tmp_path / "runs"), timeout_s=280)
+    done = smolplan("demo", "--runs-dir", str(tmp_path / "runs"), timeout_s=570)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "384 × h100 = 48 nodes of 8" in done.stdout
     assert "fit to start" in done.stdout

@@ -22,7 +22,7 @@ CRED_EXPIRE_S = 5
 """A job that is queued again waits for as long as its credential could still be shown: 120 s by
 default (slurm.conf(5), AuthInfo). Slurm takes no less than this."""
 
-START_S = 20.0
+START_S = 30.0
 
 
 def why_not() -> str:

@@ -98,3 +98,16 @@ def test_a_rank_dies_with_its_agent_however_that_dies() -> None:
         name = process_name(pid)
         os.kill(parent.pid, signal.SIGKILL)
         wait_until(lambda: not is_alive(name), timeout_s=10)
+
+
+def test_a_rank_whose_agent_was_gone_before_it_could_ask_ends_at_once() -> None:
+    rank = "import os, time; from smolplan.lifetime import die_with_parent, PARENT_VARIABLE\n"
+    rank += "while os.getppid() == int(os.environ[PARENT_VARIABLE]): time.sleep(0.01)\n"
+    rank += "print('orphan', flush=True); die_with_parent(); print('went on', flush=True)"
+    agent = "import os, subprocess, sys; from smolplan.lifetime import PARENT_VARIABLE\n"
+    agent += "os.environ[PARENT_VARIABLE] = str(os.getpid())\n"
+    agent += "subprocess.Popen([sys.executable, '-c', sys.argv[1]]); os._exit(0)"
+    done = subprocess.run(
+        [sys.executable, "-c", agent, rank], stdout=subprocess.PIPE, text=True, timeout=20
+    )
+    assert done.stdout == "orphan\n"
