@@ -28,6 +28,9 @@ from smolplan.touch import require_answer
 BUILDER = "builder"
 """Names the process that builds a run directory, so that others know when to sweep."""
 
+UNNAMED_S = 600.0
+"""A folder that names nobody for so long never will: who made it was killed in between."""
+
 
 def runs_path(spec: RunSpec, given: Path | None = None) -> Path:
     """Where run directories go: as asked on the command line, by the spec, or ./runs; untouched.
@@ -200,8 +203,16 @@ def _sweep(folder: Path) -> None:
     """Remove what launchers that were killed on their way left behind."""
     for path in folder.glob(".*.partial"):
         with suppress(OSError):
-            if is_alive((path / BUILDER).read_text("utf-8")) is False:
+            if not _is_being_built(path):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_being_built(staging: Path) -> bool:
+    """Raises OSError where that cannot be told."""
+    with suppress(FileNotFoundError):
+        if builder := (staging / BUILDER).read_text("utf-8"):
+            return is_alive(builder) is not False  # None: on another host, which may well live
+    return time.time() - staging.stat().st_mtime < UNNAMED_S
 
 
 def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: None) -> None:

@@ -231,8 +231,17 @@ def read_heartbeat(path: Path) -> Heartbeat | None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None if it is missing, unreadable or not an object."""
     try:
-        content = json.loads(path.read_bytes().decode())  # read_text takes twice as long
-    except (OSError, ValueError):
+        return json_object(path.read_bytes())
+    except OSError:
+        return None
+
+
+def json_object(text: str | bytes) -> dict[str, Any] | None:
+    """None where the text is no JSON object."""
+    try:
+        # Left to find out the encoding by itself, json takes twice as long.
+        content = json.loads(text.decode() if isinstance(text, bytes) else text)
+    except ValueError:
         return None
     return content if isinstance(content, dict) else None
 
@@ -303,11 +312,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     with file:
         for line in file:
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(content, dict):
+            if (content := json_object(line)) is not None:
                 yield content
 
 
@@ -324,11 +329,7 @@ def read_tail(path: Path, count: int) -> list[dict[str, Any]]:
         return []
     found: list[dict[str, Any]] = []
     for line in reversed(lines):
-        try:
-            content = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(content, dict):
+        if (content := json_object(line)) is not None:
             found.append(content)
         if len(found) == count:
             break

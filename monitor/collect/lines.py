@@ -1,9 +1,10 @@
 """The new lines of a log that grows, read by byte offset: a log of weeks is never read again."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from smolplan.rundir import json_object
 
 
 def lines_after(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -20,9 +21,5 @@ def lines_after(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(content, dict):
+            if (content := json_object(line)) is not None:
                 yield offset, content

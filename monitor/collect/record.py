@@ -4,7 +4,6 @@ Files are read on from where they were left, and a bounded piece at a time, so t
 costs its monitor neither memory nor a long pause.
 """
 
-import json
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,19 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from launcher.store import Attempt
+from monitor.collect.tail import Tail
 from monitor.goodput import Record
 from smolplan.rundir import RunDir, read_json
 
-PIECE_BYTES = 1 << 20
-"""Some 3,000 lines of metrics."""
-
 
 class Lines:
-    """The JSON lines of a file that grows; torn ones are left out."""
+    """The JSON lines of a file that grows, of which the next one can be looked at first."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
+        self._tail = Tail(path)
         self._read: deque[Record] = deque()
         self._at_end = False
 
@@ -35,30 +31,13 @@ class Lines:
     def head(self) -> Record | None:
         """The next record; None where there was none at the last look."""
         while not self._read and not self._at_end:
-            self._at_end = not self._read_piece()
+            offset = self._tail.offset
+            self._read.extend(line for line in self._tail.read() if _time(line) is not None)
+            self._at_end = self._tail.offset == offset
         return self._read[0] if self._read else None
 
     def pop(self) -> Record:
         return self._read.popleft()
-
-    def _read_piece(self) -> bool:
-        """False where there was no whole line to read."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                piece = file.read(PIECE_BYTES)
-        except OSError:
-            return False
-        whole = piece.rfind(b"\n") + 1
-        self._offset += whole
-        for line in piece[:whole].splitlines():
-            try:
-                content = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(content, dict) and _time(content) is not None:
-                self._read.append(content)
-        return whole > 0
 
 
 class RunRecord:

@@ -1,8 +1,9 @@
 """The new lines of a file that grows, by byte offset: what was read is not read again."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from smolplan.rundir import json_object
 
 LOOK_BYTES = 4_000_000
 """Of a file in one look, about 10,000 steps: a monitor that starts beside a run of weeks catches up
@@ -14,7 +15,8 @@ class Tail:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._offset = 0
+        self.offset = 0
+        """As far as it has been read, in bytes."""
         self.behind = True
         """Whether there is more than the last look has read."""
 
@@ -24,8 +26,8 @@ class Tail:
         try:
             with self._path.open("rb") as file:
                 size = file.seek(0, 2)
-                self._offset = 0 if size < self._offset else self._offset
-                file.seek(self._offset)
+                self.offset = 0 if size < self.offset else self.offset
+                file.seek(self.offset)
                 block = file.read(LOOK_BYTES)
         except FileNotFoundError:
             self.behind = False
@@ -35,14 +37,6 @@ class Tail:
             return []
         # The last line may be half written; one longer than a whole block is nobody's.
         end = block.rfind(b"\n") + 1 or (len(block) if len(block) == LOOK_BYTES else 0)
-        self._offset += end
-        self.behind = self._offset + len(block) - end < size
-        return [line for raw in block[:end].splitlines() if (line := _parsed(raw)) is not None]
-
-
-def _parsed(raw: bytes) -> dict[str, Any] | None:
-    try:
-        content = json.loads(raw)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
+        self.offset += end
+        self.behind = self.offset + len(block) - end < size
+        return [line for raw in block[:end].splitlines() if (line := json_object(raw)) is not None]

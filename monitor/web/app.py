@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs
@@ -96,7 +96,8 @@ class App:
             return Answer("413 Content Too Large", b"Only the token is expected.\n")
         form = parse_qs(environ["wsgi.input"].read(int(length)).decode(errors="replace"))
         if not self._access.is_token(form.get("token", [""])[0].strip()):
-            return self._page("login-again.html", "403 Forbidden")
+            page = self._page("login.html", "403 Forbidden")
+            return replace(page, body=page.body.replace(b'role="alert" hidden', b'role="alert"'))
         home = [("Location", "/"), ("Set-Cookie", self._access.cookie)]
         return Answer("303 See Other", headers=home)
 

@@ -308,8 +308,14 @@ def test_what_a_killed_launcher_left_half_built_is_swept_by_the_next(
         process.kill()
     assert store.runs() == []
     assert len(list(runs.glob(".*.partial"))) == 1
+    # Killed before it could say who it was, or just about to say so.
+    old, young = runs / ".old.partial", runs / ".young.partial"
+    old.mkdir()
+    (old / BUILDER).touch()
+    os.utime(old, (0, 0))
+    young.mkdir()
     run = start(make_spec(data_cache), store, runs, monitored=False)
-    assert list(runs.iterdir()) == [run.path]
+    assert set(runs.iterdir()) == {run.path, young}
 
 
 def test_a_deleted_run_folder_ends_the_ranks_stays_deleted_and_can_be_stopped(
