@@ -150,6 +150,13 @@ def run_status(store: Store, run: Run) -> RunStatus:
     )
 
 
+def page_of(store: Store, run: Run) -> str:
+    """Where a monitor of this machine shows the run in a browser; empty if none does."""
+    daemons = store.live_daemons(is_alive) if run.monitored else []
+    url = next((daemon.metrics_url for daemon in daemons if daemon.metrics_url), "")
+    return f"{url.removesuffix('/metrics')}/runs/{run.id}" if url else ""
+
+
 def unseen_status(store: Store, run: Run, problem: str) -> RunStatus:
     """What is on record of a run whose folder cannot be looked at, for the reason given."""
     return RunStatus(

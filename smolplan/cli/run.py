@@ -59,7 +59,7 @@ def launch(
     import time
 
     from launcher import control, create
-    from launcher.status import run_status
+    from launcher.status import page_of, run_status
     from launcher.store import Store
     from monitor.collect.reference import read_reference
     from smolplan.cli.gate import check_before
@@ -126,8 +126,10 @@ def launch(
         tell(RunDir(run.path))
         with progress_line("Starting") as say:
             control.start(store, run, attempt, loaded, on_progress=say)
+    page = page_of(store, store.run(run.id))
     if as_json:
-        print(json.dumps({"run": run.id, "path": str(run.path), "attempt": attempt.number}))
+        told = {"run": run.id, "path": str(run.path), "attempt": attempt.number, "page": page}
+        print(json.dumps(told))
     else:
         for event in RunDir(run.path).read_events():
             if event["kind"] == "host_replaced" and event["time"] > began:
@@ -136,6 +138,8 @@ def launch(
         stands = f"queued ({queued})" if queued else f"running (attempt {attempt.number})"
         print(f"{run.id} is {stands} in {run.path}")
         print(f"See it by: smolplan status {run.id} --watch")
+        if page:
+            print(f"In a browser: {page}")
     if watch:
         _watch(store, run.id)
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,7 +175,12 @@ def test_a_stop_saves_a_checkpoint_and_a_resume_goes_on_exactly(
     assert store.run(run.id).state == "stopped"
     at = steps_done(run)
     assert RunDir(run.path).checkpoint(at).is_dir()
-    assert smolplan("launch", "--resume", run.id).returncode == 0
+    resumed = smolplan("launch", "--resume", run.id)
+    assert resumed.returncode == 0, resumed.stderr
+    page = resumed.stdout.splitlines()[-1].removeprefix("In a browser: ")
+    assert page.endswith(f"/runs/{run.id}")
+    with urllib.request.urlopen(page, timeout=20) as answer:
+        assert answer.status == 200
     assert control.await_end(store, run.id, 120).state == "finished"
     assert_same_training(undisturbed, run)
     assert compare(undisturbed, RunDir(run.path)).redone == 0
