@@ -1,9 +1,12 @@
 """Are two runs of one spec the same training, step by step and bit by bit?"""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+from smolplan.roll_back import RollBack, read_roll_backs
 from smolplan.rundir import RunDir, read_lines
+from smolplan.skipped import Skipped
+from smolplan.spec import load_spec
 
 COMPARED = ("loss", "grad_norm", "lr", "data_position", "batch_checksum")
 
@@ -14,32 +17,93 @@ class Comparison:
     missing: tuple[int, ...]
     """Steps that only one of the runs has."""
     different: tuple[int, ...]
-    """Steps whose figures are not equal to the last bit."""
+    """Steps whose figures are not equal to the last bit. After data that the second run skipped,
+    that is only: whose batch is not the one that the first run had at that place in the data."""
     redone: int
     """Steps that the second run did more than once, after a restart."""
     redone_differently: tuple[int, ...]
-    """Steps of the second run whose repetition differs from the first time."""
+    """Steps of the second run whose repetition differs from the first time, other than by a
+    roll-back."""
+    wrong_data: tuple[int, ...]
+    """Steps of the second run after which it does not stand where it should in the data, by the
+    batches before and the ranges on record as skipped."""
 
     @property
     def equal(self) -> bool:
-        return self.steps > 0 and not (self.missing or self.different or self.redone_differently)
+        wrong = self.missing or self.different or self.redone_differently or self.wrong_data
+        return self.steps > 0 and not wrong
 
 
 def compare(undisturbed: RunDir, disturbed: RunDir) -> Comparison:
     """Compare loss, gradient norm, learning rate, data position and the batch's checksum of every
-    step that either run ever did. JSON keeps floats exactly, so equal means bit for bit."""
-    wanted = {line["step"]: _figures(line) for line in undisturbed.read_metrics()}
-    seen: dict[int, list[tuple[Any, ...]]] = {}
+    step that either run ever did. JSON keeps floats exactly, so equal means bit for bit. Steps
+    after a roll-back are on other data, and only that is compared. Raises SmolplanError where the
+    second run's spec or a roll-back of it cannot be read."""
+    wanted = {line["step"]: line for line in undisturbed.read_metrics()}
+    batch_at = {line["data_position"]: line["batch_checksum"] for line in wanted.values()}
+    roll_backs = read_roll_backs(disturbed, disturbed.latest_attempt())
+    batch_size = load_spec(disturbed.spec).optim.global_batch_size
+    seen: dict[int, list[_Done]] = {}
     for line in read_lines(disturbed.metrics):
         if "step" in line:
-            seen.setdefault(line["step"], []).append(_figures(line))
+            seen.setdefault(line["step"], []).append(_Done.of(line, roll_backs, batch_size))
+
+    def differs(step: int) -> bool:
+        last = seen[step][-1]
+        if last.jumped:
+            end = last.line["data_position"]
+            return bool(
+                batch_at.get(end, last.line["batch_checksum"]) != last.line["batch_checksum"]
+            )
+        return last.figures != _figures(wanted[step])
+
     return Comparison(
         steps=len(wanted),
         missing=tuple(sorted(wanted.keys() ^ seen.keys())),
-        different=tuple(s for s in sorted(wanted.keys() & seen.keys()) if seen[s][-1] != wanted[s]),
+        different=tuple(step for step in sorted(wanted.keys() & seen.keys()) if differs(step)),
         redone=sum(len(times) - 1 for times in seen.values()),
-        redone_differently=tuple(s for s, times in sorted(seen.items()) if len(set(times)) > 1),
+        redone_differently=tuple(
+            step
+            for step, times in sorted(seen.items())
+            if len({(done.figures, done.skipped_before) for done in times})
+            > len({done.skipped_before for done in times})
+        ),
+        wrong_data=tuple(s for s, times in sorted(seen.items()) if any(d.misplaced for d in times)),
     )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A step as an attempt did it."""
+
+    line: dict[str, Any]
+    skipped: Skipped
+    """What its attempt skipped."""
+    batch_size: int
+
+    @classmethod
+    def of(cls, line: dict[str, Any], roll_backs: tuple[RollBack, ...], batch_size: int) -> Self:
+        held = [one.skip for one in roll_backs if one.attempt <= line["attempt"]]
+        return cls(line, held[-1] if held else Skipped(), batch_size)
+
+    @property
+    def figures(self) -> tuple[Any, ...]:
+        return _figures(self.line)
+
+    @property
+    def skipped_before(self) -> Skipped:
+        """What it went around, and that makes it another training."""
+        end = self.line["data_position"]
+        return Skipped(tuple(pair for pair in self.skipped.ranges if pair[0] < end))
+
+    @property
+    def jumped(self) -> bool:
+        return bool(self.skipped_before.ranges)
+
+    @property
+    def misplaced(self) -> bool:
+        due = self.skipped.position_after(self.line["step"] * self.batch_size)
+        return bool(self.line["data_position"] != due)
 
 
 def _figures(line: dict[str, Any]) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from launcher.processes import is_alive
 from launcher.store import Attempt, Run, RunState, Store
 from launcher.uploads import fetch_now
 from smolplan.errors import ExitCode, SmolplanError, UserError
+from smolplan.roll_back import write_roll_backs
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 
@@ -40,6 +41,7 @@ def start(
             # First: whatever becomes of this process, the attempt will be started.
             ensure_daemon(store)
         if store.move_attempt(attempt, "running", fence=None):
+            write_roll_backs(directory, store.roll_backs(run.id))
             backend.submit(spec, directory, attempt, on_progress)
         backend.await_report(directory, attempt, on_progress)
     except (SmolplanError, OSError) as error:

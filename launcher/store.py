@@ -10,6 +10,7 @@ and never back: condemning is decided once, under the lease; carrying it out (ki
 processes) may then be done by anyone, again and again, without harm.
 """
 
+import json
 import os
 import sqlite3
 import time
@@ -23,6 +24,7 @@ from typing import Any, Literal
 from launcher.host_faults import HostFault
 from launcher.processes import boot_id
 from smolplan.errors import SmolplanError, UserError
+from smolplan.roll_back import RollBack, parse_roll_back
 
 RESUMED = "resumed by hand"
 """Reason of an attempt that a person asked for: what failed before it is settled."""
@@ -62,6 +64,12 @@ CREATE TABLE IF NOT EXISTS attempts (
     step_at_start INTEGER NOT NULL DEFAULT 0,
     step_at_end INTEGER,
     PRIMARY KEY (run_id, number)
+);
+CREATE TABLE IF NOT EXISTS roll_backs (
+    run_id TEXT NOT NULL REFERENCES runs(id),
+    attempt INTEGER NOT NULL,
+    content TEXT NOT NULL,
+    PRIMARY KEY (run_id, attempt)
 );
 CREATE TABLE IF NOT EXISTS host_faults (
     host TEXT NOT NULL,
@@ -484,7 +492,34 @@ class Store:
                 "created_at, step_at_start) VALUES (?, ?, ?, 'running', ?, ?, ?, ?)",
                 (attempt.run_id, attempt.number + 1, token, reason, now, now, step),
             )
+            # What was to begin with the next attempt begins with the one that is now the next.
+            db.execute(
+                "UPDATE roll_backs SET attempt = ? WHERE run_id = ? AND attempt = ?",
+                (attempt.number + 2, attempt.run_id, attempt.number + 1),
+            )
         return True
+
+    # Roll-backs
+
+    def add_roll_back(self, run_id: str, roll_back: RollBack, *, fence: int) -> None:
+        """Decided, and to begin with an attempt that is not planned yet; deciding it again changes
+        nothing. Raises LostLease."""
+        with self._transaction() as db:
+            self._check_fence(db, run_id, fence)
+            db.execute(
+                "INSERT OR IGNORE INTO roll_backs VALUES (?, ?, ?)",
+                (run_id, roll_back.attempt, json.dumps(roll_back.to_json())),
+            )
+
+    def roll_backs(self, run_id: str) -> tuple[RollBack, ...]:
+        """Of a run, oldest first."""
+        rows = self._read(
+            "SELECT attempt, content FROM roll_backs WHERE run_id = ? ORDER BY attempt", (run_id,)
+        )
+        return tuple(
+            parse_roll_back(row["attempt"], json.loads(row["content"]), "the record of runs")
+            for row in rows
+        )
 
     # Hosts
 

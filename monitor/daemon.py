@@ -30,6 +30,7 @@ from monitor.policy import Decision, decide, news
 from monitor.record import Record
 from monitor.view import Finding, RunView
 from smolplan.errors import SmolplanError
+from smolplan.roll_back import write_roll_backs
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 from smolplan.touch import hung
@@ -292,6 +293,9 @@ class Daemon:
             host_findings=host_findings,
             stacks=watch.stacks.look(now_s) if watch.stacks else None,
             placement=placement,
+            roll_backs=self._store.roll_backs(run.id),
+            checkpoints=() if blind else watch.dir.saved_steps(),
+            batch_size=watch.spec.optim.global_batch_size,
         )
 
     def _carry_out(self, view: RunView, watch: Watch, decision: Decision) -> None:
@@ -315,6 +319,8 @@ class Daemon:
             log.info("run %s, attempt %d: %s (%s)", run.id, attempt.number, decision.action, why)
         if decision.action == "end_attempt":
             watch.ending = attempt.number
+        if decision.roll_back is not None:
+            self._store.add_roll_back(run.id, decision.roll_back, fence=fence)
         for host, kind in decision.hosts.items():
             told = decision.reason or decision.cause
             self._store.blame_host(
@@ -330,6 +336,7 @@ class Daemon:
                 try:
                     if run.stop_requested_at is None:  # what is left of an earlier stop
                         watch.dir.stop_request.unlink(missing_ok=True)
+                    write_roll_backs(watch.dir, view.roll_backs)
                     watch.backend.submit(watch.spec, watch.dir, attempt)
                 except NotNow as error:
                     log.warning("run %s: %s; it is tried again", run.id, error)
@@ -347,7 +354,7 @@ class Daemon:
                 self._store.move_attempt(attempt, "condemned", fence=fence, cause=decision.cause)
             case "end_attempt":
                 self._end_attempt(view, watch, decision, fence)
-            case "restart":
+            case "restart" | "roll_back":
                 self._store.plan_attempt(
                     run.id,
                     attempt.number + 1,

@@ -11,12 +11,23 @@ from typing import Any, Literal
 from launcher.outcome import describe_exit
 from launcher.slurm.record import TIME_LIMIT
 from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
+from monitor.detect.loss import SPIKE_STAYS
 from monitor.detect.stuck import explained
+from monitor.roll_back import roll_back
 from monitor.view import Finding, FindingId, RunView
 from smolplan.errors import ExitCode
+from smolplan.roll_back import RollBack
 
 Action = Literal[
-    "wait", "start", "adopt", "ask_stacks", "condemn", "end_attempt", "restart", "end_run"
+    "wait",
+    "start",
+    "adopt",
+    "ask_stacks",
+    "condemn",
+    "end_attempt",
+    "restart",
+    "roll_back",
+    "end_run",
 ]
 
 NO_CURE = {ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
@@ -42,7 +53,9 @@ class Decision:
     cause: str = ""
     exit_code: int | None = None
     delay_s: float = 0.0
-    """restart: time to wait before it."""
+    """restart, roll_back: time to wait before it."""
+    roll_back: RollBack | None = None
+    """What the next attempt is to begin with; on record before anything else is done."""
     end_state: RunState = "failed"
     """end_run: the run's state from then on."""
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -146,6 +159,14 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             evidence=first.evidence,
             hosts=first.hosts,
         )
+    if rolled_back := _spike_rolled_back(view, findings):
+        return Decision(
+            "condemn",
+            rolled_back.reason,
+            cause=rolled_back.reason,
+            evidence=rolled_back.to_json(),
+            roll_back=rolled_back,
+        )
     waited_s = view.stop_waited_s
     if waited_s is not None and waited_s > view.settings.stop_grace_s:
         return Decision(
@@ -158,6 +179,21 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
     if view.observed.alive is None and not unseen and silent_s > RESUBMIT_AFTER_S:
         return Decision("start", reason="its supervisor has not reported")
     return WAIT
+
+
+def _spike_rolled_back(view: RunView, findings: tuple[Finding, ...]) -> RollBack | None:
+    """The roll-back that a running attempt is to end for."""
+    if view.next_roll_back is not None:  # decided, and not carried out
+        return view.next_roll_back
+    spike = next((finding for finding in findings if finding.kind == SPIKE_STAYS), None)
+    settings = view.settings
+    if spike is None or settings.on_loss_spike == "tell" or view.run.stop_requested_at is not None:
+        return None
+    onset = int(spike.evidence["onset"])
+    at_limit = len(view.roll_backs) >= settings.roll_back_limit
+    if at_limit or any(one.onset_step == onset for one in view.roll_backs):
+        return None
+    return roll_back(view, onset, spike.summary)
 
 
 def _told(view: RunView, content: dict[str, Any]) -> str:
@@ -191,12 +227,10 @@ def _ended(view: RunView) -> Decision:
         return Decision("end_run", f"{why}; it is not submitted again", end_state="stopped")
     if code in NO_CURE:
         return Decision("end_run", f"{attempt.cause}: a restart would end in the same way")
+    if view.next_roll_back is not None:
+        return _rolled_back(view, view.next_roll_back)
     if code == ExitCode.NON_FINITE_LOSS and _same_fault_before(view):
-        return Decision(
-            "end_run",
-            f"the loss became non-finite again after step {attempt.step_at_end}, as in the "
-            f"attempt before: not a passing fault. Lower the learning rate or look at that data",
-        )
+        return _non_finite_again(view)
     fruitless = attempts_without_progress(view.attempts)
     limit = view.settings.crash_loop_limit
     if fruitless >= limit:
@@ -245,6 +279,38 @@ def _same_fault_before(view: RunView) -> bool:
         bool(earlier)
         and earlier[-1].exit_code == ExitCode.NON_FINITE_LOSS
         and earlier[-1].step_at_end == view.attempt.step_at_end
+    )
+
+
+def _non_finite_again(view: RunView) -> Decision:
+    """No passing fault: the batch and the state of the model together do it. So others of both."""
+    onset = (view.attempt.step_at_end or 0) + 1
+    again = f"the loss became non-finite again at step {onset}, as in the attempt before"
+    limit = view.settings.roll_back_limit
+    if view.roll_backs and view.roll_backs[-1].onset_step == onset:
+        return Decision(
+            "end_run",
+            f"{again}, and now with other batches: it is not the data. Lower the learning rate",
+        )
+    if len(view.roll_backs) >= limit:
+        return Decision(
+            "end_run",
+            f"{again}, after {limit} roll-backs (monitor.roll_back_limit). Lower the learning "
+            f"rate or look at the data",
+        )
+    planned = roll_back(view, onset, again)
+    if planned is None:
+        return Decision("end_run", f"{again}, and no checkpoint of before is left to go back to")
+    return _rolled_back(view, planned)
+
+
+def _rolled_back(view: RunView, planned: RollBack) -> Decision:
+    return Decision(
+        "roll_back",
+        planned.reason,
+        delay_s=view.settings.backoff_initial_s,
+        evidence=planned.to_json(),
+        roll_back=planned,
     )
 
 

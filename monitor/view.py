@@ -8,6 +8,7 @@ from launcher.backends.base import Observation
 from launcher.placement import Placement
 from launcher.stacks import RankStack
 from launcher.store import Attempt, Run
+from smolplan.roll_back import RollBack
 from smolplan.rundir import Phase
 from smolplan.spec.monitor import MonitorSpec
 
@@ -90,9 +91,22 @@ class RunView:
     placement: Placement | None = None
     """Which host is which node; None before it is settled."""
 
+    roll_backs: tuple[RollBack, ...] = ()
+    """All of the run, oldest first; the last may have been decided and not begun."""
+    checkpoints: tuple[int, ...] = ()
+    """Steps of those in the run directory."""
+    batch_size: int = 1
+    """Sequences of a global batch."""
+
     @property
     def attempt(self) -> Attempt:
         return self.attempts[-1]
+
+    @property
+    def next_roll_back(self) -> RollBack | None:
+        """The one that is decided, and that the next attempt begins with."""
+        last = self.roll_backs[-1] if self.roll_backs else None
+        return last if last and last.attempt > self.attempt.number else None
 
     @property
     def nodes(self) -> int:

@@ -87,6 +87,12 @@ class RunDir:
         """Shards and manifest.json, the latter written last. Written by the ranks."""
         return self.checkpoints / f"step-{step}"
 
+    def saved_steps(self) -> tuple[int, ...]:
+        """Steps whose checkpoints have a manifest, ascending; they may be damaged since."""
+        manifests = self.checkpoints.glob("step-*/manifest.json")
+        names = (path.parent.name.removeprefix("step-") for path in manifests)
+        return tuple(sorted(int(name) for name in names if name.isdigit()))
+
     @property
     def uploads(self) -> Path:
         """Which checkpoints are in the object store (smolplan/uploads.py)."""
@@ -112,6 +118,11 @@ class RunDir:
     def attempt_exit(self, number: int) -> Path:
         """exit.json: that the attempt was ended from outside. Written by whoever ended it."""
         return self.attempt(number) / "exit.json"
+
+    def resume(self, number: int) -> Path:
+        """From where the attempt goes on, and what it skips, where that is not the newest
+        checkpoint (smolplan/roll_back.py). Written by the launcher before the attempt starts."""
+        return self.attempt(number) / "resume.json"
 
     def placement(self, number: int) -> Path:
         """Which host is which node, and where they meet. Written before the attempt starts."""

@@ -26,8 +26,10 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 
-from smolplan.errors import ExitCode, NamedExit
+from smolplan.errors import ExitCode, NamedExit, SmolplanError
+from smolplan.roll_back import RollBack, read_roll_backs
 from smolplan.rundir import RunDir, sync_folder, write_text
+from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec
 from smolplan.uploads import Uploads, kept_for_upload, store_folder
 from trainer.data.dataset import file_sha256
@@ -37,6 +39,7 @@ from trainer.manifest import (
     clear_partial,
     dump,
     prune,
+    put_superseded_aside,
     read_manifest,
     steps_present,
     wrong_contents,
@@ -71,19 +74,29 @@ class Checkpoints:
         self._world, self._report, self._attempt = world, report, attempt
         self._whole: set[int] = set()
         """Steps that may be removed once there are newer ones."""
+        self.skipped = Skipped()
+        """What of the data is not trained on; known once the newest checkpoint is loaded."""
 
     def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Manifest | None:
         """Load the newest whole checkpoint into model and optimiser; None if there is none.
 
         Raises NamedExit BAD_SPEC if it belongs to another model or dataset, and
-        CHECKPOINT_STORAGE_LOST if there is none here any longer, though one was uploaded.
+        CHECKPOINT_STORAGE_LOST if there is none here any longer, though one was uploaded or the
+        run was rolled back to it.
         """
+        roll_backs = self._roll_backs()
         if self._world.rank == 0:
             clear_partial(self._run, self._attempt)
+            for step in put_superseded_aside(self._run, roll_backs):
+                self._report.event("checkpoint_superseded", step=step)
         manifest = self._newest_whole()
+        # Roll-backs hold all that was skipped before them; so does a manifest that came after.
+        for one in roll_backs:
+            self.skipped |= one.skip
         if manifest is None:
-            self._refuse_to_begin_anew()
+            self._refuse_to_begin_anew(roll_backs)
             return None
+        self.skipped |= Skipped.of(manifest.skipped)
         if manifest.dataset != self._dataset:
             raise NamedExit(
                 ExitCode.BAD_SPEC,
@@ -96,7 +109,26 @@ class Checkpoints:
         load(self._run.checkpoint(manifest.step), manifest, model, optimizer, self._world)
         return manifest
 
-    def _refuse_to_begin_anew(self) -> None:
+    def _roll_backs(self) -> tuple[RollBack, ...]:
+        """As rank 0 reads them: another host may not see yet what was written just now."""
+        found: tuple[RollBack, ...] | str = ()
+        if self._world.rank == 0:
+            try:
+                found = read_roll_backs(self._run, self._attempt)
+            except SmolplanError as error:
+                found = str(error)
+        found = self._world.gather(found)[0]
+        if isinstance(found, str):
+            raise NamedExit(ExitCode.CHECKPOINT_STORAGE_LOST, found)
+        return found
+
+    def _refuse_to_begin_anew(self, roll_backs: tuple[RollBack, ...]) -> None:
+        if roll_backs and roll_backs[-1].from_step > 0:
+            raise NamedExit(
+                ExitCode.CHECKPOINT_STORAGE_LOST,
+                f"the run was rolled back to step {roll_backs[-1].from_step}, and no whole "
+                f"checkpoint of it or an earlier one is left in {self._run.checkpoints}",
+            )
         upload_to = self._spec.checkpoint.upload_to
         if upload_to is None:
             return
@@ -146,13 +178,15 @@ class Checkpoints:
                 manifest = Manifest(
                     step=step,
                     data_position=data_position,
-                    tokens=data_position * self._spec.data.seq_len,
+                    tokens=(data_position - self.skipped.before(data_position))
+                    * self._spec.data.seq_len,
                     spec_hash=self._spec.content_hash(),
                     dataset=self._dataset,
                     world_size=self._world.size,
                     attempt=self._attempt,
                     seconds=round(time.monotonic() - started_s, 3),
                     files=files,
+                    skipped=self.skipped.to_json(),
                 )
                 self._publish(staging, manifest)
         except (Exception, CheckpointException) as error:

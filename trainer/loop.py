@@ -57,8 +57,10 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     load_s = round(time.perf_counter() - began, 3)
     step = resumed.step if resumed else 0
     position = resumed.data_position if resumed else 0
+    skipped = checkpoints.skipped
     kind = "resumed" if resumed else "started"
-    report.event(kind, step=step, ranks=world.size, load_s=load_s)
+    left_out = {"skipped": skipped.to_json()} if skipped.ranges else {}
+    report.event(kind, step=step, ranks=world.size, load_s=load_s, **left_out)
 
     efficiency = Efficiency(run, spec, world.size)
     batch_size = spec.optim.global_batch_size
@@ -69,7 +71,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         began = time.perf_counter()
         if world.rank == 0:
             fenced(run, attempt)
-        batch = loader.batch(rank_share(position, batch_size, world.data_rank, world.data_size))
+        positions = skipped.take(position, batch_size)
+        batch = loader.batch(rank_share(positions, world.data_rank, world.data_size))
         data_wait_s = time.perf_counter() - began
         lr = learning_rate(
             step,
@@ -90,7 +93,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         )
         global_loss, batch_checksum, stop_votes = summed[0], int(summed[1]), summed[2]
         if not (math.isfinite(global_loss) and math.isfinite(grad_norm)):
-            report.event("non_finite_loss", step=step + 1, loss=repr(global_loss))
+            batch_is = {"first_position": positions[0], "last_position": positions[-1]}
+            report.event("non_finite_loss", step=step + 1, loss=repr(global_loss), **batch_is)
             raise NamedExit(
                 ExitCode.NON_FINITE_LOSS,
                 f"step {step + 1}: loss {global_loss}, gradient norm {grad_norm}; "
@@ -102,14 +106,14 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             group["lr"] = lr
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step, position = step + 1, position + batch_size
+        step, position = step + 1, positions[-1] + 1
         last_step_s = time.perf_counter() - began
 
         report.beat(step, "training", last_step_s)
         if world.rank == 0:
             report.metrics(
                 step=step,
-                tokens=position * spec.data.seq_len,
+                tokens=(position - skipped.before(position)) * spec.data.seq_len,
                 loss=global_loss,
                 grad_norm=grad_norm,
                 lr=lr,

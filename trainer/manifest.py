@@ -7,11 +7,12 @@ with sizes and checksums. It is built under another name (.step-N.attempt-K) and
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from smolplan.roll_back import RollBack
 from smolplan.rundir import RunDir
 from trainer.data.dataset import file_sha256
 
@@ -33,15 +34,23 @@ class Manifest:
     """What writing the files took."""
     files: dict[str, dict[str, Any]]
     """name → bytes, sha256."""
+    skipped: list[list[int]] = field(default_factory=list)
+    """Ranges of the data's positions, first and last, that the run does not train on."""
+
+    def content(self) -> dict[str, Any]:
+        content = asdict(self)
+        if not self.skipped:  # as manifests were written, and their checksums made, before
+            del content["skipped"]
+        return content
 
     def checksum(self) -> str:
         """SHA-256 (hex) of all the above: a flipped digit of data_position must not pass."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def dump(manifest: Manifest) -> str:
-    return json.dumps({**asdict(manifest), "checksum": manifest.checksum()}, indent=1) + "\n"
+    return json.dumps({**manifest.content(), "checksum": manifest.checksum()}, indent=1) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -145,17 +154,34 @@ def clear_partial(run: RunDir, attempt: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def put_superseded_aside(run: RunDir, roll_backs: Iterable[RollBack]) -> list[int]:
+    """Take checkpoints that a roll-back went behind out of the way, whole as they are; their
+    steps, newest first."""
+    aside = []
+    for step in steps_present(run):
+        folder = run.checkpoint(step)
+        try:
+            by = read_manifest(folder).attempt
+        except ValueError:
+            continue  # it is not whole, and counts for nothing
+        if any(one.supersedes(step, by) for one in roll_backs):
+            folder.rename(folder.with_name(f"superseded-{step}.attempt-{by}"))
+            aside.append(step)
+    return aside
+
+
 def prune(
     run: RunDir, keep: int, whole: set[int], spared: frozenset[int] = frozenset()
 ) -> list[int]:
     """Remove what is older than the newest `keep` of the checkpoints known to be whole, damaged
-    ones included, and `spared` ones not; the steps removed. A damaged one stays that long for a
-    person to look at."""
+    and superseded ones included, and `spared` ones not; the steps removed. A damaged one stays
+    that long for a person to look at."""
     kept = sorted(whole, reverse=True)[:keep]
     if len(kept) < keep:
         return []
     removed = []
-    for folder in [*run.checkpoints.glob("step-*"), *run.checkpoints.glob("rejected-*")]:
+    kinds = ("step-*", "rejected-*", "superseded-*")
+    for folder in [path for kind in kinds for path in run.checkpoints.glob(kind)]:
         kind, _, number = folder.name.partition(".")[0].partition("-")
         if not number.isdigit() or int(number) >= kept[-1]:
             continue

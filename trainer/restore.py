@@ -15,6 +15,7 @@ from pathlib import Path
 
 from smolplan.errors import SmolplanError, UserError
 from smolplan.lock import hold
+from smolplan.roll_back import RollBack, read_roll_backs
 from smolplan.rundir import RunDir, sync_folder, write_text
 from smolplan.spec import load_spec
 from smolplan.uploads import store_folder
@@ -42,21 +43,24 @@ def restore(
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """The newest whole checkpoint of the store, or that of `step`, in its place in the run, whole.
-    One that is not whole is told of, and the one before is taken, unless a step was asked for.
+    One that is not whole, or that a roll-back went behind, is told of, and the one before is
+    taken, unless a step was asked for.
 
-    Raises UserError if there is none, StoreError, and OSError where it cannot be written.
+    Raises UserError if there is none, StoreError, SmolplanError where a roll-back cannot be read,
+    and OSError where it cannot be written.
     """
+    roll_backs = read_roll_backs(run, run.latest_attempt())
     found = steps_there(store)
     wanted = found if step is None else [s for s in found if s == step]
     for number in wanted:
         try:
-            return _restore_step(run, store, number, on_progress)
+            return _restore_step(run, store, number, roll_backs, on_progress)
         except ValueError as error:
             run.record("restore_refused", "restore", step=number, reason=str(error))
-            on_progress(f"step {number} is not whole: {error}")
+            on_progress(f"step {number} is not taken: {error}")
             if step is not None:
                 raise UserError(
-                    f"checkpoint {number} in {store.url} is not whole: {error}",
+                    f"checkpoint {number} in {store.url} cannot be taken: {error}",
                     remedy="Leave --step out to take the newest whole one.",
                 ) from None
     there = ", ".join(map(str, found)) or "none"
@@ -67,7 +71,11 @@ def restore(
 
 
 def _restore_step(
-    run: RunDir, store: ObjectStore, step: int, on_progress: Callable[[str], None]
+    run: RunDir,
+    store: ObjectStore,
+    step: int,
+    roll_backs: tuple[RollBack, ...],
+    on_progress: Callable[[str], None],
 ) -> Manifest:
     """Raises ValueError that says what is wrong with the one in the store."""
     name = f"step-{step}"
@@ -78,6 +86,8 @@ def _restore_step(
     if written is None:
         raise ValueError("it has no manifest")
     manifest = parse_manifest(written.decode("utf-8", "replace"), name)
+    if any(one.supersedes(step, manifest.attempt) for one in roll_backs):
+        raise ValueError("the run was rolled back behind it")
     final = run.checkpoint(step)
     try:
         if verify(final) == manifest:

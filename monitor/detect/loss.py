@@ -1,7 +1,10 @@
-"""A loss that is no number, that spikes, that climbs, or that stands still."""
+"""A loss that is no number, that spikes, that does not come back, that climbs, or that stands
+still."""
 
 import math
+import statistics
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 from monitor.detect.online import MEDIAN_PER_MEAN, Ring
@@ -20,6 +23,12 @@ on tensor parallelism, single bad batches reach 6.8 % at 9 sigmas, and one spike
 CALM_ROWS = 20
 """A spike or a loss that is no number is over after so many ordinary rows."""
 
+STAYS_ROWS = 50
+"""A spike stays if after so many rows the median of the last CALM_ROWS is still that far above the
+level before. Later the running median, of twice as many rows, would have moved up itself."""
+
+SPIKE_STAYS = "loss_spike_stays"
+
 CLIMB_SHARE = 0.02
 CLIMB_SIGMAS = 5.0
 """The running median is this much above its lowest. Healthy ones of those ablations rise by 0.4 %
@@ -31,6 +40,16 @@ PLATEAU_DROP_BEFORE = 0.01
 doubling before won at least this share of the loss. A power law wins about half as much again."""
 
 
+@dataclass(frozen=True)
+class _Spike:
+    at: float
+    row: int
+    level: float
+    """The running median before it."""
+    limit: float
+    """How far above it a loss counts as a spike."""
+
+
 class Loss:
     """The faults of one run's loss in nats, row by row. Rows done again after a restart come
     again here: they change nothing, since the loss is the same."""
@@ -40,6 +59,7 @@ class Loss:
         self._recent = Ring(WINDOW_ROWS)
         self._rows = 0
         self._calm = CALM_ROWS
+        self._spike: _Spike | None = None
         self._lowest = math.inf
         self._doublings: deque[tuple[float, float]] = deque(maxlen=3)
         """Medians, with their errors, when the rows came to a power of two."""
@@ -61,6 +81,8 @@ class Loss:
             self._findings.pop("loss_spike", None)
         self._recent.add(loss)
         self._rows += 1
+        if self._spike is not None:
+            self._see_whether_it_comes_back(at, self._spike)
 
     def _not_finite(self, at: float, loss: float) -> None:
         self._calm = 0
@@ -74,8 +96,10 @@ class Loss:
 
     def _look(self, at: float, loss: float) -> None:
         median, noise = self._recent.median, self._recent.spread
-        if loss - median > max(SPIKE_SIGMAS * noise, SPIKE_SHARE * abs(median)):
+        limit = max(SPIKE_SIGMAS * noise, SPIKE_SHARE * abs(median))
+        if loss - median > limit:
             self._calm = 0
+            self._spike = self._spike or _Spike(at, self._rows, median, limit)
             self._tell(
                 "loss_spike",
                 f"the loss jumps from {median:.3f} to {loss:.3f} ({loss - median:+.3f}) at "
@@ -101,6 +125,24 @@ class Loss:
         if self._rows >= PLATEAU_FROM_ROWS / 4 and self._rows & (self._rows - 1) == 0:
             self._doublings.append((median, error))
             self._look_for_plateau(at)
+
+    def _see_whether_it_comes_back(self, at: float, spike: "_Spike") -> None:
+        rows = self._rows - spike.row
+        if rows < CALM_ROWS:
+            return
+        now = statistics.median(self._recent.last(CALM_ROWS))
+        if now - spike.level <= spike.limit:
+            self._spike = None
+            self._findings.pop(SPIKE_STAYS, None)
+        elif rows >= STAYS_ROWS:
+            self._tell(
+                SPIKE_STAYS,
+                f"the loss has not come back from its jump at {place(self._unit, spike.at)}: it "
+                f"was {spike.level:.3f} and is {now:.3f}, {rows} rows later",
+                {self._unit: at, "onset": spike.at, "level": spike.level, "loss": now},
+                "Go back to a checkpoint of before, and skip the batches that caused it; with "
+                "monitor.on_loss_spike: roll_back the monitor does so by itself.",
+            )
 
     def _look_for_plateau(self, at: float) -> None:
         if len(self._doublings) < 3 or self._rows < PLATEAU_FROM_ROWS:

@@ -30,17 +30,20 @@ def _launched(event: Event, run: str) -> Told:
 
 
 def _decision(event: Event, run: str) -> Told | None:
-    if event.get("action") != "restart":  # what ends an attempt stands in the reason to restart it
+    action = event.get("action")
+    if action not in ("restart", "roll_back"):  # why an attempt ends stands in why the next begins
         return None
     reason = str(event.get("reason"))
     return {
-        "kind": "restart",
+        "kind": action,
         # The same cause at another step is the same; a label of Alertmanager should be short.
         "key": re.sub(r"[\d.,]+", "#", reason)[:80],
         "severity": "warning",
         "what": reason,
         "done": "The monitor starts the next attempt by itself.",
-        "todo": "nothing now; if it comes again, look for its cause by smolplan logs " + run,
+        "todo": "nothing now; if it comes again, look for its cause by smolplan logs " + run
+        if action == "restart"
+        else "look at the batches that are skipped, and at the learning rate",
     }
 
 
@@ -140,7 +143,8 @@ def _non_finite_loss(event: Event, run: str) -> Told:
         "severity": "warning",
         "what": f"the loss of step {event.get('step')} is {event.get('loss')}",
         "done": "The weights were not updated; the attempt ends and goes back to its checkpoint.",
-        "todo": "nothing, unless it comes again at the same step: then the run ends",
+        "todo": "nothing; if it comes again at the same step, the run goes further back and skips "
+        "those batches",
     }
 
 

@@ -1,7 +1,7 @@
 """When the monitor acts."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -52,6 +52,19 @@ class MonitorSpec(SpecPart):
     )
     prometheus: Annotated[Url | None, ADDED_LATER] = Field(
         default=None, description="The Prometheus that scrapes the monitor, to be asked back."
+    )
+    on_loss_spike: Annotated[Literal["tell", "roll_back"], ADDED_LATER] = Field(
+        default="tell",
+        description="When the loss jumps and stays there: tell people, or go back to a checkpoint "
+        "of before and skip the batches around it.",
+    )
+    # PaLM went back about 100 steps and skipped 200 to 500 batches, some 20 times in a run
+    # (arXiv 2204.02311, section 5.1).
+    skip_batches: Annotated[Count, ADDED_LATER] = Field(
+        default=200, description="Batches that a roll-back skips, half of them before the onset."
+    )
+    roll_back_limit: Annotated[Count, ADDED_LATER] = Field(
+        default=20, description="Roll-backs of one run; then a person is needed."
     )
     reference: Annotated[WholePath | None, ADDED_LATER] = Field(
         default=None,

@@ -220,18 +220,6 @@ def test_a_damaged_checkpoint_is_rejected_and_the_one_before_is_loaded(
     assert [m["loss"] for m in second] == [m["loss"] for m in first]
 
 
-def test_non_finite_loss_is_tried_again_once_and_then_a_person_is_asked(
-    store: Store, data_cache: Path, tmp_path: Path
-) -> None:
-    run = start(make_spec(data_cache, rate=1e30), store, tmp_path, monitored=True)
-    run = control.await_end(store, run.id, 120)
-    assert run.state == "failed"
-    assert "non-finite again" in run.reason
-    codes = [a.exit_code for a in store.attempts(run.id)]
-    assert codes == [ExitCode.NON_FINITE_LOSS] * 2
-    assert not list(RunDir(run.path).checkpoints.glob("step-*"))
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small-disk"

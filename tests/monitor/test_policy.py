@@ -15,6 +15,7 @@ from monitor.policy import STACKS_S, decide
 from monitor.view import RankView, RunView, StacksView
 from smolplan.errors import ExitCode
 from smolplan.rundir import Heartbeat, Phase
+from smolplan.skipped import Skipped
 from smolplan.spec.monitor import MonitorSpec
 
 RUN = Run("r", Path("/nowhere"), "h", "active", "", None, True, 0.0, "", 1)
@@ -128,10 +129,20 @@ def test_the_pause_doubles_without_progress_and_a_crash_loop_ends() -> None:
     assert "3 attempts in a row" in decision.reason
 
 
-def test_non_finite_loss_is_tried_once_more_then_ends_the_run() -> None:
+def test_non_finite_loss_is_tried_once_more_then_rolled_back_then_ends_the_run() -> None:
     code = ExitCode.NON_FINITE_LOSS
-    assert action(view(ended(1, code, end=7))) == "restart"
-    assert action(view(ended(1, code, end=7), ended(2, code, start=7, end=7))) == "end_run"
+    first, second = ended(1, code, end=7), ended(2, code, start=7, end=7)
+    assert action(view(first)) == "restart"
+    decision = decide(view(first, second, checkpoints=(4, 6), batch_size=2), ())
+    assert decision.action == "roll_back" and decision.roll_back is not None
+    assert (decision.roll_back.from_step, decision.roll_back.attempt) == (4, 3)
+    assert decision.roll_back.skip == Skipped(((2 * 4, 2 * (4 + 200) - 1),))
+    # Decided, and its monitor was killed: the next one does the same, whatever it sees.
+    later = view(first, second, roll_backs=(decision.roll_back,))
+    assert decide(later, ()).roll_back == decision.roll_back
+    again = view(first, second, ended(3, code, start=7, end=7), roll_backs=(decision.roll_back,))
+    last = decide(again, ())
+    assert last.action == "end_run" and "other batches" in last.reason
 
 
 def test_a_stop_that_is_not_heeded_is_enforced_once_it_was_watched_for_long_enough() -> None:

@@ -31,7 +31,9 @@ def test_neighbours_in_the_text_are_not_neighbours_in_the_batch() -> None:
 def test_every_layout_draws_the_same_global_batch(world_size: int) -> None:
     loader = Loader(np.arange(10_000, dtype="<u2"), seq_len=16, seed=5)
     whole = loader.batch(range(8, 16))
-    shares = [loader.batch(rank_share(8, 8, rank, world_size)) for rank in range(world_size)]
+    shares = [
+        loader.batch(rank_share(range(8, 16), rank, world_size)) for rank in range(world_size)
+    ]
     assert np.array_equal(np.concatenate(shares), whole)
     assert sum(map(checksum, shares)) == checksum(whole)
 

@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Loader:
         start = sequence_at(position, self.sequences, self.seed) * self.seq_len
         return self.tokens[start : start + self.seq_len + 1].astype(np.int64)
 
-    def batch(self, positions: range) -> NDArray[np.int64]:
+    def batch(self, positions: Sequence[int]) -> NDArray[np.int64]:
         """int64 of shape (len(positions), seq_len + 1)."""
         return np.stack([self.sequence(position) for position in positions])
 
@@ -46,10 +47,10 @@ def checksum(batch: NDArray[np.int64]) -> int:
     return sum(zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in batch)
 
 
-def rank_share(position: int, global_batch: int, rank: int, world_size: int) -> range:
-    """Positions of the global batch beginning at `position` that a rank takes."""
-    share = global_batch // world_size
-    return range(position + rank * share, position + (rank + 1) * share)
+def rank_share(positions: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
+    """Those of a global batch's positions that a rank takes."""
+    share = len(positions) // world_size
+    return positions[rank * share : (rank + 1) * share]
 
 
 def open_loader(spec: RunSpec, dataset: Dataset) -> Loader:
