@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from monitor.notify.notifier import Held, Notifier
 from monitor.policy import Decision, decide, news
 from monitor.record import Record
 from monitor.view import Finding, RunView
+from smolplan.checkpoint_request import request_checkpoint
 from smolplan.errors import SmolplanError
 from smolplan.roll_back import write_roll_backs
 from smolplan.rundir import RunDir
@@ -234,6 +236,7 @@ class Daemon:
                 findings = (*findings, *_tell_findings(watch, view, findings))
         if not any(finding.kind == "hang" for finding in findings):
             watch.stacks = None
+        view = replace(view, history=watch.record.history)
         decision = decide(view, findings)
         if decision.action == "start" and run.stop_requested_at is None:
             waits_for = self._transfers.fetch_what_is_lost(watch.dir, watch.spec)
@@ -350,6 +353,8 @@ class Daemon:
                 self._adopt(view, watch, fence)
             case "ask_stacks":
                 watch.stacks = StackRequest(watch.dir, attempt.number, view.nodes, time.monotonic())
+            case "save":
+                request_checkpoint(watch.dir, "monitor", decision.reason)
             case "condemn":
                 self._store.move_attempt(attempt, "condemned", fence=fence, cause=decision.cause)
             case "end_attempt":

@@ -1,6 +1,7 @@
-"""From what is known of a run to what is to be done: a pure function, and the only one.
+"""From what is known of a run to what is to be done: a pure function, and the only one. Which
+finding asks for what is a table of its own (monitor/acts.py).
 
-docs/monitor.md holds the same as a table.
+docs/monitor.md holds both.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from launcher.outcome import describe_exit
 from launcher.slurm.record import TIME_LIMIT
 from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
-from monitor.detect.loss import SPIKE_STAYS
+from monitor.acts import first_for
 from monitor.detect.stuck import explained
 from monitor.roll_back import roll_back
 from monitor.view import Finding, FindingId, RunView
@@ -28,6 +29,7 @@ Action = Literal[
     "restart",
     "roll_back",
     "end_run",
+    "save",
 ]
 
 NO_CURE = {ExitCode.BAD_SPEC, ExitCode.DATA_EXHAUSTED}
@@ -142,9 +144,8 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
             exit_code=_exit_code(view),
             hosts=_killed_on(view, view.exit) | {h: k for f in broken for h, k in f.hosts.items()},
         )
-    critical = [finding for finding in findings if finding.severity == "critical"]
-    if critical:
-        first = critical[0]
+    first = first_for("end", findings, view)
+    if first is not None:
         if first.kind == "hang":
             stacks = view.stacks
             if stacks is None:
@@ -178,6 +179,9 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
     unseen = any(node.probes_failed for node in view.observed.nodes)
     if view.observed.alive is None and not unseen and silent_s > RESUBMIT_AFTER_S:
         return Decision("start", reason="its supervisor has not reported")
+    warning = first_for("save", findings, view)
+    if warning is not None and view.run.stop_requested_at is None:
+        return Decision("save", warning.summary, evidence=warning.evidence)
     return WAIT
 
 
@@ -185,15 +189,10 @@ def _spike_rolled_back(view: RunView, findings: tuple[Finding, ...]) -> RollBack
     """The roll-back that a running attempt is to end for."""
     if view.next_roll_back is not None:  # decided, and not carried out
         return view.next_roll_back
-    spike = next((finding for finding in findings if finding.kind == SPIKE_STAYS), None)
-    settings = view.settings
-    if spike is None or settings.on_loss_spike == "tell" or view.run.stop_requested_at is not None:
+    spike = first_for("roll_back", findings, view)
+    if spike is None or view.run.stop_requested_at is not None:
         return None
-    onset = int(spike.evidence["onset"])
-    at_limit = len(view.roll_backs) >= settings.roll_back_limit
-    if at_limit or any(one.onset_step == onset for one in view.roll_backs):
-        return None
-    return roll_back(view, onset, spike.summary)
+    return roll_back(view, int(spike.evidence["onset"]), spike.summary)
 
 
 def _told(view: RunView, content: dict[str, Any]) -> str:

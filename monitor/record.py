@@ -1,6 +1,7 @@
 """A run's own record, read as it grows and put through the detectors."""
 
 import logging
+import math
 
 from monitor.collect.evaluations import read_evaluations, steps_evaluated
 from monitor.collect.reference import read_reference
@@ -10,7 +11,7 @@ from monitor.detect.checkpoints import Checkpoints, EvaluationsLate
 from monitor.detect.evaluations import Evaluations
 from monitor.detect.series import RunSeries
 from monitor.detect.straggler import Stragglers
-from monitor.view import Finding, FindingId, RunView
+from monitor.view import Finding, FindingId, History, RunView
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
@@ -35,6 +36,7 @@ class Record:
         self._evaluations = self._reference()
         self.told: dict[FindingId, float] = {}
         """Findings on record that are not over, and when they were told."""
+        self._saved_at = self._asked_at = -math.inf
 
     def _reference(self) -> Evaluations | None:
         path = self._spec.monitor.reference
@@ -70,14 +72,27 @@ class Record:
             *(self._evaluations.findings if self._evaluations else ()),
         )
 
+    @property
+    def history(self) -> History:
+        """What of it the policy goes by; empty while it is still being read up."""
+        if self._metrics.behind or self._events.behind:
+            return History()
+        return History(dict(self.told), self._saved_at, self._asked_at)
+
     def _read_events(self) -> None:
         for event in self._events.read():
             self._checkpoints.event(event)
             key = str(event.get("finding", "")), str(event.get("key", ""))
-            if event.get("kind") == "finding":
-                self.told[key] = float(event.get("time", 0.0))
-            elif event.get("kind") == "finding_over":
-                self.told.pop(key, None)
+            at = float(event.get("time", 0.0))
+            match event.get("kind"):
+                case "finding":
+                    self.told[key] = at
+                case "finding_over":
+                    self.told.pop(key, None)
+                case "checkpoint_saved":
+                    self._saved_at = at
+                case "decision" if event.get("action") == "save":
+                    self._asked_at = at
 
     def _look_at_evaluations(self) -> None:
         evaluated = steps_evaluated(self._run)

@@ -1,5 +1,6 @@
 """What the monitor knows of a run at one moment: everything that a decision may depend on."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -55,6 +56,18 @@ class StacksView:
 
 
 @dataclass(frozen=True)
+class History:
+    """What the run's record tells of before. Times are seconds since the epoch."""
+
+    told: Mapping["FindingId", float] = field(default_factory=dict)
+    """Findings that were told of and are not over, and when."""
+    saved_at: float = -math.inf
+    """When the newest checkpoint was."""
+    asked_at: float = -math.inf
+    """When a monitor asked for one the last time."""
+
+
+@dataclass(frozen=True)
 class RunView:
     """One run, as seen at `now`."""
 
@@ -97,6 +110,9 @@ class RunView:
     """Steps of those in the run directory."""
     batch_size: int = 1
     """Sequences of a global batch."""
+
+    history: History = field(default_factory=History)
+    """Empty until the record is read up."""
 
     @property
     def attempt(self) -> Attempt:

@@ -151,6 +151,12 @@ class RunDir:
         """Present: the ranks save a checkpoint after the step at hand and end."""
         return self.path / "stop-requested"
 
+    @property
+    def checkpoint_request(self) -> Path:
+        """Present: the ranks save a checkpoint after the step at hand and go on
+        (smolplan/checkpoint_request.py)."""
+        return self.path / "checkpoint-requested"
+
     def yield_request(self, number: int) -> Path:
         """Present: the attempt's ranks do the same, since its time on the hosts is nearly over;
         the run goes on with the next attempt. Written by whoever knows of the time."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import loss_parallel
 
+from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
@@ -87,11 +88,17 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         asked = stop.is_set() or (
             world.rank == 0 and (run.stop_request.exists() or run.yield_request(attempt).exists())
         )
+        request = CheckpointRequest.read(run) if world.rank == 0 else None
         counted = float(world.leads)
         summed = world.sum(
-            [counted * loss / world.data_size, counted * checksum(batch), float(asked)]
+            [
+                counted * loss / world.data_size,
+                counted * checksum(batch),
+                float(asked),
+                float(request is not None),
+            ]
         )
-        global_loss, batch_checksum, stop_votes = summed[0], int(summed[1]), summed[2]
+        global_loss, batch_checksum, stop_votes, save_votes = summed
         if not (math.isfinite(global_loss) and math.isfinite(grad_norm)):
             batch_is = {"first_position": positions[0], "last_position": positions[-1]}
             report.event("non_finite_loss", step=step + 1, loss=repr(global_loss), **batch_is)
@@ -124,12 +131,15 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 mfu=efficiency.mfu(last_step_s),
                 memory_bytes=world.peak_memory_bytes(),
                 data_position=position,
-                batch_checksum=batch_checksum,
+                batch_checksum=int(batch_checksum),
             )
-        if stop_votes or step == spec.steps or step % spec.checkpoint.every_steps == 0:
+        due = step == spec.steps or step % spec.checkpoint.every_steps == 0
+        if due or stop_votes or save_votes:
             report.beat(step, "checkpointing", last_step_s)
             with stop.saving():
                 checkpoints.save(step, position, model, optimizer)
+            if request is not None:
+                report.answered(request, step)
             report.beat(step, "training", last_step_s)
         if stop_votes and step < spec.steps:
             report.event("stopped", step=step)

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit, storage_exit_code
 from smolplan.rundir import Heartbeat, Phase, RunDir, append_line, read_json, write_json
 from smolplan.spec import RunSpec
@@ -86,6 +87,16 @@ class Reporter:
                 self._run.record(kind, "trainer", attempt=self._attempt, **details)
             except OSError as error:
                 raise _unwritable(error, self._run) from None
+
+    def answered(self, request: CheckpointRequest, step: int) -> None:
+        """The checkpoint that was asked for is there. Killed between the two, the next attempt
+        answers once more."""
+        told = {"request": request.id, "by": request.by, "reason": request.reason}
+        self.event("checkpoint_on_request", step=step, **told)
+        try:
+            self._run.checkpoint_request.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(error, self._run) from None
 
     def ended(self, exit_code: ExitCode, cause: str) -> None:
         """Leave the named cause for the supervisor; at best, since the disk may be the cause."""

@@ -1,4 +1,4 @@
-"""smolplan launch, status, logs, stop, runs: a run's life as its user drives it."""
+"""smolplan launch, status, logs, checkpoint, stop, runs: a run's life as its user drives it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -316,6 +316,32 @@ def stop(
         print(f"{ended.id} is {ended.state}: {ended.reason}")
 
 
+def checkpoint(run: RunArgument = "latest", as_json: Json = False) -> None:
+    """Have a run save a checkpoint after the step at hand, and go on.
+
+    It comes back once the checkpoint is there.
+
+    Example: `smolplan checkpoint latest`
+    """
+    import json
+
+    from launcher import control
+    from launcher.save_now import save_now
+    from launcher.store import Store
+    from smolplan.cli.style import progress_line
+    from smolplan.spec import load_spec
+
+    store = Store()
+    found = control.settle(store, find_run(store, run))
+    limit_s = load_spec(control.run_folder(found).spec).monitor.checkpoint_timeout_s
+    with progress_line(f"{found.id} saves a checkpoint"):
+        step = save_now(store, found, limit_s)
+    if as_json:
+        print(json.dumps({"run": found.id, "step": step}))
+    else:
+        print(f"{found.id} has saved a checkpoint of step {step}")
+
+
 def runs(as_json: Json = False) -> None:
     """List all runs, newest last; those whose folder hangs only as they are on record.
 
@@ -351,5 +377,5 @@ def runs(as_json: Json = False) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the application."""
-    for command in (launch, status, logs, stop, runs):
+    for command in (launch, status, logs, checkpoint, stop, runs):
         app.command()(command)

@@ -58,6 +58,11 @@ class MonitorSpec(SpecPart):
         description="When the loss jumps and stays there: tell people, or go back to a checkpoint "
         "of before and skip the batches around it.",
     )
+    save_on_warning_every_s: Annotated[Seconds, ADDED_LATER] = Field(
+        default=600.0,
+        description="A warning that a host or GPU may be lost has a checkpoint saved, but no more "
+        "than one in this time.",
+    )
     # PaLM went back about 100 steps and skipped 200 to 500 batches, some 20 times in a run
     # (arXiv 2204.02311, section 5.1).
     skip_batches: Annotated[Count, ADDED_LATER] = Field(

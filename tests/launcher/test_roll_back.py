@@ -42,15 +42,15 @@ def test_a_batch_that_ruins_the_weights_is_skipped_from_a_checkpoint_of_before(
     settings = spec.monitor.model_copy(update={"skip_batches": 4})
     spec = spec.model_copy(update={"monitor": settings})
     calm = start(spec, store, tmp_path / "calm", monitored=False)
-    assert control.await_end(store, calm.id, 120).state == "finished"
+    assert control.await_end(store, calm.id, 240).state == "finished"
     # Python runs this file in every process that it starts.
     (tmp_path / "sitecustomize.py").write_text(POISON)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     run = start(spec, store, tmp_path / "runs", monitored=True)
     directory = RunDir(run.path)
-    wait_until(lambda: steps_done(run) >= 14)
+    wait_until(lambda: steps_done(run) >= 14, timeout_s=240)
     os.kill(directory.read_heartbeats()[1].pid, signal.SIGKILL)
-    assert control.await_end(store, run.id, 120).state == "finished"
+    assert control.await_end(store, run.id, 240).state == "finished"
 
     attempts = store.attempts(run.id)
     assert [a.exit_code for a in attempts[:2]] == [ExitCode.NON_FINITE_LOSS] * 2
@@ -80,7 +80,7 @@ def test_a_loss_that_is_never_finite_goes_back_once_and_then_asks_for_a_person(
     store: Store, data_cache: Path, tmp_path: Path
 ) -> None:
     run = start(make_spec(data_cache, rate=1e30), store, tmp_path, monitored=True)
-    run = control.await_end(store, run.id, 120)
+    run = control.await_end(store, run.id, 240)
     assert run.state == "failed"
     assert "with other batches" in run.reason
     codes = [a.exit_code for a in store.attempts(run.id)]
