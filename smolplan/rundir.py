@@ -230,8 +230,14 @@ class RunDir:
     def read_metrics(self) -> list[dict[str, Any]]:
         """Metrics by step, ascending. A step that was done again after a restart appears once,
         as the latest attempt did it; steps that a later attempt went back behind are superseded
-        only when that attempt reaches them."""
-        by_step = {line["step"]: line for line in read_lines(self.metrics) if "step" in line}
+        only when that attempt reaches them. What an attempt wrote after a newer one had written
+        does not count: it was paused in the middle of it."""
+        by_step: dict[int, dict[str, Any]] = {}
+        newest = 0
+        for line in read_lines(self.metrics):
+            attempt = line.get("attempt", newest)
+            if "step" in line and attempt >= newest:
+                newest, by_step[line["step"]] = attempt, line
         return [by_step[step] for step in sorted(by_step)]
 
 

@@ -173,8 +173,8 @@ class Checkpoints:
         try:
             files = self._write_shards(staging, model, optimizer)
             if self._world.rank == 0:
-                fenced(self._run, self._attempt)
                 self._report.sync_metrics()
+                fenced(self._run, self._attempt)
                 manifest = Manifest(
                     step=step,
                     data_position=data_position,
@@ -239,6 +239,7 @@ class Checkpoints:
 
     def _publish(self, staging: Path, manifest: Manifest) -> None:
         write_text(staging / MANIFEST, dump(manifest))
+        fenced(self._run, self._attempt)  # the disk may have taken its time
         final = self._run.checkpoint(manifest.step)
         if final.exists():
             # Left by an earlier attempt, and not whole, or this step would not be done again.

@@ -19,7 +19,7 @@ from trainer.data.loader import checksum, open_loader, rank_share
 from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
 from trainer.parallel import distribute, join, shard_of
-from trainer.report import Efficiency, Reporter, fenced
+from trainer.report import Efficiency, Reporter
 from trainer.schedule import learning_rate
 from trainer.signals import StopFlag
 
@@ -70,8 +70,6 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     report.beat(step, "training")
     while step < spec.steps:
         began = time.perf_counter()
-        if world.rank == 0:
-            fenced(run, attempt)
         positions = skipped.take(position, batch_size)
         batch = loader.batch(rank_share(positions, world.data_rank, world.data_size))
         data_wait_s = time.perf_counter() - began

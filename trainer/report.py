@@ -21,7 +21,9 @@ NARRATE_S = 10.0
 
 class Reporter:
     """Writes a rank's part of the run directory. Raises NamedExit RUN_FOLDER_UNWRITABLE or
-    CHECKPOINT_STORAGE_LOST where it cannot: a run that nobody can see must not go on."""
+    CHECKPOINT_STORAGE_LOST where it cannot: a run that nobody can see must not go on; and rank 0
+    FENCED once a newer attempt has begun, however long this one was paused: it looks just before
+    it writes, since the others write nothing that counts without it."""
 
     def __init__(self, run: RunDir, attempt: int, rank: int) -> None:
         self._run, self._attempt, self._rank = run, attempt, rank
@@ -44,13 +46,19 @@ class Reporter:
             # Writing on would make the folder anew, with nothing in it to go on from.
             gone = f"the run folder {self._run} is gone"
             raise NamedExit(ExitCode.RUN_FOLDER_UNWRITABLE, gone)
+        self._fenced()
         try:
             self._run.write_heartbeat(beat)
         except OSError as error:
             raise _unwritable(error, self._run) from None
 
+    def _fenced(self) -> None:
+        if self._rank == 0:
+            fenced(self._run, self._attempt)
+
     def metrics(self, **line: Any) -> None:
         self._narrate(line)
+        self._fenced()
         try:
             append_line(self._run.metrics, {**line, "attempt": self._attempt, "time": time.time()})
         except OSError as error:
@@ -83,6 +91,7 @@ class Reporter:
         if self._rank == 0:
             told = ", ".join(f"{name} {value}" for name, value in details.items())
             log.info("%s: %s", kind.replace("_", " "), told)
+            self._fenced()
             try:
                 self._run.record(kind, "trainer", attempt=self._attempt, **details)
             except OSError as error:

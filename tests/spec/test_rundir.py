@@ -32,6 +32,13 @@ def test_a_step_done_again_appears_once_as_the_latest_attempt_did_it(tmp_path: P
     assert [(m["step"], m["attempt"]) for m in run.read_metrics()] == [(1, 1), (2, 2), (3, 2)]
 
 
+def test_a_step_that_an_old_attempt_was_paused_in_does_not_count(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for step, attempt in ((1, 1), (2, 2), (3, 2), (2, 1), (4, 2)):
+        append_line(run.metrics, {"step": step, "attempt": attempt})
+    assert [line["attempt"] for line in run.read_metrics()] == [1, 2, 2, 2]
+
+
 def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     target.mkdir()
