@@ -317,7 +317,8 @@ def main() -> int:
     console.print(
         f"{result.steps} steps compared with the undisturbed run: {len(result.missing)} missing, "
         f"{len(result.different)} different; {result.redone} steps done again, "
-        f"{len(result.redone_differently)} of them differently; "
+        f"{len(result.redone_differently)} of them differently; {len(result.wrong_data)} on data "
+        f"that was not due; "
         f"{len(rejected)} damaged checkpoints rejected"
     )
     if not injected:

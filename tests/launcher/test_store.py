@@ -1,13 +1,17 @@
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from launcher.host_faults import offenders
 from launcher.store import Attempt, LostLease, Run, Store
-from smolplan.errors import UserError
+from smolplan.errors import SmolplanError, UserError
+from smolplan.roll_back import RollBack, read_roll_backs, write_roll_backs
+from smolplan.rundir import RunDir
+from smolplan.skipped import Skipped
 
 
 def alive(holder: str) -> bool:
@@ -118,6 +122,31 @@ def test_of_many_daemons_that_start_the_next_attempt_exactly_one_does(
     for thread in threads:
         thread.join()
     assert len(won) == 1
+
+
+def test_a_roll_back_is_decided_once_and_waits_for_the_attempt_that_is_the_next(
+    store: Store, run: tuple[Run, Attempt], tmp_path: Path
+) -> None:
+    fence = store.acquire("r", "a", 60, alive)
+    assert fence is not None
+    decided = RollBack(2, 100, 90, Skipped(((360, 439),)), "why")
+    store.add_roll_back("r", decided, fence=fence)
+    store.add_roll_back("r", replace(decided, from_step=1), fence=fence)
+    assert store.roll_backs("r") == (decided,)
+    with pytest.raises(LostLease):
+        store.add_roll_back("r", replace(decided, attempt=3), fence=fence - 1)
+    # A scheduler was quicker at starting attempt 2, which knows nothing of it.
+    assert store.adopt_attempt(run[1], "token", "preempted", fence=fence, step=5)
+    (moved,) = store.roll_backs("r")
+    assert moved == replace(decided, attempt=3)
+    directory = RunDir(tmp_path / "dir")
+    directory.path.mkdir()
+    write_roll_backs(directory, store.roll_backs("r"))
+    assert read_roll_backs(directory, 3) == read_roll_backs(directory, 4) == (moved,)
+    assert read_roll_backs(directory, 2) == ()
+    directory.resume(3).write_text("{}")
+    with pytest.raises(SmolplanError, match="does not tell from where"):
+        read_roll_backs(directory, 4)
 
 
 def test_a_daemon_does_not_end_for_idleness_while_a_run_is_active(

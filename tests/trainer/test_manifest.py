@@ -5,9 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from smolplan.roll_back import RollBack
 from smolplan.rundir import RunDir
+from smolplan.skipped import Skipped
+from tests.trainer import checkpoints
 from trainer.data.dataset import file_sha256
-from trainer.manifest import MANIFEST, Manifest, clear_partial, dump, prune, read_manifest, verify
+from trainer.manifest import (
+    MANIFEST,
+    Manifest,
+    clear_partial,
+    dump,
+    parse_manifest,
+    prune,
+    put_superseded_aside,
+    read_manifest,
+    steps_present,
+    verify,
+)
 
 
 def make_checkpoint(run: RunDir, step: int, name: str | None = None) -> Path:
@@ -80,6 +94,32 @@ def test_what_is_older_than_the_kept_whole_ones_goes_damaged_or_not(run: RunDir)
     # 8 is damaged, so not among those known to be whole.
     assert prune(run, 2, {4, 12, 16}) == [4, 8]
     assert names(run) == {"step-12", "step-16", "rejected-14.attempt-2"}
+
+
+def test_what_a_roll_back_went_behind_is_put_aside_whole_however_often_it_is_cut_short(
+    run: RunDir,
+) -> None:
+    for step, by in ((4, 1), (8, 1), (12, 2), (16, 3)):
+        checkpoints.make_checkpoint(run, step, by=by)
+    before = checkpoints.contents(run.checkpoint(8))
+    back = [RollBack(3, 7, 6, Skipped(), "why")]
+    # The first try was killed after one of two.
+    run.checkpoint(12).rename(run.checkpoints / "superseded-12.attempt-2")
+    assert put_superseded_aside(run, back) == [8] and put_superseded_aside(run, back) == []
+    assert steps_present(run) == [16, 4]  # 16 is of the attempt that went back
+    assert checkpoints.contents(run.checkpoints / "superseded-8.attempt-1") == before
+    assert prune(run, 2, {4, 16}) == []
+    assert prune(run, 1, {4, 16}) == [4] and names(run) == {"step-16"}
+
+
+def test_a_manifest_holds_what_is_skipped_and_one_of_before_still_counts(run: RunDir) -> None:
+    skipping = Manifest(8, 48, 1024, "spec", "data", 2, 3, 0.1, {}, [[16, 31]])
+    assert parse_manifest(dump(skipping), "step-8") == skipping
+    altered = dump(skipping).replace("31", "32")
+    with pytest.raises(ValueError, match="checksum"):
+        parse_manifest(altered, "step-8")
+    plain = Manifest(8, 32, 1024, "spec", "data", 2, 3, 0.1, {})
+    assert "skipped" not in dump(plain) and parse_manifest(dump(plain), "step-8") == plain
 
 
 def test_nothing_goes_before_there_are_enough_whole_ones(run: RunDir) -> None:

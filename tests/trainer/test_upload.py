@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from smolplan.errors import UserError
+from smolplan.roll_back import RollBack, write_roll_backs
 from smolplan.rundir import RunDir
+from smolplan.skipped import Skipped
 from smolplan.spec import load_spec
 from smolplan.uploads import Uploads, kept_for_upload, lost_here, store_folder
 from tests.trainer.checkpoints import contents, make_checkpoint, make_run
@@ -152,6 +154,17 @@ def test_a_lost_checkpoint_is_fetched_and_equals_the_one_that_was_sent(
     assert restore(run, ObjectStore(store_folder(store, run))).step == 8
     assert contents(run.checkpoint(8)) == sent and lost_here(run, store) is None
     assert [p.name for p in run.checkpoints.iterdir()] == ["step-8"]
+
+
+def test_what_a_roll_back_went_behind_is_not_fetched(run: RunDir, store: str) -> None:
+    for step in (4, 8):
+        make_checkpoint(run, step)
+    upload(run)
+    shutil.rmtree(run.checkpoints)
+    write_roll_backs(run, [RollBack(2, 7, 6, Skipped(), "why")])
+    assert restore(run, ObjectStore(store_folder(store, run))).step == 4
+    with pytest.raises(UserError, match="cannot be taken: the run was rolled back behind it"):
+        restore(run, ObjectStore(store_folder(store, run)), 8)
 
 
 def test_a_flipped_byte_in_the_store_is_refused_and_named_and_the_one_before_taken(
