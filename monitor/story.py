@@ -190,6 +190,8 @@ class StoryReader:
                 if told.decided_at is None:
                     told.decided_at = event["time"]
                     told.decided = f"{event['action']}: {event.get('reason', '')}".replace("_", " ")
+            case "decision" if event.get("action") == "roll_back":  # more than a restart
+                told.decided = f"roll back: {event.get('reason', '')}"
             case "host_left_out":
                 told.hosts.append(str(event.get("host", "")))
             case "stop_requested" | "killed":
