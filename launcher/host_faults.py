@@ -12,7 +12,7 @@ is a choice of ours."""
 OFTEN_WITHIN_S = 28 * 86_400.0
 
 
-SUSPICIONS = frozenset({"killed", "gone"})
+SUSPICIONS = frozenset({"killed", "gone", "differs"})
 """Kinds of fault that may not have been the host's, and that no single check stands for."""
 
 
@@ -22,8 +22,9 @@ class HostFault:
 
     host: str
     kind: str
-    """unreachable, killed (a rank was ended by a signal), gone (its supervisor vanished), what a
-    scheduler says of it, or the name of the preflight check that failed, as area.what."""
+    """unreachable, killed (a rank was ended by a signal), gone (its supervisor vanished), differs
+    (a rank held other numbers than its peers), what a scheduler says of it, or the name of the
+    preflight check that failed, as area.what."""
     detail: str
     serials: tuple[str, ...]
     """Of the host's GPUs: they keep their record when they are moved to another host."""

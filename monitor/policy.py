@@ -13,6 +13,7 @@ from launcher.outcome import describe_exit
 from launcher.slurm.record import TIME_LIMIT
 from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
 from monitor.acts import first_for
+from monitor.detect import replicas
 from monitor.detect.stuck import explained
 from monitor.roll_back import roll_back
 from monitor.view import Finding, FindingId, RunView
@@ -135,7 +136,9 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
     if seen.ended:
         return Decision("condemn", seen.ended, cause=seen.ended, hosts=seen.blamed)
     if view.exit is not None:
-        broken = [finding for finding in view.host_findings if finding.severity == "critical"]
+        # A finding that tells more than the exit does; of a hang, say, it is no cause.
+        told = (f for f in findings if f in view.host_findings or f.kind == replicas.KIND)
+        broken = [finding for finding in told if finding.severity == "critical"]
         # What ended well was not ended by them.
         at_fault = [] if _exit_code(view) in (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST) else broken
         return Decision(

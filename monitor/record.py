@@ -2,13 +2,16 @@
 
 import logging
 import math
+from typing import Any
 
 from monitor.collect.evaluations import read_evaluations, steps_evaluated
 from monitor.collect.reference import read_reference
 from monitor.collect.rows import row_of_metrics
 from monitor.collect.tail import Tail
+from monitor.detect import replicas
 from monitor.detect.checkpoints import Checkpoints, EvaluationsLate
 from monitor.detect.evaluations import Evaluations
+from monitor.detect.replicas import replicas_differ
 from monitor.detect.series import RunSeries
 from monitor.detect.straggler import Stragglers
 from monitor.view import Finding, FindingId, History, RunView
@@ -37,6 +40,8 @@ class Record:
         self.told: dict[FindingId, float] = {}
         """Findings on record that are not over, and when they were told."""
         self._saved_at = self._asked_at = -math.inf
+        self._differs: dict[str, Any] = {}
+        """The last event of ranks that differ."""
 
     def _reference(self) -> Evaluations | None:
         path = self._spec.monitor.reference
@@ -70,7 +75,14 @@ class Record:
             *self._late.findings,
             *self._stragglers.findings,
             *(self._evaluations.findings if self._evaluations else ()),
+            *self._of_replicas(view),
         )
+
+    def _of_replicas(self, view: RunView) -> tuple[Finding, ...]:
+        """What an attempt before differed in is gone with it."""
+        if self._differs.get("attempt") != view.attempt.number:
+            return ()
+        return (replicas_differ(self._differs, view),)
 
     @property
     def history(self) -> History:
@@ -89,6 +101,8 @@ class Record:
                     self.told[key] = at
                 case "finding_over":
                     self.told.pop(key, None)
+                case replicas.KIND:
+                    self._differs = event
                 case "checkpoint_saved":
                     self._saved_at = at
                 case "decision" if event.get("action") == "save":

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     FENCED = 69
     RUN_FOLDER_UNWRITABLE = 70
     NODE_UNFIT = 71
+    REPLICAS_DIFFER = 72
 
 
 class SmolplanError(Exception):

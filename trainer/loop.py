@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from trainer.data.loader import checksum, open_loader, rank_share
 from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
 from trainer.parallel import distribute, join, shard_of
+from trainer.replicas import CHECK_EVERY_STEPS, difference, digests
 from trainer.report import Efficiency, Reporter
 from trainer.schedule import learning_rate
 from trainer.signals import StopFlag
@@ -132,7 +134,16 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 batch_checksum=int(batch_checksum),
             )
         due = step == spec.steps or step % spec.checkpoint.every_steps == 0
-        if due or stop_votes or save_votes:
+        saves = due or stop_votes or save_votes
+        if saves or step % CHECK_EVERY_STEPS == 0:
+            odd = difference(world.gather(digests(model, optimizer, step, position)))
+            if odd is not None:
+                report.event("replicas_differ", step=step, **asdict(odd))
+                raise NamedExit(
+                    ExitCode.REPLICAS_DIFFER,
+                    f"step {step}: ranks {', '.join(map(str, odd.ranks))} differ in {odd.what}",
+                )
+        if saves:
             report.beat(step, "checkpointing", last_step_s)
             with stop.saving():
                 checkpoints.save(step, position, model, optimizer)
