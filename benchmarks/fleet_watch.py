@@ -26,6 +26,7 @@ from benchmarks.fleet import GPUS, FleetBackend, FleetWriter, give_orders, read_
 from benchmarks.peers.document import markdown_table, write_section
 from launcher.store import Run, Store
 from monitor.daemon import Daemon, Watch
+from monitor.service import collect_rarely
 from monitor.web.server import start_server
 from smolplan.rundir import RunDir, read_heartbeat
 from smolplan.spec import dump_spec, parse_spec
@@ -175,6 +176,7 @@ def watched(
     run: RunDir, state: Path, hosts: int, step_s: float, seconds: float, others: set[int]
 ) -> tuple[str, bool]:
     """The table, and whether each deadline was held."""
+    collect_rarely()
     daemon, thread = started(state, hosts)
     try:
         wait_until(lambda: read_orders(run).attempt > 0, "the first attempt")

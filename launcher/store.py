@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -517,12 +517,13 @@ class Store:
                 (host, kind, detail, serials, run_id, attempt, time.time()),
             )
 
-    def know_gpus(self, host: str, serials: Iterable[str]) -> None:
-        """Which GPUs a host has now, so that its faults stay with them when they are moved."""
+    def know_gpus(self, serials: Mapping[str, Iterable[str]]) -> None:
+        """Host → which GPUs it has now, so that its faults stay with them when they are moved."""
+        now = time.time()
         with self._transaction() as db:
-            db.execute(
+            db.executemany(
                 "INSERT OR REPLACE INTO host_gpus VALUES (?, ?, ?)",
-                (host, " ".join(sorted(serials)), time.time()),
+                [(host, " ".join(sorted(gpus)), now) for host, gpus in serials.items()],
             )
 
     def gpus_of_hosts(self) -> dict[str, tuple[str, ...]]:

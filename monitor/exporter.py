@@ -22,7 +22,7 @@ from launcher.outcome import cause_kind
 from monitor import catalog
 from monitor.collect.event_facts import EventFacts
 from monitor.collect.goodput_meter import GoodputMeter
-from monitor.collect.host_sample import GpuSample, HostSample, read_host_samples
+from monitor.collect.host_sample import GpuSample, HostSample
 from monitor.detect.hang import hang_limit_s
 from monitor.notify.notifier import Notifier
 from monitor.view import RunView
@@ -85,6 +85,8 @@ class RunCollector(Collector):
                 facts = self._facts.setdefault(run_id, EventFacts(watch.dir))
                 _of_view(readings, watch.view)
                 _of_folder(readings, run_id, watch.dir)
+                for sample in watch.hosts.samples if watch.hosts else ():
+                    _of_host(readings, run_id, sample)
                 with suppress(OSError):  # smolplan_run_unseen tells
                     facts.look()
                 _of_events(readings, run_id, facts)
@@ -104,7 +106,7 @@ def _of_view(readings: Readings, view: RunView) -> None:
     readings.add("smolplan_run_waiting", [run], bool(view.observed.waiting))
     for rank in view.ranks.values():
         readings.add("smolplan_rank_idle_seconds", [run, rank.rank], rank.idle_s)
-        limit_s = hang_limit_s(view, rank)
+        limit_s = hang_limit_s(view, rank.phase)
         readings.add("smolplan_rank_idle_limit_seconds", [run, rank.rank], limit_s)
     causes = Counter(cause_kind(attempt.exit_code) for attempt in view.attempts[:-1])
     for cause, count in causes.items():
@@ -122,8 +124,6 @@ def _of_folder(readings: Readings, run: str, folder: RunDir) -> None:
         space = os.statvfs(folder.path)
         free = space.f_bavail * space.f_frsize
         readings.add("smolplan_run_storage_free_bytes", [run], free)
-    for sample in read_host_samples(folder):
-        _of_host(readings, run, sample)
 
 
 def _of_host(readings: Readings, run: str, sample: HostSample) -> None:

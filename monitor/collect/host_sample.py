@@ -175,7 +175,7 @@ def read_host_samples(run: RunDir) -> list[HostSample]:
     return sorted((sample for sample in found if sample), key=lambda sample: sample.node)
 
 
-def read_host_sample(path: Path) -> HostSample | None:
+def read_host_sample(path: Path | str) -> HostSample | None:
     """None if it is missing, or not what it should be."""
     content = read_json(path)
     if content is None:
@@ -191,7 +191,7 @@ def read_host_sample(path: Path) -> HostSample | None:
         sample: HostSample = _made(HostSample, {**content, **parts})
     except (TypeError, AttributeError):
         return None
-    return sample if path.name == f"host-{sample.node}.json" else None
+    return sample if str(path).endswith(f"/host-{sample.node}.json") else None
 
 
 def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
