@@ -137,13 +137,17 @@ def _first(before: HostSample | None, sample: HostSample) -> HostSample:
     """`before`, with what it lacks: a sampler tells at once, and of GPUs once NVML has answered."""
     if before is None:
         return sample
-    gpus = {gpu.uuid for gpu in before.gpus}
-    names = {interface.name for interface in before.interfaces}
+    known = {gpu.uuid for gpu in before.gpus}
+    gpus = [gpu for gpu in sample.gpus if gpu.uuid not in known]
+    known = {interface.name for interface in before.interfaces}
+    interfaces = [one for one in sample.interfaces if one.name not in known]
+    if not gpus and not interfaces and before.oom_kills is not None:
+        return before
     return replace(
         before,
         oom_kills=sample.oom_kills if before.oom_kills is None else before.oom_kills,
-        gpus=(*before.gpus, *(gpu for gpu in sample.gpus if gpu.uuid not in gpus)),
-        interfaces=(*before.interfaces, *(i for i in sample.interfaces if i.name not in names)),
+        gpus=(*before.gpus, *gpus),
+        interfaces=(*before.interfaces, *interfaces),
     )
 
 

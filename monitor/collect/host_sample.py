@@ -196,7 +196,8 @@ def read_host_sample(path: Path | str) -> HostSample | None:
 
 def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
     """Fields that a newer writer has and we do not know are left out. Raises TypeError."""
-    known = _NAMES[kind]
-    if content.keys() <= known:
+    try:
         return kind(**content)
-    return kind(**{name: value for name, value in content.items() if name in known})
+    except TypeError:
+        known = _NAMES[kind]
+        return kind(**{name: value for name, value in content.items() if name in known})
