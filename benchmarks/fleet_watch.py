@@ -69,14 +69,16 @@ class MeasuredDaemon(Daemon):
             self.cpu_s.append(time.thread_time() - cpu_s)
 
 
-def make_run(store: Store, folder: Path, hosts: int, monitor: str = "{}") -> RunDir:
+def make_run(
+    store: Store, folder: Path, hosts: int, monitor: str = "{}", *, name: str = "fleet"
+) -> RunDir:
     """`monitor`: that part of the spec."""
     folder.mkdir()
     (folder / "heartbeat").mkdir()
     text = SPEC.format(folder=folder, hosts=hosts, ranks=hosts * GPUS, monitor=monitor)
     spec = parse_spec(text, where=COMMAND)
     (folder / "spec.yaml").write_text(dump_spec(spec))
-    store.add_run("fleet", folder, spec.content_hash(), monitored=True)
+    store.add_run(name, folder, spec.content_hash(), monitored=True)
     return RunDir(folder)
 
 

@@ -12,6 +12,7 @@ processes) may then be done by anyone, again and again, without harm.
 
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -181,7 +182,7 @@ def state_folder() -> Path:
 
 
 class Store:
-    """Open for one process; every method is one transaction. Not shared between threads."""
+    """Open for one process, whose threads may share it; every method is one transaction."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """Raises UserError if the state folder cannot be written."""
@@ -190,8 +191,13 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
-                self.folder / "runs.sqlite", timeout=30.0, isolation_level=None
+                self.folder / "runs.sqlite",
+                timeout=30.0,
+                isolation_level=None,
+                check_same_thread=False,
             )
+            self._lock = threading.RLock()
+            """Held by the thread whose transaction it is."""
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -214,6 +220,10 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Raises StoreUnusable where the file is damaged, its disk full, or others hold it."""
+        with self._lock:
+            yield from self._locked_transaction()
+
+    def _locked_transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             # IMMEDIATE takes the write lock before the first read, so that what is checked
             # inside still holds when it is acted upon.
@@ -234,7 +244,8 @@ class Store:
     def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """Raises StoreUnusable."""
         try:
-            return self._db.execute(query, values).fetchall()
+            with self._lock:
+                return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
