@@ -34,6 +34,10 @@ LAUNCHER_S = 5.0
 RunState = Literal["active", "finished", "stopped", "failed"]
 AttemptState = Literal["planned", "running", "condemned", "ended"]
 
+SCHEMA_VERSION = 1
+"""Of what _SCHEMA describes; PRAGMA user_version. 0: from before it was counted, which lacks tables
+at most. A change of a table's columns counts it up, and has its ALTER TABLE in Store._migrate."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY,
@@ -201,7 +205,7 @@ class Store:
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            self._migrate()
         except (OSError, sqlite3.OperationalError) as error:
             raise UserError(
                 f"cannot keep the record of runs: {error}",
@@ -210,6 +214,21 @@ class Store:
             ) from None
         except sqlite3.DatabaseError as error:
             raise self._unusable(error) from None
+
+    def _migrate(self) -> None:
+        """Bring the tables to this version. Raises UserError for those of a newer one."""
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            self._db.close()
+            raise UserError(
+                f"the record of runs was written by a newer smolplan (version {version} of its "
+                f"tables; this one knows {SCHEMA_VERSION})",
+                where=str(self.folder / "runs.sqlite"),
+                remedy="Use that smolplan here too, or set SMOLPLAN_STATE to another folder.",
+            )
+        self._db.executescript(_SCHEMA)
+        if version < SCHEMA_VERSION:
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         self._db.close()

@@ -20,6 +20,7 @@ from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from launcher.uploads import Transfers
+from monitor import service_manager
 from monitor.aside import Aside
 from monitor.collect.beats import HeartbeatReader
 from monitor.collect.goodput_meter import GoodputMeter
@@ -130,8 +131,10 @@ class Daemon:
                     # done, and it may well come back.
                     log.error("%s", error)
                     self.stopping.wait(STORE_RETRY_S)
+                service_manager.tell("WATCHDOG=1")
                 self.stopping.wait(self._nap_s())
         finally:
+            service_manager.tell("STOPPING=1")
             self.notifier.close()
             with suppress(StoreUnusable):
                 self._store.unregister_daemon(self.holder, only_if_idle=False)

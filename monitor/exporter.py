@@ -24,7 +24,7 @@ from monitor import catalog
 from monitor.aside import Aside
 from monitor.collect.event_facts import EventFacts
 from monitor.collect.goodput_meter import GoodputMeter
-from monitor.collect.host_sample import GpuSample, HostSample
+from monitor.collect.host_sample import GpuSample, HostSample, read_host_samples
 from monitor.detect.hang import hang_limit_s
 from monitor.notify.notifier import Notifier
 from monitor.view import RunView
@@ -101,14 +101,12 @@ class RunCollector(Collector):
                 self._aside.start(run_id, partial(self._read_folder, run_id, watch.dir))
             self._aside.wait(watches, PATIENCE_S)
             for run_id, watch in watches.items():
-                view, hosts = watch.view, watch.hosts.samples if watch.hosts else []
+                view = watch.view
                 hung = self._aside.busy_s(run_id) > 0 or run_id in self._daemon.hung
                 readings.add("smolplan_run_unseen", [run_id], hung or bool(view and view.blind))
                 if view is not None:
                     _of_view(readings, view)
                     _of_goodput(readings, run_id, watch.goodput)
-                for sample in hosts if len(hosts) <= MOST_HOSTS else ():
-                    _of_host(readings, run_id, sample)
                 if not hung:
                     readings.join(self._folders[run_id])
             _of_notifier(readings, self._daemon.notifier)
@@ -119,6 +117,8 @@ class RunCollector(Collector):
         readings = Readings()
         facts = self._facts.setdefault(run_id, EventFacts(folder))
         _of_folder(readings, run_id, folder)
+        for sample in read_host_samples(folder, most=MOST_HOSTS):
+            _of_host(readings, run_id, sample)
         with suppress(OSError):  # smolplan_run_unseen tells
             facts.look()
         _of_events(readings, run_id, facts)

@@ -39,11 +39,6 @@ class HostWatch:
         self._persistence = Persistence()
         self._serials: dict[str, frozenset[str]] = {}
 
-    @property
-    def samples(self) -> list[HostSample]:
-        """The last of each host that has one."""
-        return [host.sample for host in self._hosts.values() if host.sample]
-
     def look(self, placement: Placement | None, now_s: float, store: Store) -> tuple[Finding, ...]:
         """What is wrong with the hosts. The store is told of the GPUs that each has."""
         for node, name in enumerate(placement.hosts if placement else ()):

@@ -5,6 +5,7 @@ None, and is then not exported.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -169,9 +170,11 @@ def write_host_sample(run: RunDir, sample: HostSample) -> None:
     write_text(sample_path(run, sample.node), json.dumps(asdict(sample)) + "\n", durable=False)
 
 
-def read_host_samples(run: RunDir) -> list[HostSample]:
-    """The last sample of every host that has one, by node; one that cannot be read is left out."""
-    found = [read_host_sample(path) for path in (run.path / "heartbeat").glob("host-*.json")]
+def read_host_samples(run: RunDir, *, most: float = math.inf) -> list[HostSample]:
+    """The last sample of every host that has one, by node; one that cannot be read is left out.
+    None of more than `most` hosts."""
+    paths = list((run.path / "heartbeat").glob("host-*.json"))
+    found = [read_host_sample(path) for path in paths] if len(paths) <= most else []
     return sorted((sample for sample in found if sample), key=lambda sample: sample.node)
 
 
