@@ -218,6 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hosts", type=int, default=4, help="of 8 GPUs each; 4 at least")
     parser.add_argument("--write", type=Path, help="document whose section is written anew")
     options = parser.parse_args(arguments)
+    if options.days < 2:
+        parser.error("--days: 2 at least, to be compared with the first")
     began_s = time.perf_counter()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         week, run = watch_days(Path(folder), options.days, options.hosts)
