@@ -55,7 +55,7 @@ class HostWatch:
             self._serials |= new_serials
         hosts = self._hosts.values()
         own = (symptom for host in hosts for symptom in host.symptoms)
-        shared = symptoms_of_all([host.view(now_s) for host in hosts])
+        shared = symptoms_of_all([host.view() for host in hosts])
         return self._persistence.look(chain(own, shared), now_s)
 
     def _read(self, now_s: float) -> list["_Host"]:
@@ -76,7 +76,7 @@ class _Host:
     def __init__(self, name: str, node: int, ranks: int, path: str, now_s: float) -> None:
         """`path`: of its samples."""
         self.name, self._node, self._ranks, self._path = name, node, ranks, path
-        self._changed_at_s = now_s
+        self._changed_at_s = self._looked_at_s = now_s
         self._written_ns = 0
         self._first: HostSample | None = None
         self.sample: HostSample | None = None
@@ -93,6 +93,7 @@ class _Host:
 
     def look(self, attempt: int, now_s: float) -> bool:
         """Whether there was a new sample."""
+        self._looked_at_s = now_s
         try:
             written_ns = os.stat(self._path).st_mtime_ns  # noqa: PTH116
         except OSError:
@@ -110,17 +111,18 @@ class _Host:
             tracker = self._trackers.setdefault(key, TrendTracker())
             if trend := tracker.look(sample.time, value):
                 self._trends[key] = trend
-        self.symptoms = symptoms_of(self.view(now_s))
+        self.symptoms = symptoms_of(self.view())
         return True
 
-    def view(self, now_s: float) -> HostView:
+    def view(self) -> HostView:
         """Good for this look."""
         return HostView(
             node=self._node,
             host=self.name,
             ranks=self._ranks,
             sample=self.sample,
-            age_s=now_s - self._changed_at_s,
+            # One whose turn has not come is not thereby silent.
+            age_s=self._looked_at_s - self._changed_at_s,
             first=self._first,
             # A sample is seen some time after it was written, never before.
             clock_ahead_s=max(self._ahead) if len(self._ahead) == DELAYS else None,
