@@ -162,7 +162,10 @@ class FleetWriter:
         self._orders = Orders()
         self._step = 0
         self._next_step_s = self._looked_s = time.monotonic()
-        self._samples: list[tuple[str, str]] = []
+        self._samples: list[tuple[str, str, str]] = []
+        """Of each host: its file, and what stands before and after the time."""
+        self._beats: list[tuple[str, str, str]] = []
+        """Of each rank: its file, and what stands before and after what changes."""
         self._others_wait = False
 
     def go(self) -> None:
@@ -188,11 +191,17 @@ class FleetWriter:
     def _begin(self, attempt: int) -> None:
         self._others_wait = False
         self._looked_s = time.monotonic() - SAMPLE_S
-        self._samples = []
+        self._samples, self._beats = [], []
         for node in range(self._hosts):
             text = json.dumps(asdict(host_sample(node, attempt)))
             before, _, after = text.partition('"time": 0.0')
-            self._samples.append((before + '"time": ', after))
+            path = str(sample_path(self._run, node))
+            self._samples.append((path, before + '"time": ', after))
+        for rank in range(self._hosts * GPUS):
+            beat = _beat(attempt, rank, self._step_s)
+            before, _, after = json.dumps(asdict(beat)).partition('"step": 0')
+            after = after.replace('"wall_time": 0.0, "monotonic_s": 0.0, ', "")
+            self._beats.append((str(self._run.heartbeat(rank)), before, after))
 
     def _write_samples(self, now_s: float) -> None:
         """Host I writes at I / hosts of each second: their clocks are not in step."""
@@ -202,11 +211,10 @@ class FleetWriter:
             node = place % self._hosts
             if node == self._orders.dead_host:
                 continue
-            path = sample_path(self._run, node)
             if node == self._orders.xid_host:
-                _replace(path, json.dumps(asdict(self._broken(node))))
+                _replace(str(sample_path(self._run, node)), json.dumps(asdict(self._broken(node))))
             else:
-                before, after = self._samples[node]
+                path, before, after = self._samples[node]
                 _replace(path, f"{before}{time.time()}{after}")
 
     def _broken(self, node: int) -> HostSample:
@@ -216,26 +224,33 @@ class FleetWriter:
         return replace(sample, time=now, kernel=(KernelLine("xid", now, line),))
 
     def _write_beats(self) -> None:
-        for rank in range(self._hosts * GPUS):
+        now = f'"wall_time": {time.time()}, "monotonic_s": {time.monotonic()}, '
+        for rank, (path, before, after) in enumerate(self._beats):
             if rank == self._orders.stopped_rank or rank // GPUS == self._orders.dead_host:
                 continue
-            beat = Heartbeat(
-                attempt=self._orders.attempt,
-                rank=rank,
-                host=f"node{rank // GPUS}",
-                pid=1000 + rank % GPUS,
-                step=self._step,
-                phase="training",
-                wall_time=time.time(),
-                monotonic_s=time.monotonic(),
-                last_step_s=self._step_s,
-            )
-            _replace(self._run.heartbeat(rank), json.dumps(asdict(beat), indent=1))
+            _replace(path, f'{before}{now}"step": {self._step}{after}')
 
 
-def _replace(path: Path, text: str) -> None:
+def _beat(attempt: int, rank: int, step_s: float) -> Heartbeat:
+    """Before its first step."""
+    return Heartbeat(
+        attempt=attempt,
+        rank=rank,
+        host=f"node{rank // GPUS}",
+        pid=1000 + rank % GPUS,
+        step=0,
+        phase="training",
+        wall_time=0.0,
+        monotonic_s=0.0,
+        last_step_s=step_s,
+    )
+
+
+def _replace(path: str, text: str) -> None:
     """As smolplan.rundir.write_text; cheaper, since one process writes for thousands."""
-    temporary = f"{path.parent}/.{path.name}.tmp"
-    with open(temporary, "w") as file:  # noqa: PTH123
-        file.write(text)
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.{name}.tmp"
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.write(file, text.encode())
+    os.close(file)
     os.replace(temporary, path)  # noqa: PTH105

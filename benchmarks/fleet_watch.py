@@ -26,6 +26,7 @@ from benchmarks.fleet import GPUS, FleetBackend, FleetWriter, give_orders, read_
 from benchmarks.peers.document import markdown_table, write_section
 from launcher.store import Run, Store
 from monitor.daemon import Daemon, Watch
+from monitor.service import collect_rarely
 from monitor.web.server import start_server
 from smolplan.rundir import RunDir, read_heartbeat
 from smolplan.spec import dump_spec, parse_spec
@@ -68,14 +69,16 @@ class MeasuredDaemon(Daemon):
             self.cpu_s.append(time.thread_time() - cpu_s)
 
 
-def make_run(store: Store, folder: Path, hosts: int, monitor: str = "{}") -> RunDir:
+def make_run(
+    store: Store, folder: Path, hosts: int, monitor: str = "{}", *, name: str = "fleet"
+) -> RunDir:
     """`monitor`: that part of the spec."""
     folder.mkdir()
     (folder / "heartbeat").mkdir()
     text = SPEC.format(folder=folder, hosts=hosts, ranks=hosts * GPUS, monitor=monitor)
     spec = parse_spec(text, where=COMMAND)
     (folder / "spec.yaml").write_text(dump_spec(spec))
-    store.add_run("fleet", folder, spec.content_hash(), monitored=True)
+    store.add_run(name, folder, spec.content_hash(), monitored=True)
     return RunDir(folder)
 
 
@@ -175,6 +178,7 @@ def watched(
     run: RunDir, state: Path, hosts: int, step_s: float, seconds: float, others: set[int]
 ) -> tuple[str, bool]:
     """The table, and whether each deadline was held."""
+    collect_rarely()
     daemon, thread = started(state, hosts)
     try:
         wait_until(lambda: read_orders(run).attempt > 0, "the first attempt")

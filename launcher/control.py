@@ -234,7 +234,7 @@ def ensure_daemon(store: Store) -> None:
     log = store.folder / "monitor.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "monitor", "--until-idle"],
+            [sys.executable, "-P", "-m", "monitor", "--until-idle", "--log", str(log)],
             env={**os.environ, "SMOLPLAN_STATE": str(store.folder)},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,6 +1,7 @@
 """How an attempt ended: what its nodes say, and the causes that ranks name."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -114,14 +115,26 @@ def node_outcomes(
     run: RunDir, attempt: int, token: str, nodes: Iterable[int]
 ) -> dict[int, dict[str, Any]]:
     """How those of the nodes ended that have."""
+    # Of thousands of nodes hardly one has: folders are listed, not each node's files tried.
+    own, spare = run.node_exit(attempt, 0).parent, _spare("").parent
+    told, told_spare = _names(own), _names(spare)
     found = {}
     for node in nodes:
-        content = read_json(run.node_exit(attempt, node)) or read_json(
-            _spare(_node_token(token, node))
-        )
+        content = None
+        if (name := f"{node}.exit.json") in told:
+            content = read_json(own / name)
+        if content is None and (name := f"{_node_token(token, node)}.json") in told_spare:
+            content = read_json(spare / name)
         if content is not None:
             found[node] = _checked(content)
     return found
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208
+    except OSError:
+        return frozenset()
 
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ processes) may then be done by anyone, again and again, without harm.
 import json
 import os
 import sqlite3
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ LAUNCHER_S = 5.0
 
 RunState = Literal["active", "finished", "stopped", "failed"]
 AttemptState = Literal["planned", "running", "condemned", "ended"]
+
+SCHEMA_VERSION = 1
+"""Of what _SCHEMA describes; PRAGMA user_version. 0: from before it was counted, which lacks tables
+at most. A change of a table's columns counts it up, and has its ALTER TABLE in Store._migrate."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -189,7 +194,7 @@ def state_folder() -> Path:
 
 
 class Store:
-    """Open for one process; every method is one transaction. Not shared between threads."""
+    """Open for one process, whose threads may share it; every method is one transaction."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """Raises UserError if the state folder cannot be written."""
@@ -198,12 +203,17 @@ class Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
-                self.folder / "runs.sqlite", timeout=30.0, isolation_level=None
+                self.folder / "runs.sqlite",
+                timeout=30.0,
+                isolation_level=None,
+                check_same_thread=False,
             )
+            self._lock = threading.RLock()
+            """Held by the thread whose transaction it is."""
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            self._migrate()
         except (OSError, sqlite3.OperationalError) as error:
             raise UserError(
                 f"cannot keep the record of runs: {error}",
@@ -212,6 +222,21 @@ class Store:
             ) from None
         except sqlite3.DatabaseError as error:
             raise self._unusable(error) from None
+
+    def _migrate(self) -> None:
+        """Bring the tables to this version. Raises UserError for those of a newer one."""
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            self._db.close()
+            raise UserError(
+                f"the record of runs was written by a newer smolplan (version {version} of its "
+                f"tables; this one knows {SCHEMA_VERSION})",
+                where=str(self.folder / "runs.sqlite"),
+                remedy="Use that smolplan here too, or set SMOLPLAN_STATE to another folder.",
+            )
+        self._db.executescript(_SCHEMA)
+        if version < SCHEMA_VERSION:
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def close(self) -> None:
         self._db.close()
@@ -222,6 +247,10 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Raises StoreUnusable where the file is damaged, its disk full, or others hold it."""
+        with self._lock:
+            yield from self._locked_transaction()
+
+    def _locked_transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             # IMMEDIATE takes the write lock before the first read, so that what is checked
             # inside still holds when it is acted upon.
@@ -242,7 +271,8 @@ class Store:
     def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """Raises StoreUnusable."""
         try:
-            return self._db.execute(query, values).fetchall()
+            with self._lock:
+                return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
@@ -552,12 +582,13 @@ class Store:
                 (host, kind, detail, serials, run_id, attempt, time.time()),
             )
 
-    def know_gpus(self, host: str, serials: Iterable[str]) -> None:
-        """Which GPUs a host has now, so that its faults stay with them when they are moved."""
+    def know_gpus(self, serials: Mapping[str, Iterable[str]]) -> None:
+        """Host → which GPUs it has now, so that its faults stay with them when they are moved."""
+        now = time.time()
         with self._transaction() as db:
-            db.execute(
+            db.executemany(
                 "INSERT OR REPLACE INTO host_gpus VALUES (?, ?, ?)",
-                (host, " ".join(sorted(serials)), time.time()),
+                [(host, " ".join(sorted(gpus)), now) for host, gpus in serials.items()],
             )
 
     def gpus_of_hosts(self) -> dict[str, tuple[str, ...]]:

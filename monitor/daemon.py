@@ -5,10 +5,12 @@ moment: the training goes on, and the next daemon takes the run up where the rec
 """
 
 import logging
+import math
 import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from launcher.uploads import Transfers
+from monitor import service_manager
+from monitor.aside import Aside
 from monitor.collect.beats import HeartbeatReader
 from monitor.collect.goodput_meter import GoodputMeter
 from monitor.collect.progress import ProgressTracker
@@ -36,6 +40,7 @@ from smolplan.roll_back import write_roll_backs
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 from smolplan.touch import hung
+from smolplan.units import format_duration
 
 log = logging.getLogger("monitor")
 
@@ -52,6 +57,13 @@ LEASE_S = 10.0
 """A lease of a process that is certainly dead is taken over at once; this long only bounds the
 wait for one that is paused."""
 
+PATIENCE_S = 1.0
+"""A round waits so long for its looks; one that takes longer goes on beside it."""
+
+HUNG_S = 30.0
+"""A look that takes longer is told of: the run's storage hangs, most likely. Its lease is let go:
+a monitor whose storage answers may take the run."""
+
 
 class Watch:
     """What the daemon remembers of one run between two looks."""
@@ -63,11 +75,14 @@ class Watch:
         self.goodput = GoodputMeter(run, self.spec)
         self.fence: int | None = None
         self.renew_at_s = 0.0
+        self.lease_until_s = math.inf
+        """Monotonic clock. What was seen before then and not yet acted upon is void after it."""
         self.beats = HeartbeatReader(self.dir)
         self.tracker: ProgressTracker | None = None
         self.record = Record(self.dir, self.spec)
         self.view: RunView | None = None
-        self.was_blind = False
+        self.unseen_since: tuple[float, str] | None = None
+        """Since when (wall clock) the run cannot be looked at, and why."""
         self.due_at_s = 0.0
         """When the run is to be looked at again (monotonic clock)."""
         self.submitted_at_s: float | None = None
@@ -100,6 +115,9 @@ class Daemon:
         self._registered_at_s = float("-inf")
         self._troubles: dict[str, str] = {}
         self._transfers = Transfers()
+        self._aside = Aside()
+        self.hung: dict[str, float] = {}
+        """Runs of which a look does not come back, and since when (wall clock)."""
         self._over: dict[str, tuple[RunDir, RunSpec]] | None = None
         """Runs that ended, with checkpoints that may still have to be uploaded; None: not known."""
 
@@ -116,9 +134,10 @@ class Daemon:
                     # done, and it may well come back.
                     log.error("%s", error)
                     self.stopping.wait(STORE_RETRY_S)
-                naps = [w.due_at_s - time.monotonic() for w in self.watches.values()]
-                self.stopping.wait(max(0.0, min([*naps, LONGEST_NAP_S])))
+                service_manager.tell("WATCHDOG=1")
+                self.stopping.wait(self._nap_s())
         finally:
+            service_manager.tell("STOPPING=1")
             self.notifier.close()
             with suppress(StoreUnusable):
                 self._store.unregister_daemon(self.holder, only_if_idle=False)
@@ -131,12 +150,15 @@ class Daemon:
             self._registered_at_s = now_s
         runs = self._store.runs(to_watch=True)
         for run in runs:
-            self._look_after(run)
+            self._aside.start(run.id, partial(self._look_after, run))
+        self._aside.wait([run.id for run in runs if run.id not in self.hung], PATIENCE_S)
+        for run in runs:
+            self._see_to_slow(run)
         self._finish_uploads({run.id for run in runs})
         held = {
-            run_id: Held(watch.dir, watch.spec, watch.fence)
-            for run_id, watch in self.watches.items()
-            if watch.fence is not None
+            run_id: Held(watch.dir, watch.spec, fence)
+            for run_id, watch in list(self.watches.items())
+            if (fence := watch.fence) is not None
         }
         try:
             self.notifier.look(self._store, held)
@@ -153,6 +175,30 @@ class Daemon:
             and self._store.unregister_daemon(self.holder, only_if_idle=True)
         )
 
+    def _nap_s(self) -> float:
+        """Until a run is to be looked at, or the leases are to be renewed."""
+        now_s, naps = time.monotonic(), [LONGEST_NAP_S]
+        for run_id, watch in list(self.watches.items()):
+            if run_id not in self.hung:
+                slow = self._aside.busy_s(run_id) > 0
+                naps.append(PATIENCE_S / 2 if slow else watch.due_at_s - now_s)
+        return max(0.0, min(naps))
+
+    def _see_to_slow(self, run: Run) -> None:
+        """Keep the lease of a run whose look takes long; tell of one whose look hangs."""
+        busy_s, watch = self._aside.busy_s(run.id), self.watches.get(run.id)
+        if busy_s < HUNG_S:
+            if self.hung.pop(run.id, None) is not None:
+                log.warning("run %s answers again", run.id)
+            if busy_s and watch is not None and watch.fence is not None:
+                self._hold(run, watch)
+        elif run.id not in self.hung:
+            self.hung[run.id] = since = time.time() - busy_s
+            why = f"{run.path} does not answer: most likely its mount hangs"
+            log.error("run %s cannot be seen, and is left alone: %s", run.id, why)
+            if watch is not None:
+                watch.unseen_since = since, why
+
     def _finish_uploads(self, active: set[str]) -> None:
         """Have runs that ended, under this daemon or one before, upload what is left."""
         if self._over is None:
@@ -165,13 +211,24 @@ class Daemon:
                 if run.path.parent not in lost and directory.uploads.exists():
                     with suppress(SmolplanError):
                         self._over[run.id] = directory, load_spec(directory.spec)
-        for gone in self.watches.keys() - active:
+        for gone in [run_id for run_id in list(self.watches) if run_id not in active]:
+            if self._aside.busy_s(gone):
+                continue
             watch = self.watches.pop(gone)
+            self.hung.pop(gone, None)
             watch.backend.close()
             self._over[gone] = watch.dir, watch.spec
-        for run_id, (directory, spec) in list(self._over.items()):
-            if run_id in active or not self._transfers.upload(directory, spec, is_over=True):
-                del self._over[run_id]
+        for run_id in list(self._over):
+            if run_id in active:
+                self._over.pop(run_id, None)
+            else:
+                self._aside.start(f"uploads of {run_id}", partial(self._finish_upload, run_id))
+
+    def _finish_upload(self, run_id: str) -> None:
+        assert self._over is not None
+        directory, spec = self._over[run_id]
+        if not self._transfers.upload(directory, spec, is_over=True):
+            self._over.pop(run_id, None)
 
     def _look_after(self, run: Run) -> None:
         """One look at one run. Trouble with one run must not leave the others unwatched."""
@@ -188,6 +245,7 @@ class Daemon:
         except LostLease as lost:
             log.warning("%s", lost)
             self.watches[run.id].fence = None
+            self.watches[run.id].due_at_s = 0.0
         except (SmolplanError, OSError) as error:
             self._complain(run, str(error))
         except Exception as error:
@@ -207,22 +265,29 @@ class Daemon:
         if watch.fence is not None and now_s < watch.renew_at_s:
             return True
         fence = self._store.acquire(run.id, self.holder, LEASE_S, is_alive)
+        watch.lease_until_s = now_s + LEASE_S
         if fence is None:
             watch.fence, watch.due_at_s = None, now_s + LONGEST_NAP_S / 2
             return False
         if fence != watch.fence:
             log.info("run %s is held under fence %d", run.id, fence)
-            watch.tracker, watch.due_at_s = None, 0.0
+            watch.tracker = watch.hosts = None
+            watch.due_at_s = 0.0
         watch.fence, watch.renew_at_s = fence, now_s + LEASE_S / 3
         return True
 
     def step(self, run: Run, watch: Watch) -> None:
         """Look, detect, decide, record and act, once."""
         view = self.look(run, watch)
+        if time.monotonic() >= watch.lease_until_s:
+            # What it saw may be hours old, and another monitor may have taken the run.
+            raise LostLease(f"run {run.id}: a look outlasted its lease; it is looked at anew")
         watch.view = view
-        if view.blind and not watch.was_blind:
+        if not view.blind:
+            _tell_of_blindness(watch)
+        elif watch.unseen_since is None:
+            watch.unseen_since = view.now, view.blind
             log.error("run %s cannot be seen: %s", run.id, view.blind)
-        watch.was_blind = bool(view.blind)
         _tell_of_silent_hosts(watch, view)
         number, over = view.attempt.number, view.exit is not None
         if not view.blind and watch.checks_on_record != number:
@@ -330,6 +395,8 @@ class Daemon:
                 host, kind, told, run_id=run.id, attempt=attempt.number, fence=fence
             )
             _record(watch.dir, "host_left_out", host=host, fault=kind, reason=told)
+        if time.monotonic() >= watch.lease_until_s:
+            raise LostLease(f"run {run.id}: its storage held up a decision until it was void")
         match decision.action:
             case "start":
                 moved = self._store.move_attempt(attempt, "running", fence=fence)
@@ -428,6 +495,28 @@ def _tell_what_for(watch: Watch, attempt: Attempt, reason: str) -> None:
     if watch.waits_for != reason:
         watch.waits_for = reason
         _record(watch.dir, "waiting", attempt=attempt.number, reason=reason)
+
+
+def _tell_of_blindness(watch: Watch) -> None:
+    """Once it is over: while it lasts, the run's own record cannot be written. The log, the metric
+    smolplan_run_unseen and its alert tell meanwhile."""
+    if watch.unseen_since is None:
+        return
+    (since, why), watch.unseen_since = watch.unseen_since, None
+    lasted_s = round(max(0.0, time.time() - since), 3)
+    _record(
+        watch.dir,
+        "finding",
+        finding="run_unseen",
+        key="",
+        severity="warning",
+        summary=f"the monitor could not see the run for {format_duration(lasted_s)}: {why}",
+        evidence={"since": since},
+        advice="Look at the mount on the monitor's machine.",
+        step=None,
+        hosts=[],
+    )
+    _record(watch.dir, "finding_over", finding="run_unseen", key="", lasted_s=lasted_s)
 
 
 def _tell_of_silent_hosts(watch: Watch, view: RunView) -> None:

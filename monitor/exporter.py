@@ -8,6 +8,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import (
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from launcher.outcome import cause_kind
 from monitor import catalog
+from monitor.aside import Aside
 from monitor.collect.event_facts import EventFacts
 from monitor.collect.goodput_meter import GoodputMeter
 from monitor.collect.host_sample import GpuSample, HostSample, read_host_samples
@@ -30,6 +32,14 @@ from smolplan.rundir import RunDir, read_json, read_last_line
 
 if TYPE_CHECKING:
     from monitor.daemon import Daemon
+
+PATIENCE_S = 2.0
+"""A scrape waits so long for a run's folder; one on a mount that hangs is left out of it."""
+
+MOST_HOSTS = 256
+"""A scrape of so many takes about a second of CPU. Of larger fleets no figures of single hosts and
+GPUs are told, which thousands of GPUs would take the loop's core for: dcgm-exporter on each host
+gives the same under the same names."""
 
 _FAMILIES = {
     "gauge": GaugeMetricFamily,
@@ -49,6 +59,10 @@ class Readings:
         run must not take all metrics away."""
         if isinstance(value, int | float):
             self._values[name].append(([str(label) for label in labels], float(value)))
+
+    def join(self, other: "Readings") -> None:
+        for name, values in other._values.items():
+            self._values[name] += values
 
     def families(self) -> Iterable[Metric]:
         """Every metric of the catalogue that has a value. Raises KeyError for one that is not in
@@ -70,6 +84,9 @@ class RunCollector(Collector):
     def __init__(self, daemon: "Daemon") -> None:
         self._daemon = daemon
         self._facts: dict[str, EventFacts] = {}
+        self._folders: dict[str, Readings] = {}
+        """What each run's folder gave when it was last read."""
+        self._aside = Aside()
         self._lock = threading.Lock()
         """Two scrapes may come at once."""
 
@@ -79,19 +96,33 @@ class RunCollector(Collector):
         with self._lock:
             for gone in self._facts.keys() - watches.keys():
                 del self._facts[gone]
+                self._folders.pop(gone, None)
             for run_id, watch in watches.items():
-                if watch.view is None:
-                    continue
-                facts = self._facts.setdefault(run_id, EventFacts(watch.dir))
-                _of_view(readings, watch.view)
-                _of_folder(readings, run_id, watch.dir)
-                with suppress(OSError):  # smolplan_run_unseen tells
-                    facts.look()
-                _of_events(readings, run_id, facts)
-                _of_goodput(readings, run_id, watch.goodput)
+                self._aside.start(run_id, partial(self._read_folder, run_id, watch.dir))
+            self._aside.wait(watches, PATIENCE_S)
+            for run_id, watch in watches.items():
+                view = watch.view
+                hung = self._aside.busy_s(run_id) > 0 or run_id in self._daemon.hung
+                readings.add("smolplan_run_unseen", [run_id], hung or bool(view and view.blind))
+                if view is not None:
+                    _of_view(readings, view)
+                    _of_goodput(readings, run_id, watch.goodput)
+                if not hung:
+                    readings.join(self._folders[run_id])
             _of_notifier(readings, self._daemon.notifier)
         readings.add("smolplan_monitor_heartbeat_timestamp_seconds", (), self._daemon.looked_at)
         yield from readings.families()
+
+    def _read_folder(self, run_id: str, folder: RunDir) -> None:
+        readings = Readings()
+        facts = self._facts.setdefault(run_id, EventFacts(folder))
+        _of_folder(readings, run_id, folder)
+        for sample in read_host_samples(folder, most=MOST_HOSTS):
+            _of_host(readings, run_id, sample)
+        with suppress(OSError):  # smolplan_run_unseen tells
+            facts.look()
+        _of_events(readings, run_id, facts)
+        self._folders[run_id] = readings
 
 
 def _of_view(readings: Readings, view: RunView) -> None:
@@ -100,11 +131,10 @@ def _of_view(readings: Readings, view: RunView) -> None:
         "smolplan_train_step", [run], max((r.step for r in view.ranks.values()), default=0)
     )
     readings.add("smolplan_run_attempt", [run], view.attempt.number)
-    readings.add("smolplan_run_unseen", [run], bool(view.blind))
     readings.add("smolplan_run_waiting", [run], bool(view.observed.waiting))
     for rank in view.ranks.values():
         readings.add("smolplan_rank_idle_seconds", [run, rank.rank], rank.idle_s)
-        limit_s = hang_limit_s(view, rank)
+        limit_s = hang_limit_s(view, rank.phase)
         readings.add("smolplan_rank_idle_limit_seconds", [run, rank.rank], limit_s)
     causes = Counter(cause_kind(attempt.exit_code) for attempt in view.attempts[:-1])
     for cause, count in causes.items():
@@ -122,8 +152,6 @@ def _of_folder(readings: Readings, run: str, folder: RunDir) -> None:
         space = os.statvfs(folder.path)
         free = space.f_bavail * space.f_frsize
         readings.add("smolplan_run_storage_free_bytes", [run], free)
-    for sample in read_host_samples(folder):
-        _of_host(readings, run, sample)
 
 
 def _of_host(readings: Readings, run: str, sample: HostSample) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from launcher.backends.base import Observation
 from launcher.placement import Placement
@@ -14,9 +14,9 @@ from smolplan.rundir import Phase
 from smolplan.spec.monitor import MonitorSpec
 
 
-@dataclass(frozen=True)
-class RankView:
-    """One rank of the attempt at hand, by its last heartbeat."""
+class RankView(NamedTuple):
+    """One rank of the attempt at hand, by its last heartbeat. A tuple, since of thousands each is
+    made anew at each look."""
 
     rank: int
     step: int

@@ -22,7 +22,7 @@ def put_on_record(store: Store, report: Report) -> None:
             by_host[result.host].append(result)
     for host, results in by_host.items():
         if serials := _serials(results):
-            store.know_gpus(host, serials)
+            store.know_gpus({host: serials})
         failed = [r for r in results if r.state == "fail" and r.severity == "required"]
         for result in failed:
             store.blame_host(

@@ -32,7 +32,7 @@ class HeartbeatReader:
             if self._stamps.get(name) == stamp and not reread:
                 continue
             # The stamp is older than what is read, never newer: nothing is missed.
-            beat = read_heartbeat(self._folder / name)
+            beat = read_heartbeat(f"{self._folder}/{name}")
             if beat is None:
                 self._stamps.pop(name, None)
             else:
@@ -46,8 +46,10 @@ def _ranks_files(folder: Path) -> list[tuple[str, Stamp]]:
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("rank-"):
-                with suppress(FileNotFoundError):
+                try:
                     status = entry.stat()
-                    stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
-                    found.append((entry.name, stamp))
+                except FileNotFoundError:  # replaced in this moment, or gone
+                    continue
+                stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
+                found.append((entry.name, stamp))
     return found

@@ -5,6 +5,7 @@ None, and is then not exported.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -169,13 +170,15 @@ def write_host_sample(run: RunDir, sample: HostSample) -> None:
     write_text(sample_path(run, sample.node), json.dumps(asdict(sample)) + "\n", durable=False)
 
 
-def read_host_samples(run: RunDir) -> list[HostSample]:
-    """The last sample of every host that has one, by node; one that cannot be read is left out."""
-    found = [read_host_sample(path) for path in (run.path / "heartbeat").glob("host-*.json")]
+def read_host_samples(run: RunDir, *, most: float = math.inf) -> list[HostSample]:
+    """The last sample of every host that has one, by node; one that cannot be read is left out.
+    None of more than `most` hosts."""
+    paths = list((run.path / "heartbeat").glob("host-*.json"))
+    found = [read_host_sample(path) for path in paths] if len(paths) <= most else []
     return sorted((sample for sample in found if sample), key=lambda sample: sample.node)
 
 
-def read_host_sample(path: Path) -> HostSample | None:
+def read_host_sample(path: Path | str) -> HostSample | None:
     """None if it is missing, or not what it should be."""
     content = read_json(path)
     if content is None:
@@ -191,12 +194,13 @@ def read_host_sample(path: Path) -> HostSample | None:
         sample: HostSample = _made(HostSample, {**content, **parts})
     except (TypeError, AttributeError):
         return None
-    return sample if path.name == f"host-{sample.node}.json" else None
+    return sample if str(path).endswith(f"/host-{sample.node}.json") else None
 
 
 def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
     """Fields that a newer writer has and we do not know are left out. Raises TypeError."""
-    known = _NAMES[kind]
-    if content.keys() <= known:
+    try:
         return kind(**content)
-    return kind(**{name: value for name, value in content.items() if name in known})
+    except TypeError:
+        known = _NAMES[kind]
+        return kind(**{name: value for name, value in content.items() if name in known})

@@ -43,15 +43,11 @@ LEAK_SPAN_S = 3600.0
 LEAK_FULL_S = 86_400.0
 
 
-def gpu_symptoms(hosts: Sequence[HostView]) -> Iterator[Symptom]:
-    for host in hosts:
-        if host.sample is None:
-            continue
-        yield from _xids(host, host.sample)
-        before = {gpu.uuid: gpu for gpu in host.first.gpus} if host.first else {}
-        for gpu in host.sample.gpus:
-            yield from _gpu(host, gpu, before.get(gpu.uuid, gpu))
-    yield from _slow(hosts)
+def gpu_symptoms(host: HostView, sample: HostSample) -> Iterator[Symptom]:
+    yield from _xids(host, sample)
+    before = {gpu.uuid: gpu for gpu in host.first.gpus} if host.first else {}
+    for gpu in sample.gpus:
+        yield from _gpu(host, gpu, before.get(gpu.uuid, gpu))
 
 
 def _xids(host: HostView, sample: HostSample) -> Iterator[Symptom]:
@@ -184,7 +180,7 @@ def _leak(host: HostView, gpu: GpuSample, tell: "partial[Finding]") -> Iterator[
         )
 
 
-def _slow(hosts: Sequence[HostView]) -> Iterator[Symptom]:
+def slow_gpus(hosts: Sequence[HostView]) -> Iterator[Symptom]:
     """A GPU or a host whose clock is below its fellows': every step waits for it."""
     busy = [
         (host, gpu, gpu.sm_clock_mhz)

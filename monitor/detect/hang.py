@@ -1,14 +1,15 @@
 """No progress for longer than the phase at hand can explain."""
 
-from monitor.view import Finding, RankView, RunView
+from monitor.view import Finding, RunView
+from smolplan.rundir import Phase
 
 
-def hang_limit_s(view: RunView, rank: RankView) -> float:
+def hang_limit_s(view: RunView, phase: Phase) -> float:
     """How long a rank may show no change, by its phase; training follows the run's own pace."""
     settings = view.settings
-    if rank.phase == "starting":
+    if phase == "starting":
         return settings.startup_timeout_s
-    if rank.phase in ("checkpointing", "evaluating", "finished"):
+    if phase in ("checkpointing", "evaluating", "finished"):
         return settings.checkpoint_timeout_s
     if view.step_s is None:
         return settings.startup_timeout_s
@@ -36,11 +37,14 @@ def hung(view: RunView) -> Finding | None:
                 {"ranks": missing, "limit_s": limit},
             )
         return None
-    late = [r for r in view.ranks.values() if r.idle_s > hang_limit_s(view, r)]
+    limits_s = {
+        phase: hang_limit_s(view, phase) for phase in {r.phase for r in view.ranks.values()}
+    }
+    late = [r for r in view.ranks.values() if r.idle_s > limits_s[r.phase]]
     if not late:
         return None
     suspect = min(late, key=lambda r: (r.step, -r.idle_s))
-    limit = hang_limit_s(view, suspect)
+    limit = limits_s[suspect.phase]
     return Finding(
         "hang",
         f"rank {suspect.rank}{_on(view, suspect.rank)} has shown no progress for "

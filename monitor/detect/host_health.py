@@ -37,21 +37,24 @@ KERNEL: Mapping[str, tuple[str, str]] = {
 """Kind of line → what it is, and what to do."""
 
 
-def host_symptoms(hosts: Sequence[HostView]) -> Iterator[Symptom]:
+def host_symptoms(host: HostView, sample: HostSample) -> Iterator[Symptom]:
+    yield from _memory(host, sample)
+    yield from _kernel(host, sample)
+    yield from _network(host, sample)
+    if sample.hung_processes:
+        yield _symptom(
+            "hung_processes",
+            host.host,
+            f"{', '.join(sample.hung_processes[:3])} on {host.host} wait in the kernel and "
+            f"cannot be ended",
+            {"host": host.host, "processes": list(sample.hung_processes)},
+            "Look for a disk or a file server that does not answer; reboot if it stays so.",
+        )
+
+
+def shared_symptoms(hosts: Sequence[HostView]) -> Iterator[Symptom]:
+    """What shows only beside the other hosts."""
     sampled = [(host, host.sample) for host in hosts if host.sample]
-    for host, sample in sampled:
-        yield from _memory(host, sample)
-        yield from _kernel(host, sample)
-        yield from _network(host, sample)
-        if sample.hung_processes:
-            yield _symptom(
-                "hung_processes",
-                host.host,
-                f"{', '.join(sample.hung_processes[:3])} on {host.host} wait in the kernel and "
-                f"cannot be ended",
-                {"host": host.host, "processes": list(sample.hung_processes)},
-                "Look for a disk or a file server that does not answer; reboot if it stays so.",
-            )
     yield from _disks(sampled)
     if len(hosts) > 1:
         yield from _clocks(sampled)

@@ -21,6 +21,8 @@ class Stragglers:
         self._step: dict[int, int] = {}
         self._ratios: dict[int, deque[float]] = {}
         self._hosts: dict[int, str] = {}
+        self._slow: dict[int, float] = {}
+        """Ranks above the limit, and their ratios."""
 
     def look(self, ranks: Mapping[int, RankView], host_of: Callable[[int], str]) -> None:
         """`host_of`: rank → host, empty where there is one only."""
@@ -31,16 +33,21 @@ class Stragglers:
         for rank, took_s in times_s.items():
             if self._step.get(rank) != ranks[rank].step:
                 self._step[rank] = ranks[rank].step
-                self._ratios.setdefault(rank, deque(maxlen=SAMPLES)).append(took_s / usual_s)
+                ratios = self._ratios.setdefault(rank, deque(maxlen=SAMPLES))
+                ratios.append(took_s / usual_s)
                 self._hosts[rank] = host_of(rank)
+                self._weigh(rank, ratios)
+
+    def _weigh(self, rank: int, ratios: deque[float]) -> None:
+        ratio = statistics.median(ratios) if len(ratios) == SAMPLES else 1.0
+        if ratio > SLOWER:
+            self._slow[rank] = ratio
+        else:
+            self._slow.pop(rank, None)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        return tuple(
-            self._tell(rank, statistics.median(ratios))
-            for rank, ratios in sorted(self._ratios.items())
-            if len(ratios) == SAMPLES and statistics.median(ratios) > SLOWER
-        )
+        return tuple(self._tell(rank, ratio) for rank, ratio in sorted(self._slow.items()))
 
     def _tell(self, rank: int, ratio: float) -> Finding:
         host = self._hosts[rank]

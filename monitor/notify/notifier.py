@@ -5,9 +5,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from launcher.processes import is_alive
 from launcher.store import Store
+from monitor.aside import Aside
 from monitor.notify.teller import Teller
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir
@@ -21,6 +23,9 @@ gone has not told all."""
 
 LEASE_S = 10.0
 """As the daemon holds runs that are active."""
+
+BEGIN_S = 0.5
+"""The loop waits so long for a spec to be read; one on a mount that hangs is left to itself."""
 
 DRAIN_S = 600.0
 """A daemon that is to end when it has nothing to do waits so long for receivers that take nothing;
@@ -45,6 +50,7 @@ class Notifier:
     def __init__(self, holder: str) -> None:
         self._holder = holder
         self._tellers: dict[str, list[Teller]] = {}
+        self._aside = Aside()
         self._looked_at_s = float("-inf")
         self._busy_at_s = time.monotonic()
 
@@ -78,16 +84,20 @@ class Notifier:
                 continue
             fence = store.acquire(run_id, self._holder, LEASE_S, is_alive)
             if fence is not None and run_id not in self._tellers:
-                directory = RunDir(run.path)
-                try:
-                    self._start(store, directory, load_spec(directory.spec))
-                except UserError as error:
-                    log.error("run %s: what is left is not told: %s", run_id, error)
-                    store.give_up_telling(run_id, fence)
-                    continue
+                # Its mount may be gone by now, and hang.
+                begin = partial(self._begin_again, store, RunDir(run.path), fence)
+                self._aside.start(run_id, begin)
+                self._aside.wait([run_id], BEGIN_S)
             self._set_fence(run_id, fence)
             for teller in self._tellers.get(run_id, ()):
                 teller.ending = True
+
+    def _begin_again(self, store: Store, directory: RunDir, fence: int) -> None:
+        try:
+            self._start(store, directory, load_spec(directory.spec))
+        except UserError as error:
+            log.error("run %s: what is left is not told: %s", directory.path.name, error)
+            store.give_up_telling(directory.path.name, fence)
 
     def _set_fence(self, run_id: str, fence: int | None) -> None:
         for teller in self._tellers.get(run_id, ()):

@@ -35,7 +35,7 @@ def rules(
     else:
         folder = _folder(run)
         spec, label = load_spec(folder.spec), _literally(folder.path.name)
-    _give(alert_rules(spec, make_plan(spec), label), output)
+    give(alert_rules(spec, make_plan(spec), label), output)
 
 
 def dashboard(output: Output = None) -> None:
@@ -47,7 +47,7 @@ def dashboard(output: Output = None) -> None:
 
     from monitor.dashboard import dashboard as made
 
-    _give(json.dumps(made(), indent=1) + "\n", output)
+    give(json.dumps(made(), indent=1) + "\n", output)
 
 
 def _folder(name: str) -> "RunDir":
@@ -72,7 +72,7 @@ def _literally(name: str) -> str:
     return name.replace(".", "[.]")
 
 
-def _give(text: str, output: Path | None) -> None:
+def give(text: str, output: Path | None) -> None:
     from smolplan.cli.options import write_file
 
     if output is None:

@@ -7,6 +7,7 @@ import typer
 
 from smolplan.cli.alerting import dashboard, rules
 from smolplan.cli.replay import replay
+from smolplan.cli.unit import unit
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -42,3 +43,4 @@ def monitor(
 app.command()(rules)
 app.command()(dashboard)
 app.command()(replay)
+app.command()(unit)

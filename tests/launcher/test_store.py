@@ -209,7 +209,7 @@ def test_a_lease_of_another_machine_is_taken_once_it_was_seen_not_renewed(
 
 
 def test_a_blamed_host_is_left_out_until_what_it_was_blamed_for_is_well(store: Store) -> None:
-    store.know_gpus("n1", ["G1", "G2"])
+    store.know_gpus({"n1": ["G1", "G2"]})
     for _ in range(2):  # told twice, as by two daemons
         store.blame_host("n1", "unreachable", "no answer", run_id="r", attempt=1)
     store.blame_host("n1", "gpu.xid", "Xid 79")
@@ -230,13 +230,13 @@ def test_a_blamed_host_is_left_out_until_what_it_was_blamed_for_is_well(store: S
 def test_a_gpu_that_failed_often_makes_the_host_it_was_moved_to_one_of_the_last(
     store: Store,
 ) -> None:
-    store.know_gpus("old", ["G1", "G2"])
+    store.know_gpus({"old": ["G1", "G2"]})
     for attempt in (1, 2, 3):
         store.blame_host("old", "gpu.kernel_log", "Xid 79", run_id="r", attempt=attempt)
         store.clear_host("old", "reboot")
-    store.know_gpus("old", ["G2", "G7"])
-    store.know_gpus("new", ["G1", "G8"])
-    store.know_gpus("other", ["G9"])
+    store.know_gpus({"old": ["G2", "G7"]})
+    store.know_gpus({"new": ["G1", "G8"]})
+    store.know_gpus({"other": ["G9"]})
     faults, gpus = store.host_faults(), store.gpus_of_hosts()
     assert offenders(faults, gpus, time.time()) == {"old": 3, "new": 3}
     assert offenders(faults, gpus, time.time() + 30 * 86_400) == {}

@@ -29,8 +29,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the heartbeats that are opened."""
     names: list[str] = []
 
-    def read(path: Path) -> Heartbeat | None:
-        names.append(path.name)
+    def read(path: str) -> Heartbeat | None:
+        names.append(Path(path).name)
         return read_heartbeat(path)
 
     monkeypatch.setattr(beats, "read_heartbeat", read)
@@ -70,8 +70,8 @@ def test_where_time_is_short_each_host_is_read_in_one_of_a_few_looks(
     monkeypatch.setattr(host_watch, "READ_S", 0.0)
     read: list[str] = []
 
-    def remember(path: Path) -> None:
-        read.append(path.name)
+    def remember(path: str) -> None:
+        read.append(Path(path).name)
 
     monkeypatch.setattr(host_watch, "read_host_sample", remember)
     run = RunDir(tmp_path)

@@ -24,7 +24,7 @@ from monitor.collect.host_sample import (
 )
 from monitor.collect.trend import MOST, TrendTracker
 from monitor.detect.gpu_health import SLOW_S
-from monitor.detect.hosts import symptoms
+from monitor.detect.hosts import symptoms_of, symptoms_of_all
 from monitor.detect.persistence import GONE_S, Persistence
 from monitor.host_view import HostView, Symptom, Trend
 from monitor.host_watch import HostWatch
@@ -76,6 +76,10 @@ SAMPLE = HostSample(
     ranks=tuple(RankSample(rank, 100 + rank, 10 * GIB) for rank in range(8)),
 )
 SOUND = HostView(0, "node1", 8, SAMPLE, 0.5, first=SAMPLE)
+
+
+def symptoms(hosts: Sequence[HostView]) -> list[Symptom]:
+    return [*(one for host in hosts for one in symptoms_of(host)), *symptoms_of_all(hosts)]
 
 
 def with_gpu(**fields: Any) -> HostView:

@@ -34,7 +34,7 @@ def model_of(store: Store, cache: Path, state: AttemptState, patch: pytest.Monke
     ("state", "actors", "bounds", "reached", "at_least"),
     [
         ("planned", monitors(2), {"ticks": 1, "deaths": 1}, "attempt 1 started", 20_000),
-        ("planned", (*monitors(1), person("launch")), {"ticks": 1}, "attempt 1 started", 3_000),
+        ("planned", (*monitors(1), person("launch")), {"ticks": 1}, "attempt 1 started", 2_500),
         ("running", monitors(2), {"ticks": 1, "faults": 1}, "attempt 2 started", 20_000),
         ("condemned", monitors(2), {"ticks": 1}, "attempt 2 started", 5_000),
         (

@@ -47,7 +47,7 @@ def tmpfs_mounts(parent: Path) -> Iterator[Mount]:
 @contextmanager
 def _fuse(folder: Path) -> Iterator[int]:
     """A FUSE mount without a server yet, and the descriptor that the server would answer by."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     try:
         descriptor = os.open("/dev/fuse", os.O_RDWR)
     except OSError:
