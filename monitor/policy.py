@@ -30,6 +30,10 @@ STACKS_S = 5.0
 """Longest that a hung attempt is left as it is for its ranks' stacks: its hosts look for the
 request every 0.5 s and give the ranks 4 s."""
 
+UNANSWERED_S = 3.0
+"""A host that others of a hung attempt have outrun by so much with their answers does not answer: a
+choice of ours, well above what a busy host takes."""
+
 RESUBMIT_AFTER_S = 10.0
 """A supervisor that has not reported by then is started again; starting twice starts one."""
 
@@ -177,7 +181,7 @@ def _with_silent_hosts(view: RunView, hang: Finding) -> Finding:
     silent = [
         node.host
         for node in nodes
-        if node.probes_failed
+        if (node.probes_failed or node.silent_s > UNANSWERED_S)
         and (node.node in told["nodes_without_answer"] or not told["at_fault"])
     ]
     if not silent or len(silent) == len(nodes):

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -105,6 +106,7 @@ def inject(site: SmolplanSite, number: int, name: str, seed: int) -> Fault | Non
         if hit.when == "decided":
             hit.mend()
         fault.got_over = goes_on(site, attempt.number + 1, PATIENCE_S)
+        fault.start_cpu_s = site.cpu_s()
         if hit.when == "going on":
             hit.mend()
     else:
@@ -247,6 +249,9 @@ def conclude(results: Sequence[dict[str, Any]], write: Path | None) -> int:
     on_host = [o.on_host_s for o in outcomes if o.on_host_s is not None]
     if on_host:
         counts["a rank's death on its host's record, s, at most"] = f"{max(on_host):.2f}"
+    if starts := [o.start_cpu_s for o in outcomes if o.start_cpu_s]:
+        cpu_s = statistics.median(starts)
+        counts["CPU time of one restart, s, all hosts together, median"] = f"{cpu_s:.1f}"
     loads = [o.load for o in outcomes]
     text = (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores; {results[0]['hosts']} hosts of one "

@@ -44,6 +44,8 @@ class Fault:
     """Processes that wanted to run, over the minute before."""
     restarts: int = 0
     """Until the next fault."""
+    start_cpu_s: float = 0.0
+    """Of all processes of the attempt that went on after it, up to its first steps."""
     got_over: bool = True
     """Whether steps were made again before patience was at its end."""
 
@@ -61,6 +63,7 @@ class Outcome:
     limit_s: float | None = None
     next_step_s: float | None = None
     """From the decision, without the loading of the checkpoint."""
+    start_cpu_s: float | None = None
     cause: str = ""
     wrong_restart: bool = False
     wrong: list[str] = field(default_factory=list)
@@ -83,6 +86,7 @@ def outcome_of(
             found.cause = next((str(e["cause"]) for e in _ends(fault, events)), "")
             found.wrong.append(f"a restart without need: {found.cause}")
         return found
+    found.start_cpu_s = fault.start_cpu_s
     found.limit_s = SILENT_S + SILENT_STEPS * fault.step_s if fault.silent else SEEN_S
     decision = next(
         (

@@ -119,6 +119,15 @@ class Site:
                 found[int(process.environ()["RANK"])] = process
         return dict(sorted(found.items()))
 
+    def cpu_s(self) -> float:
+        """That the attempt's processes have taken."""
+        taken = 0.0
+        for process in find_by_token(self.token()):
+            with suppress(psutil.Error):
+                times = process.cpu_times()
+                taken += times.user + times.system
+        return taken
+
     def host_of(self, rank: int) -> LabHost:
         return self.lab[self.beats()[rank].host]
 

@@ -108,9 +108,9 @@ def test_a_host_that_told_nothing_leaves_the_hang_as_it_was_seen() -> None:
 
 
 def test_a_host_that_does_not_answer_is_the_cause_of_a_hang_where_no_rank_stands_out() -> None:
-    def on_two_hosts(answers: bool, **more: Any) -> Decision:
-        probes = [NodeView(0, "n1", True), NodeView(1, "n2", answers, "", 0 if answers else 1)]
-        nodes = Observation(tuple(probes))
+    def on_two_hosts(answers: bool, silent_s: float = 0.0, **more: Any) -> Decision:
+        second = NodeView(1, "n2", answers, "", 0 if answers else 1, silent_s)
+        nodes = Observation((NodeView(0, "n1", True), second))
         placed = Placement(("n1", "n2"), 1)
         stacks = seen(waited_s=STACKS_S, **more)
         return decide(view(attempt(1), observed=nodes, placement=placed, stacks=stacks), (HANG,))
@@ -120,6 +120,7 @@ def test_a_host_that_does_not_answer_is_the_cause_of_a_hang_where_no_rank_stands
     assert mute.hosts == {"n2": "unreachable"} and "n2 does not answer" in mute.cause
     assert on_two_hosts(False, awaited=frozenset(), ranks=both).hosts == {"n2": "unreachable"}
     assert not on_two_hosts(True, awaited=frozenset(), ranks=both).hosts
+    assert on_two_hosts(True, 4.0, awaited=frozenset(), ranks=both).hosts == {"n2": "unreachable"}
     # Its SSH server may be gone for long, while a rank of the other host is at fault.
     other = on_two_hosts(False, awaited=frozenset(), ranks={0: READING, 1: WAITING})
     assert not other.hosts and "rank 0 on n1 is in no collective" in other.cause
