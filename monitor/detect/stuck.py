@@ -106,17 +106,18 @@ def _behind(
     collectives: Mapping[int, tuple[Progress, ...]],
 ) -> tuple[list[int], str] | None:
     """Ranks that began fewer collectives of some process group than others of it, and the first
-    that they did not begin. One that is behind since it waits in another group is a victim."""
+    that they did not begin. One that waits in a collective, of whatever group, is a victim: of this
+    one too, if somebody who does not tell has left it alone there."""
     groups: dict[str, dict[int, Progress]] = {}
     for rank, progress in collectives.items():
         for one in progress:
             groups.setdefault(one.group, {})[rank] = one
-    held = {rank: {p.group for p in told if p.waiting} for rank, told in collectives.items()}
+    held = {rank for rank, told in collectives.items() if any(p.waiting for p in told)}
     found: dict[int, str] = {}
     for group, members in groups.items():
         furthest = max(members.values(), key=lambda p: p.number)
         for rank, one in members.items():
-            if one.number < furthest.number and not held[rank] - {group}:
+            if one.number < furthest.number and rank not in held:
                 is_next = furthest.number == one.number + 1
                 what = furthest.collective if is_next else "collective"
                 found[rank] = f"{what} {one.number + 1} of {furthest.description or group}"

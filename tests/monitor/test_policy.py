@@ -205,6 +205,14 @@ def test_a_host_that_is_silent_while_the_run_stands_still_is_lost_and_left_out()
     assert "n2 has not answered for 31 s (no route)" in decision.reason
 
 
+def test_no_host_is_blamed_for_a_silent_end_where_nobody_can_write() -> None:
+    seen = fleet(True, False, unwritable="/runs: No space left on device")
+    decision = decide(seen, detect(seen))
+    assert decision.action == "condemn" and not decision.hosts
+    assert "could not say why: /runs: No space left on device" in decision.cause
+    assert decide(fleet(True, False), detect(fleet(True, False))).hosts == {"n2": "gone"}
+
+
 def test_ranks_that_lost_a_neighbour_and_know_no_more_are_no_cause_where_its_host_is_silent() -> (
     None
 ):

@@ -61,6 +61,13 @@ def test_a_rank_that_is_behind_since_it_waits_for_another_is_a_victim() -> None:
     assert judge(dict.fromkeys(range(3), WAITING), recorded).ranks == (2,)
 
 
+def test_a_rank_that_a_lost_one_left_alone_in_a_collective_is_a_victim() -> None:
+    # Rank 2 is gone with its host: rank 0 got its last part of 54 from it, and rank 1 did not.
+    verdict = judge({0: WAITING, 1: WAITING}, {0: (at(55),), 1: (at(54),)})
+    assert verdict.ranks == ()
+    assert "look at the network" in verdict.told
+
+
 def test_where_all_wait_in_one_collective_no_rank_is_blamed() -> None:
     verdict = judge({0: WAITING, 1: WAITING}, {0: (at(7),), 1: (at(7),)})
     assert verdict.ranks == ()
