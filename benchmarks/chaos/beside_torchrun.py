@@ -50,6 +50,9 @@ FAULTS: dict[str, Callable[[Site, random.Random], Hit | None]] = {
 
 BACK_S = 10.0
 PATIENCE_S = 90.0
+START_S = 300.0
+"""For a start by hand: longer, a machine is in no state to be measured."""
+
 BETWEEN_S = 10.0
 """Between the first step after one fault and the next fault, on average."""
 
@@ -145,7 +148,7 @@ def endure(
     Raises RuntimeError where that does not help either."""
     began, steps = time.time(), Steps(site)
     found = Account({name: [] for name in dict.fromkeys(turns)})
-    if not steps.await_some(began, PATIENCE_S):
+    if not steps.await_some(began, START_S):
         raise RuntimeError("it does not train at all")
     for number, name in enumerate(turns, 1):
         rng = random.Random(f"{seed} {number} {name}")
@@ -162,7 +165,7 @@ def endure(
         if not steps.await_some(since, PATIENCE_S):
             by_hand()
             found.by_hand += 1
-            if not steps.await_some(since, PATIENCE_S):
+            if not steps.await_some(since, START_S):
                 raise RuntimeError(f"{name}: a start by hand did not help either")
         found.recovered_s[name].append(steps.after(since)[0]["time"] - hit.at)
         say(f"{number}: {name}: a step after {found.recovered_s[name][-1]:.1f} s")
