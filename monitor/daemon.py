@@ -4,8 +4,10 @@ All that a decision rests on is in the store and the run directory, so the daemo
 moment: the training goes on, and the next daemon takes the run up where the record stands.
 """
 
+import errno
 import logging
 import math
+import os
 import threading
 import time
 from contextlib import suppress
@@ -358,6 +360,7 @@ class Daemon:
             exit=read_exit(watch.dir, attempt.number, attempt.token),
             best_step=max([a.step_at_end or 0 for a in attempts] + [watch.tracker.best_step]),
             blind=blind,
+            unwritable=_why_unwritable(run.path),
             host_findings=host_findings,
             stacks=watch.stacks.look(now_s) if watch.stacks else None,
             placement=placement,
@@ -578,6 +581,17 @@ def _tell_ranks_to_stop(run: RunDir) -> None:
             run.stop_request.touch()
         except OSError as error:
             log.error("%s: %s", run.stop_request, error.strerror)
+
+
+def _why_unwritable(path: Path) -> str:
+    """Why nothing can be written to a run directory; empty if it seems that it can."""
+    try:
+        state = os.statvfs(path)
+    except OSError:
+        return ""  # that is being blind
+    if state.f_flag & os.ST_RDONLY:
+        return f"{path}: {os.strerror(errno.EROFS)}"
+    return f"{path}: {os.strerror(errno.ENOSPC)}" if not state.f_bavail else ""
 
 
 def _why_blind(path: Path) -> str:

@@ -6,7 +6,7 @@ docs/monitor.md holds both.
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from launcher.outcome import describe_exit
@@ -14,6 +14,7 @@ from launcher.slurm.record import TIME_LIMIT
 from launcher.store import LAUNCHER_S, RESUMED, Attempt, RunState
 from monitor.acts import first_for
 from monitor.detect import replicas
+from monitor.detect.dead import PROBES
 from monitor.detect.stuck import explained
 from monitor.roll_back import roll_back
 from monitor.view import Finding, FindingId, RunView
@@ -42,6 +43,10 @@ CANCELLED = "cancelled: "
 STACKS_S = 5.0
 """Longest that a hung attempt is left as it is for its ranks' stacks: its hosts look for the
 request every 0.5 s and give the ranks 4 s."""
+
+UNANSWERED_S = 3.0
+"""A host that others of a hung attempt have outrun by so much with their answers does not answer: a
+choice of ours, well above what a busy host takes."""
 
 RESUBMIT_AFTER_S = 10.0
 """A supervisor that has not reported by then is started again; starting twice starts one."""
@@ -141,11 +146,19 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
         broken = [finding for finding in told if finding.severity == "critical"]
         # What ended well was not ended by them.
         at_fault = [] if _exit_code(view) in (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST) else broken
+        silent = _silent_before(view)
+        causes = [
+            _told(view, view.exit),
+            *(f"{host} does not answer" for host in silent),
+            *(finding.summary for finding in at_fault),
+        ]
         return Decision(
             "end_attempt",
-            cause="; ".join([_told(view, view.exit), *(finding.summary for finding in at_fault)]),
+            cause="; ".join(causes),
             exit_code=_exit_code(view),
-            hosts=_killed_on(view, view.exit) | {h: k for f in broken for h, k in f.hosts.items()},
+            hosts=_killed_on(view, view.exit)
+            | silent
+            | {h: k for f in broken for h, k in f.hosts.items()},
         )
     first = first_for("end", findings, view)
     if first is not None:
@@ -155,7 +168,7 @@ def _running(view: RunView, findings: tuple[Finding, ...]) -> Decision:
                 return Decision("ask_stacks", first.summary, evidence=first.evidence)
             if stacks.awaited and stacks.waited_s < STACKS_S:
                 return WAIT
-            first = explained(first, stacks)
+            first = _with_silent_hosts(view, explained(first, stacks, view.host_of))
         return Decision(
             "condemn",
             first.summary,
@@ -196,6 +209,36 @@ def _spike_rolled_back(view: RunView, findings: tuple[Finding, ...]) -> RollBack
     if spike is None or view.run.stop_requested_at is not None:
         return None
     return roll_back(view, int(spike.evidence["onset"]), spike.summary)
+
+
+def _with_silent_hosts(view: RunView, hang: Finding) -> Finding:
+    """A host that does not answer is the cause of the hang, if it does not tell its stacks through
+    the run folder either, or no rank of another stands out. Where none answers, more likely it is
+    us who are cut off."""
+    nodes, told = view.observed.nodes, hang.evidence
+    silent = [
+        node.host
+        for node in nodes
+        if (node.probes_failed or node.silent_s > UNANSWERED_S)
+        and (node.node in told["nodes_without_answer"] or not told["at_fault"])
+    ]
+    if not silent or len(silent) == len(nodes):
+        return hang
+    does = "does" if len(silent) == 1 else "do"
+    return replace(
+        hang,
+        summary=f"{hang.summary}; {', '.join(silent)} {does} not answer",
+        hosts=dict.fromkeys(silent, "unreachable"),
+    )
+
+
+def _silent_before(view: RunView) -> dict[str, str]:
+    """Hosts that do not answer, where ranks ended without knowing why: they lost a neighbour."""
+    code = _exit_code(view)
+    if code is None or not 0 < code < ExitCode.BAD_SPEC:
+        return {}
+    hosts = [node.host for node in view.observed.nodes if node.probes_failed >= PROBES]
+    return dict.fromkeys(hosts if len(hosts) < len(view.observed.nodes) else [], "unreachable")
 
 
 def _told(view: RunView, content: dict[str, Any]) -> str:

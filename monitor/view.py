@@ -94,6 +94,8 @@ class RunView:
     """The highest step that the run was seen to complete."""
     blind: str = ""
     """Why the run directory could not be looked at; empty if it could."""
+    unwritable: str = ""
+    """Why nobody can write to the run directory; empty if it seems that they can."""
 
     host_findings: tuple["Finding", ...] = ()
     """What is wrong with the attempt's hosts and GPUs, by their samples."""

@@ -23,7 +23,7 @@ class NodeView:
     probes_failed: int = 0
     """How many probes in a row."""
     silent_s: float = 0.0
-    """For how long."""
+    """For how long it has not answered; with no failed probe, a probe is still on its way."""
 
 
 @dataclass(frozen=True)

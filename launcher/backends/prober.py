@@ -4,6 +4,7 @@ to know need not wait for a host that does not answer."""
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from launcher.backends.base import NodeView
 from launcher.hosts.fleet import Answer, Fleet
@@ -33,7 +34,8 @@ class Prober:
         self._views = {
             node: NodeView(node, host, None) for node, host in enumerate(placement.hosts)
         }
-        self._answered_at_s = dict.fromkeys(self._views, time.monotonic())
+        self._asked_at_s = time.monotonic()
+        self._answered_at_s = dict.fromkeys(self._views, self._asked_at_s)
         self._stopping, self._looked = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._go, daemon=True)
         self._thread.start()
@@ -43,9 +45,16 @@ class Prober:
         return self._attempt
 
     def views(self) -> tuple[NodeView, ...]:
-        """How the nodes stand, as of the last answers. The first time it waits for some."""
+        """How the nodes stand, as of the last answers. The first time it waits for some. One that
+        has yet to answer is silent since it last did."""
         self._looked.wait(FIRST_LOOK_S)
-        return tuple(self._views[node] for node in sorted(self._views))
+        now_s = time.monotonic()
+        return tuple(
+            replace(view, silent_s=now_s - self._answered_at_s[node])
+            if self._answered_at_s[node] < self._asked_at_s
+            else view
+            for node, view in sorted(self._views.items())
+        )
 
     def silent(self) -> frozenset[str]:
         """Hosts whose last probe failed."""
@@ -58,6 +67,7 @@ class Prober:
         node_of = {host: node for node, host in enumerate(self._placement.hosts)}
         while not self._stopping.is_set():
             names = self._supervisors()
+            self._asked_at_s = time.monotonic()
             self._fleet.call(
                 "alive",
                 lambda host, names=names: {"names": names[node_of[host]]},  # type: ignore[misc]

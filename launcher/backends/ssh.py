@@ -237,12 +237,12 @@ class SshBackend:
         placement = read_placement(run, attempt.number)
         if placement is None:
             return Observation(submitted=False)
-        if read_exit(run, attempt.number, attempt.token) is not None:
-            # Nothing that hosts could say changes how it ended.
-            nodes = enumerate(placement.hosts)
-            return Observation(tuple(NodeView(node, host, None) for node, host in nodes))
         prober = self._prober
         if prober is None or prober.attempt != attempt.number:
+            if read_exit(run, attempt.number, attempt.token) is not None:
+                # It is over: no host is asked anew.
+                nodes = enumerate(placement.hosts)
+                return Observation(tuple(NodeView(node, host, None) for node, host in nodes))
             if prober:
                 prober.stop()
             try:

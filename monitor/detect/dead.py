@@ -15,6 +15,9 @@ def supervisor_vanished(view: RunView) -> Finding | None:
     gone = [node for node in view.observed.nodes if node.alive is False]
     hosts = [node.host for node in gone]
     where = "the attempt's processes are" if view.nodes == 1 else f"those on {', '.join(hosts)} are"
+    if view.unwritable:  # they may well have had something to say
+        told = f"{where} gone, and could not say why: {view.unwritable}"
+        return Finding("supervisor_vanished", told, {"hosts": hosts})
     return Finding(
         "supervisor_vanished",
         f"{where} gone without a word (killed, or the machine restarted)",

@@ -1,7 +1,8 @@
 """Which rank holds the others up, by what each is at: a pure function."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePath
 
 from launcher.stacks import RankStack
@@ -36,9 +37,13 @@ class Verdict:
     """A clause for people."""
 
 
-def explained(finding: Finding, stacks: StacksView) -> Finding:
+HostOf = Callable[[int], str]
+"""The host of a rank; empty where all are on one."""
+
+
+def explained(finding: Finding, stacks: StacksView, host_of: HostOf = lambda rank: "") -> Finding:
     """The same hang, with the rank that holds the others up and where it is."""
-    verdict = judge(stacks.ranks, stacks.collectives)
+    verdict = judge(stacks.ranks, stacks.collectives, host_of)
     places = {str(rank): where(stacks.ranks[rank]) for rank in verdict.ranks}
     return replace(
         finding,
@@ -54,26 +59,29 @@ def explained(finding: Finding, stacks: StacksView) -> Finding:
 
 
 def judge(
-    ranks: Mapping[int, RankStack], collectives: Mapping[int, tuple[Progress, ...]]
+    ranks: Mapping[int, RankStack],
+    collectives: Mapping[int, tuple[Progress, ...]],
+    host_of: HostOf = lambda rank: "",
 ) -> Verdict:
     """Of the ranks that have told. A process that cannot run comes first; then the one that has
     begun fewer collectives than its peers; then one that is in none while others wait in one."""
     if not ranks:
         return Verdict((), "no host told what its ranks are at")
+    verdict = partial(_verdict, ranks=ranks, host_of=host_of)
     if broken := [rank for rank, stack in ranks.items() if stack.state in STATES]:
         states = {STATES[ranks[rank].state] for rank in broken}
-        return _verdict(broken, " or ".join(sorted(states)), ranks)
+        return verdict(broken, " or ".join(sorted(states)))
     if late := _behind(collectives):
         behind, missing = late
-        return _verdict(behind, f"did not come to {missing}", ranks)
+        return verdict(behind, f"did not come to {missing}")
     waiting = {rank for rank, stack in ranks.items() if _collective(stack)}
     busy = sorted(rank for rank, stack in ranks.items() if stack.frames and rank not in waiting)
     if waiting and busy:
-        return _verdict(busy, "is in no collective", ranks)
+        return verdict(busy, "is in no collective")
     if stuck := [rank for rank, stack in ranks.items() if stack.state == "D"]:
-        return _verdict(stuck, "waits in the kernel", ranks)
+        return verdict(stuck, "waits in the kernel")
     if deaf := sorted(ranks.keys() - waiting - set(busy)):
-        return _verdict(deaf, "told no stack", ranks)
+        return verdict(deaf, "told no stack")
     if not waiting:
         return Verdict((), f"none stands out: {_at(ranks.values())}")
     return Verdict(
@@ -81,11 +89,13 @@ def judge(
     )
 
 
-def _verdict(at_fault: Iterable[int], why: str, ranks: Mapping[int, RankStack]) -> Verdict:
+def _verdict(
+    at_fault: Iterable[int], why: str, *, ranks: Mapping[int, RankStack], host_of: HostOf
+) -> Verdict:
     named = tuple(sorted(at_fault))
     place = where(ranks[named[0]])
     others = [stack for rank, stack in ranks.items() if rank not in named and _collective(stack)]
-    told = f"{_names(named)} {why}" + (f" (it is in {place})" if place else "")
+    told = f"{_names(named, host_of)} {why}" + (f" (it is in {place})" if place else "")
     if others:
         many = "1 other waits" if len(others) == 1 else f"{len(others)} others wait"
         told += f", while {many} in {_at(others)}"
@@ -96,17 +106,18 @@ def _behind(
     collectives: Mapping[int, tuple[Progress, ...]],
 ) -> tuple[list[int], str] | None:
     """Ranks that began fewer collectives of some process group than others of it, and the first
-    that they did not begin. One that is behind since it waits in another group is a victim."""
+    that they did not begin. One that waits in a collective, of whatever group, is a victim: of this
+    one too, if somebody who does not tell has left it alone there."""
     groups: dict[str, dict[int, Progress]] = {}
     for rank, progress in collectives.items():
         for one in progress:
             groups.setdefault(one.group, {})[rank] = one
-    held = {rank: {p.group for p in told if p.waiting} for rank, told in collectives.items()}
+    held = {rank for rank, told in collectives.items() if any(p.waiting for p in told)}
     found: dict[int, str] = {}
     for group, members in groups.items():
         furthest = max(members.values(), key=lambda p: p.number)
         for rank, one in members.items():
-            if one.number < furthest.number and not held[rank] - {group}:
+            if one.number < furthest.number and rank not in held:
                 is_next = furthest.number == one.number + 1
                 what = furthest.collective if is_next else "collective"
                 found[rank] = f"{what} {one.number + 1} of {furthest.description or group}"
@@ -148,8 +159,11 @@ def _short(file: str) -> str:
     return "/".join(parts[root if parts[root] == "trainer" else root + 1 :])
 
 
-def _names(ranks: tuple[int, ...]) -> str:
+def _names(ranks: tuple[int, ...], host_of: HostOf) -> str:
+    hosts = ", ".join(dict.fromkeys(host for rank in ranks[:MOST_NAMED] if (host := host_of(rank))))
+    on = f" on {hosts}" if hosts else ""
     if len(ranks) == 1:
-        return f"rank {ranks[0]}"
+        return f"rank {ranks[0]}{on}"
     named = ", ".join(str(rank) for rank in ranks[:MOST_NAMED])
-    return f"ranks {named}" + (f" and {len(ranks) - MOST_NAMED} more" if ranks[MOST_NAMED:] else "")
+    more = f" and {len(ranks) - MOST_NAMED} more" if ranks[MOST_NAMED:] else ""
+    return f"ranks {named}{more}{on}"

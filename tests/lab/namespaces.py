@@ -133,6 +133,10 @@ class LabHost:
         verdict = "drop" if silently else "reject with tcp reset"
         self._filter(f"tcp dport {port} {verdict}")
 
+    def cut_off(self, address: str) -> None:
+        """Nothing arrives from there; all others are heard."""
+        self._filter(f"ip saddr {address} drop")
+
     def _filter(self, rule: str) -> None:
         hook = "type filter hook input priority 0;"
         table = f"table inet lab {{\nchain input {{\n{hook}\n{rule}\n}}\n}}\n"

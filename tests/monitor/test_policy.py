@@ -11,7 +11,7 @@ from launcher.slurm.record import TIME_LIMIT
 from launcher.store import RESUMED, Attempt, Run
 from monitor.collect.progress import ProgressTracker
 from monitor.detect import detect
-from monitor.policy import STACKS_S, decide
+from monitor.policy import STACKS_S, Decision, decide
 from monitor.view import RankView, RunView, StacksView
 from smolplan.errors import ExitCode
 from smolplan.rundir import Heartbeat, Phase
@@ -214,6 +214,29 @@ def test_a_host_that_is_silent_while_the_run_stands_still_is_lost_and_left_out()
     decision = decide(seen, detect(seen))
     assert decision.action == "condemn" and decision.hosts == {"n2": "unreachable"}
     assert "n2 has not answered for 31 s (no route)" in decision.reason
+
+
+def test_no_host_is_blamed_for_a_silent_end_where_nobody_can_write() -> None:
+    seen = fleet(True, False, unwritable="/runs: No space left on device")
+    decision = decide(seen, detect(seen))
+    assert decision.action == "condemn" and not decision.hosts
+    assert "could not say why: /runs: No space left on device" in decision.cause
+    assert decide(fleet(True, False), detect(fleet(True, False))).hosts == {"n2": "gone"}
+
+
+def test_ranks_that_lost_a_neighbour_and_know_no_more_are_no_cause_where_its_host_is_silent() -> (
+    None
+):
+    def ended_with(code: int, *states: bool | None) -> Decision:
+        crash = {"exit_code": code, "failures": {"0": code}}
+        return decide(fleet(*states, silent_s=2.0, exit=crash), ())
+
+    alone = ended_with(1, True, None)
+    assert alone.cause == "rank 0 exited with 1 on n1; n2 does not answer"
+    assert alone.hosts == {"n2": "unreachable"}
+    # Who knows the cause says it; and where no host answers, it may be us.
+    assert ended_with(-9, True, None).hosts == {"n1": "killed"}
+    assert not ended_with(1, None, None).hosts
 
 
 @pytest.mark.parametrize(

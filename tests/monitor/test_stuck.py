@@ -6,12 +6,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launcher.backends.base import NodeView, Observation
+from launcher.placement import Placement
 from launcher.stacks import RankStack, collect, main_thread, read_stacks, tell_stacks
 from monitor.detect.stuck import explained, judge
-from monitor.policy import STACKS_S, decide
+from monitor.policy import STACKS_S, Decision, decide
 from monitor.view import Finding, Progress, StacksView
 from smolplan.rundir import RunDir, write_json
 from tests.monitor.test_policy import attempt, view
@@ -58,6 +61,13 @@ def test_a_rank_that_is_behind_since_it_waits_for_another_is_a_victim() -> None:
     assert judge(dict.fromkeys(range(3), WAITING), recorded).ranks == (2,)
 
 
+def test_a_rank_that_a_lost_one_left_alone_in_a_collective_is_a_victim() -> None:
+    # Rank 2 is gone with its host: rank 0 got its last part of 54 from it, and rank 1 did not.
+    verdict = judge({0: WAITING, 1: WAITING}, {0: (at(55),), 1: (at(54),)})
+    assert verdict.ranks == ()
+    assert "look at the network" in verdict.told
+
+
 def test_where_all_wait_in_one_collective_no_rank_is_blamed() -> None:
     verdict = judge({0: WAITING, 1: WAITING}, {0: (at(7),), 1: (at(7),)})
     assert verdict.ranks == ()
@@ -83,9 +93,9 @@ def test_a_deep_stack_that_was_cut_short_is_still_the_main_threads() -> None:
 HANG = Finding("hang", "rank 0 has shown no progress", {"rank": 0})
 
 
-def seen(**fields: float | frozenset[int]) -> StacksView:
+def seen(**fields: Any) -> StacksView:
     base = StacksView(1.0, frozenset({1}), {0: WAITING, 1: READING}, {}, "attempts/1/stacks")
-    return replace(base, **fields)  # type: ignore[arg-type]
+    return replace(base, **fields)
 
 
 def test_a_hang_is_ended_once_its_stacks_are_told_or_have_been_waited_for_long_enough() -> None:
@@ -102,6 +112,25 @@ def test_a_hang_is_ended_once_its_stacks_are_told_or_have_been_waited_for_long_e
 def test_a_host_that_told_nothing_leaves_the_hang_as_it_was_seen() -> None:
     silent = StacksView(STACKS_S, frozenset({0}), {}, {}, "")
     assert explained(HANG, silent).summary.startswith(HANG.summary)
+
+
+def test_a_host_that_does_not_answer_is_the_cause_of_a_hang_where_no_rank_stands_out() -> None:
+    def on_two_hosts(answers: bool, silent_s: float = 0.0, **more: Any) -> Decision:
+        second = NodeView(1, "n2", answers, "", 0 if answers else 1, silent_s)
+        nodes = Observation((NodeView(0, "n1", True), second))
+        placed = Placement(("n1", "n2"), 1)
+        stacks = seen(waited_s=STACKS_S, **more)
+        return decide(view(attempt(1), observed=nodes, placement=placed, stacks=stacks), (HANG,))
+
+    both = {0: WAITING, 1: WAITING}
+    mute = on_two_hosts(False, awaited=frozenset({1}), ranks={0: WAITING})
+    assert mute.hosts == {"n2": "unreachable"} and "n2 does not answer" in mute.cause
+    assert on_two_hosts(False, awaited=frozenset(), ranks=both).hosts == {"n2": "unreachable"}
+    assert not on_two_hosts(True, awaited=frozenset(), ranks=both).hosts
+    assert on_two_hosts(True, 4.0, awaited=frozenset(), ranks=both).hosts == {"n2": "unreachable"}
+    # Its SSH server may be gone for long, while a rank of the other host is at fault.
+    other = on_two_hosts(False, awaited=frozenset(), ranks={0: READING, 1: WAITING})
+    assert not other.hosts and "rank 0 on n1 is in no collective" in other.cause
 
 
 RANK = """

@@ -1,7 +1,5 @@
-"""`python -m benchmarks.chaos --faults N --seed S`: break a run at random moments and see whether
-it ends as an undisturbed one does, bit for bit. Exit 0 if so, 1 if not."""
+"""A run of two ranks on this machine, broken at random moments."""
 
-import argparse
 import json
 import os
 import random
@@ -250,33 +248,29 @@ def _await_progress(run: Run, store: Store, attempt: int, timeout_s: float = 90.
     return False
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faults", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+def run(faults_wanted: int, seed: int, *, as_json: bool) -> int:
+    """The exit code: 0 if the run ended as an undisturbed one does, bit for bit."""
     console = Console(width=79, highlight=False)
     progress = Console(stderr=True, highlight=False)
-    rng = random.Random(arguments.seed)
+    rng = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="smolplan-chaos-") as name:
         base = Path(name)
         os.environ["SMOLPLAN_STATE"] = str(base / "state")
         store = Store()
-        settings = {"seed": arguments.seed, "text": Path(json.__file__).parent, "cache": base / "c"}
-        steps = STEPS_PER_FAULT * max(1, arguments.faults)
+        settings = {"seed": seed, "text": Path(json.__file__).parent, "cache": base / "c"}
+        steps = STEPS_PER_FAULT * max(1, faults_wanted)
         spec = parse_spec(SPEC.format(steps=steps, **settings), where="chaos")
         other = dump_spec(spec).replace("name: chaos", "name: other")
         (store.folder / "other.yaml").write_text(other)
         progress.print(f"undisturbed run of {steps} steps")
         calm = control.await_end(store, launch(spec, store, base / "runs").id, 1200)
-        run = launch(spec, store, base / "runs")
-        faults = inject(run, store, arguments.faults, rng, progress.print)
+        disturbed = launch(spec, store, base / "runs")
+        faults = inject(disturbed, store, faults_wanted, rng, progress.print)
         progress.print("no more faults: waiting for the end")
-        run = control.await_end(store, run.id, 1200)
-        directory = RunDir(run.path)
+        ended = control.await_end(store, disturbed.id, 1200)
+        directory = RunDir(ended.path)
         result = compare(RunDir(calm.path), directory)
-        causes = {a.number: a.cause for a in store.attempts(run.id)}
+        causes = {a.number: a.cause for a in store.attempts(ended.id)}
         for fault in faults:
             if fault.kind in NO_RESTART:
                 continue
@@ -288,15 +282,15 @@ def main() -> int:
             with suppress(ProcessLookupError):
                 os.kill(daemon.pid, signal.SIGTERM)
         store.close()
-    injected = len(faults) == arguments.faults
+    injected = len(faults) == faults_wanted
     needless = [fault.number for fault in faults if "WITHOUT NEED" in fault.seen_as]
-    ended = calm.state == run.state == "finished"
-    good = ended and result.equal and injected and not needless
-    if arguments.json:
+    finished = calm.state == ended.state == "finished"
+    good = finished and result.equal and injected and not needless
+    if as_json:
         answer = {
             "good": good,
-            "state": run.state,
-            "reason": run.reason,
+            "state": ended.state,
+            "reason": ended.reason,
             "faults": [asdict(fault) for fault in faults],
             "comparison": asdict(result),
             "checkpoints_rejected": len(rejected),
@@ -312,7 +306,7 @@ def main() -> int:
         table.add_row(str(f.number), f.kind, str(f.step), f.seen_as, *times)
     console.print(table)
     console.print(
-        f"{len(faults)} faults, {len(causes)} attempts; the run {run.state}: {run.reason}"
+        f"{len(faults)} faults, {len(causes)} attempts; the run {ended.state}: {ended.reason}"
     )
     console.print(
         f"{result.steps} steps compared with the undisturbed run: {len(result.missing)} missing, "
@@ -322,13 +316,9 @@ def main() -> int:
         f"{len(rejected)} damaged checkpoints rejected"
     )
     if not injected:
-        console.print(f"[bold red]only {len(faults)} of {arguments.faults} faults took place[/]")
+        console.print(f"[bold red]only {len(faults)} of {faults_wanted} faults took place[/]")
     if needless:
         console.print(f"[bold red]restarted without need after faults {needless}[/]")
     equal = "losses equal bit for bit" if result.equal else "[bold red]losses NOT EQUAL[/]"
     console.print(equal)
     return 0 if good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
