@@ -1,6 +1,7 @@
 """The user's jobs as Slurm last told of them: one question for all runs, however often they are
 looked at, since the controller is shared by the whole cluster."""
 
+import threading
 import time
 
 from launcher.slurm import commands
@@ -20,6 +21,8 @@ ANSWER_S = 5.0
 
 class Queue:
     def __init__(self) -> None:
+        self._asking = threading.Lock()
+        """Runs are looked at side by side: one of them asks, the others have its answer."""
         self._jobs: dict[str, Job] = {}
         self._asked_s = float("-inf")
         self._trouble: SlurmError | UserError | None = None
@@ -34,18 +37,20 @@ class Queue:
     def find(self, name: str) -> Job | None:
         """None if Slurm does not know it, or no longer. Raises SlurmError, and UserError if this is
         no node of a cluster."""
-        self._listen(LOOK_S)
-        if name not in self._jobs:  # submitted since, or forgotten
-            job = commands.find_job(name, timeout_s=ANSWER_S)
-            if job is None:
-                return None
-            self._jobs[name] = job
-        return self._jobs[name]
+        with self._asking:
+            self._listen(LOOK_S)
+            if name not in self._jobs:  # submitted since, or forgotten
+                job = commands.find_job(name, timeout_s=ANSWER_S)
+                if job is None:
+                    return None
+                self._jobs[name] = job
+            return self._jobs[name]
 
     def find_by_comment(self, comment: str) -> Job | None:
         """As Slurm stands now. Raises as `find` does."""
-        self._listen(0.0)
-        return next((job for job in self._jobs.values() if job.comment == comment), None)
+        with self._asking:
+            self._listen(0.0)
+            return next((job for job in self._jobs.values() if job.comment == comment), None)
 
     def _listen(self, age_s: float) -> None:
         """Have an answer that is no older. Raises as `find` does."""

@@ -1,6 +1,8 @@
 """What Slurm is sent and what its words mean, without a Slurm."""
 
+import os
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from launcher.outcome import write_exit
 from launcher.slurm import array, script
 from launcher.slurm.batch import first_attempt, job_name, next_attempt, supervisors
 from launcher.slurm.nodes import blamed
+from launcher.slurm.queue import Queue
 from launcher.slurm.record import SlurmRecord, claim, read_record, write_record
 from launcher.slurm.state import parse_config, parse_fields, parse_queue
 from smolplan.errors import UserError
@@ -167,3 +170,18 @@ def test_a_job_that_starts_again_is_the_next_attempt_unless_somebody_decided_oth
     write_exit(run, 3, "any", {"exit_code": None})
     assert next_attempt(run, "8", 3) is None
     assert first_attempt(run, 3, "8") is None
+
+
+def test_runs_looked_at_side_by_side_ask_slurm_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue, asked = tmp_path / "squeue", tmp_path / "asked"
+    line = "|".join(["7", "RUNNING", "None", "a comment"])
+    squeue.write_text(f"#!/bin/sh\necho >> '{asked}'\nsleep 0.2\necho '{line}'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    queue = Queue()
+    with ThreadPoolExecutor(8) as runs:
+        found = list(runs.map(queue.find, ["7"] * 8))
+    assert {job.number for job in found if job} == {"7"}
+    assert asked.read_text() == "\n"
