@@ -22,7 +22,8 @@ CRED_EXPIRE_S = 5
 """A job that is queued again waits for as long as its credential could still be shown: 120 s by
 default (slurm.conf(5), AuthInfo). Slurm takes no less than this."""
 
-START_S = 30.0
+START_S = 120.0
+"""A job that was ending on a node as its slurmd was killed is asked to end again after a minute."""
 
 
 def why_not() -> str:
@@ -75,7 +76,13 @@ class SlurmLab:
         # Without this capability root cannot raise what is the most.
         held = ["setpriv", "--bounding-set=-sys_resource", "prlimit", f"--nofile={open_files}"]
         self._start(name, *(held if open_files else []), "slurmd", "-D", "-N", name)
-        self._await(lambda: self.node_state(name) == "idle", f"{name} does not come up")
+        self.await_idle(name)
+
+    def await_idle(self, name: str) -> None:
+        """Until it is up, and no job runs or ends on it. "planned", a job was meant to have it,
+        may stay there when that job is long cancelled, until another one waits."""
+        free = ("idle", "idle-", "planned")
+        self._await(lambda: self.node_state(name) in free, f"{name} does not become idle")
 
     def stop_node(self, name: str) -> None:
         """Its slurmd is gone at once, as when a host dies; what it has started goes on, as on a
@@ -139,7 +146,9 @@ class SlurmLab:
             for name, process in self._processes.items():
                 said = (self.folder / f"{name}.out").read_text(errors="replace")[-2000:]
                 assert process.poll() is None, f"{name} ended: {said}"
-            assert time.monotonic() < deadline, trouble
+            assert time.monotonic() < deadline, (
+                f"{trouble}: {self._said('sinfo', '--Node', '--long')}"
+            )
             time.sleep(0.05)
 
     def _configure(self) -> None:

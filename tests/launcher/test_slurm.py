@@ -192,6 +192,7 @@ def test_a_failing_node_gives_its_place_to_a_spare_and_a_blamed_one_is_asked_for
 def test_a_node_that_fails_its_own_check_is_named_and_left_out_before_any_rank_starts(
     slurm: SlurmLab, store: Store, data_cache: Path, tmp_path: Path
 ) -> None:
+    slurm.await_idle("n2")
     slurm.stop_node("n2")
     slurm.start_node("n2", open_files=1200)
     try:
