@@ -36,7 +36,7 @@ def scored_twice(context: "Context") -> list[dict[str, Any]]:
         with_parts(
             small.spec,
             # On one rank: other layouts are looked at elsewhere, and it starts and steps fastest.
-            parallel={"data_parallel": 1},
+            parallel={"data_parallel": 1, "tensor_parallel": 1},
             cluster={"gpus_per_node": 1},
             optim={"steps": STEPS, "global_batch_size": 2},
             checkpoint={"every_steps": STEPS},
