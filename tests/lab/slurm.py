@@ -79,10 +79,15 @@ class SlurmLab:
         self.await_idle(name)
 
     def await_idle(self, name: str) -> None:
-        """Until it is up, and no job runs or ends on it. "planned", a job was meant to have it,
-        may stay there when that job is long cancelled, until another one waits."""
-        free = ("idle", "idle-", "planned")
-        self._await(lambda: self.node_state(name) in free, f"{name} does not become idle")
+        """Until it is up, and no job runs or ends on it. Its state alone does not tell: that a job
+        was to have it, "planned", may stay there when that job is long cancelled."""
+        up = ("idle", "idle-", "planned", "mixed", "mixed-", "allocated")
+
+        def is_free() -> bool:
+            jobs = self._said("squeue", f"--nodelist={name}").splitlines()[1:]
+            return self.node_state(name) in up and not jobs
+
+        self._await(is_free, f"{name} does not become idle")
 
     def stop_node(self, name: str) -> None:
         """Its slurmd is gone at once, as when a host dies; what it has started goes on, as on a
