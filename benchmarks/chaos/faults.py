@@ -18,6 +18,7 @@ from typing import Literal
 
 import psutil
 
+from benchmarks.chaos.damage import WAYS, damage
 from benchmarks.chaos.site import Site, SmolplanSite, await_true, give_kernel_log, kernel_log
 from launcher import control
 from tests.lab.namespaces import LabHost
@@ -133,17 +134,9 @@ def damage_checkpoint(site: SmolplanSite, rng: random.Random) -> Hit | None:
     if not folders:
         return None
     newest = max(folders, key=lambda path: int(path.name.removeprefix("step-")))
-    how = rng.choice(["cut", "flip", "remove"])
+    how = rng.choice(WAYS)
     try:
-        file = rng.choice(sorted(newest.iterdir()))
-        if how == "remove":
-            file.unlink()
-        elif how == "cut":
-            os.truncate(file, file.stat().st_size // 2)
-        else:
-            content = bytearray(file.read_bytes())
-            content[len(content) // 2] ^= 1
-            file.write_bytes(content)
+        damage(rng.choice(sorted(newest.iterdir())), how)
     except FileNotFoundError:
         return None
     return kill_rank(site, rng)

@@ -17,6 +17,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.chaos.damage import WAYS, damage
 from launcher import control, create
 from launcher.compare import compare, seconds_to_decision, seconds_to_next_step
 from launcher.processes import find_by_token, is_alive
@@ -146,15 +147,7 @@ def damage_checkpoint(run: Run, store: Store, rng: random.Random) -> bool:
         return False
     with suppress(FileNotFoundError):
         file = rng.choice(sorted(newest.iterdir()))
-        how = rng.choice(["truncate", "flip", "remove"])
-        if how == "remove":
-            file.unlink()
-        elif how == "truncate":
-            os.truncate(file, file.stat().st_size // 2)
-        else:
-            content = bytearray(file.read_bytes())
-            content[len(content) // 2] ^= 1
-            file.write_bytes(content)
+        damage(file, rng.choice(WAYS))
         return True
     return False
 
