@@ -24,6 +24,7 @@ from launcher.processes import is_alive, process_name
 from launcher.store import Attempt, LostLease, Run, Store, StoreUnusable
 from launcher.uploads import Transfers
 from monitor import service_manager
+from monitor.acts import first_for
 from monitor.aside import Aside
 from monitor.collect.beats import HeartbeatReader
 from monitor.collect.goodput_meter import GoodputMeter
@@ -304,6 +305,11 @@ class Daemon:
         if not any(finding.kind == "hang" for finding in findings):
             watch.stacks = None
         view = replace(view, history=watch.record.history)
+        if not view.blind and (
+            view.attempt.state == "ended" or first_for("roll_back", findings, view)
+        ):
+            # Listed only where a roll-back may be decided: a look costs shared storage little else.
+            view = replace(view, checkpoints=watch.dir.saved_steps())
         decision = decide(view, findings)
         if decision.action == "start" and run.stop_requested_at is None:
             waits_for = self._transfers.fetch_what_is_lost(watch.dir, watch.spec)
@@ -365,7 +371,6 @@ class Daemon:
             stacks=watch.stacks.look(now_s) if watch.stacks else None,
             placement=placement,
             roll_backs=self._store.roll_backs(run.id),
-            checkpoints=() if blind else watch.dir.saved_steps(),
             batch_size=watch.spec.optim.global_batch_size,
         )
 

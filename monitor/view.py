@@ -109,7 +109,7 @@ class RunView:
     roll_backs: tuple[RollBack, ...] = ()
     """All of the run, oldest first; the last may have been decided and not begun."""
     checkpoints: tuple[int, ...] = ()
-    """Steps of those in the run directory."""
+    """Steps of those in the run directory; looked for only where a roll-back may be decided."""
     batch_size: int = 1
     """Sequences of a global batch."""
 
