@@ -127,9 +127,10 @@ def run_ranks(
         rdzv_configs={"node": node.index},
         max_restarts=0,
         logs_specs=logs,
-        # One rank is gone, so the rest can do nothing more: they need no time to say goodbye.
-        shutdown_timeout=5,
     )
+    # One rank is gone, so the rest can do nothing more: they need no time to say goodbye. Not an
+    # argument: torch 2.11 does not know it, and waits 30 s.
+    config.shutdown_timeout = 5
     try:
         elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:

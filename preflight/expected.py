@@ -28,11 +28,15 @@ class Planned(Protocol):
 
 
 def expected_step_s(run: Planned) -> float | None:
-    """Seconds of a step at the planner's default MFU, exact FLOPs over the achievable rate (the
-    datasheet's, where none was measured); None on a CPU, of which the catalogue knows nothing."""
+    """Seconds of a step as the plan prices the spec's own layout, which counts what a small model
+    waits for its host. Where the plan has no price, at the planner's default MFU, exact FLOPs over
+    the achievable rate (the datasheet's, where none was measured). None on a CPU, of which the
+    catalogue knows nothing."""
     plan = run.plan
     if plan.peak_flops_per_gpu is None:
         return None
+    if plan.tokens_per_s is not None:
+        return plan.global_batch_tokens / plan.tokens_per_s
     gpu = find_gpu(run.spec.cluster.gpu)
     rate = DEFAULT_MFU * (gpu.achievable_bf16_flops or gpu.peak_bf16_flops)
     return plan.flops_per_token * plan.global_batch_tokens / (plan.gpus * rate)

@@ -81,7 +81,7 @@ class Steps:
 
     @property
     def planned_tokens_per_s_per_rank(self) -> float | None:
-        """At the planner's default MFU; None on a CPU."""
+        """By expected_step_s; None on a CPU."""
         step_s = expected_step_s(self.piece)
         return None if step_s is None else self.piece.plan.global_batch_tokens / step_s / self.ranks
 

@@ -5,9 +5,10 @@ computes with is gathered in the compute type. Each moment below is a set of lin
 moment whose lines add up to the most. It counts data-parallel ranks only: of tensor-parallel ones
 the general account (sharded.py) tells. Which tensors a block keeps depends on the device's kernels:
 nn.RMSNorm is one kernel on a GPU, and on a CPU a row of operations that keep fp32 copies. The CPU's
-figures are held against torch's FSDPMemTracker (tests/trainer/test_memory_tracked.py); the GPU's
-are computed, not measured. Not counted: the CUDA context, NCCL's buffers and what the allocator
-cannot use; leave a tenth of the memory or more for them.
+figures are held against torch's FSDPMemTracker (tests/trainer/test_memory_tracked.py), the GPU's
+against the allocator's peak on an H100 (python -m benchmarks.trainer_gpu). Not counted: the CUDA
+context, NCCL's buffers and what the allocator cannot use; leave a tenth of the memory or more for
+them.
 """
 
 from typing import TYPE_CHECKING

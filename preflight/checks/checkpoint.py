@@ -98,6 +98,8 @@ def torn(context: Context) -> Finding:
 def reshard(context: Context) -> Finding:
     """A checkpoint is gone on from by another number of ranks, with the same losses within
     rounding."""
+    if context.uses_gpus and len(context.gpus()["devices"]) < 2:
+        return Finding(state="skipped", summary="one GPU takes one rank: there is no other number")
     try:
         found = context.small_run().reshaped()
     except TrainingFailed as error:

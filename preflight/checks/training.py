@@ -186,7 +186,7 @@ def speed(context: Context) -> Finding:
         if rate < SLOW * planned:
             state = "fail" if rate < HALF * planned else "warn"
             why.append(
-                f"planned are {format_count(planned)} at the planner's MFU: the run takes "
+                f"planned are {format_count(planned)}: the run takes "
                 f"{planned / rate:.2g} times as long"
             )
     have = steps.piece.plan.gpu_memory_bytes
