@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from launcher.processes import TOKEN_VARIABLE, find_by_token
 from smolplan.rundir import STACK_SIGNAL, RunDir, read_json, write_json
 
 log = logging.getLogger("launcher.stacks")
@@ -58,11 +59,12 @@ class RankStack:
 
 
 def rank_processes() -> dict[int, int]:
-    """Rank → process id of the ranks that this process's agent has started."""
+    """Rank → process id of the attempt's ranks on this host."""
     found = {}
-    for child in psutil.Process().children():
+    for process in find_by_token(os.environ.get(TOKEN_VARIABLE, "")):
         with suppress(psutil.Error, KeyError, ValueError, OSError):
-            found[int(child.environ()["RANK"])] = child.pid
+            if "launcher.forge.child" not in process.cmdline():  # which stands in for one
+                found[int(process.environ()["RANK"])] = process.pid
     return found
 
 

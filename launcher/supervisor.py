@@ -23,6 +23,8 @@ from launcher.environment import (
     code_version,
     meeting_interface,
 )
+from launcher.forge.child import through_forge
+from launcher.forge.start import start_forge
 from launcher.node_check import await_all, check_node, told_unfit
 from launcher.outcome import (
     attempt_outcome,
@@ -73,7 +75,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     token = os.environ.get(TOKEN_VARIABLE, "")
     node = int(os.environ[arguments.node_from]) if arguments.node_from else arguments.node
-    code = supervise(RunDir(arguments.run), arguments.attempt, token, node, check=arguments.check)
+    code = supervise(
+        RunDir(arguments.run),
+        arguments.attempt,
+        token,
+        node,
+        check=arguments.check,
+        stay=arguments.stay,
+    )
     if arguments.stay:
         well = code in (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST)
         raise SystemExit(0 if well else code if code > 0 else 128 - code)
@@ -83,7 +92,15 @@ def _end(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def supervise(run: RunDir, attempt: int, token: str, node: int = 0, *, check: bool = False) -> int:
+def supervise(
+    run: RunDir,
+    attempt: int,
+    token: str,
+    node: int = 0,
+    *,
+    check: bool = False,
+    stay: bool = False,
+) -> int:
     """Start the node's ranks, wait, and put on record how they ended; that exit code. With `check`,
     only once preflight has found every node fit. Returns 0 at once if the node was ever taken up
     by another supervisor, or the attempt has ended, or is no longer the newest."""
@@ -105,7 +122,7 @@ def supervise(run: RunDir, attempt: int, token: str, node: int = 0, *, check: bo
         return 0
     try:
         _check_version()
-        ended = _run_node(run, attempt, token, node, load_spec(run.spec), check=check)
+        ended = _run_node(run, attempt, token, node, load_spec(run.spec), check=check, stay=stay)
     except Exception as error:
         log.exception("the attempt could not be run")
         ended = _failed(error)
@@ -137,7 +154,7 @@ def _failed(error: Exception) -> dict[str, Any]:
 
 
 def _run_node(
-    run: RunDir, attempt: int, token: str, node: int, spec: RunSpec, *, check: bool
+    run: RunDir, attempt: int, token: str, node: int, spec: RunSpec, *, check: bool, stay: bool
 ) -> dict[str, Any]:
     """What the node's exit.json is to hold."""
     placement = read_placement(run, attempt) or Placement(
@@ -160,6 +177,7 @@ def _run_node(
         watch.start()
     beside = (run, attempt, node, placement, spec)
     threading.Thread(target=attend, args=beside, daemon=True).start()
+    start_forge(run, tied=stay)
     if check:
         check_node(run, attempt, node, host)
         await_all(run, attempt, nodes)
@@ -182,7 +200,7 @@ def _run_ranks(
     from launcher.rank_logs import RankLogs
 
     failures = run_ranks(
-        ["-P", "-m", "trainer", str(run.path), "--attempt", str(attempt)],
+        through_forge(run.path, "trainer", str(run.path), "--attempt", str(attempt)),
         ranks=len(ranks),
         name=f"{spec.name}-{attempt}",
         logs=RankLogs(run, attempt),

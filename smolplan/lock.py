@@ -31,6 +31,13 @@ def hold(path: Path, *, patience_s: float = 1.0) -> bool:
             return True
 
 
+def let_go() -> None:
+    """In a forked process: close its copies of its parent's locks, which would keep them held
+    after the parent's end."""
+    while _held:
+        os.close(_held.pop())
+
+
 def is_held(path: Path) -> bool | None:
     """Whether somebody holds the lock; None if that cannot be told (no file yet, or a file system
     without locks)."""

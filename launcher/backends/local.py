@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from launcher.backends.base import NodeView, Observation
 from launcher.environment import environment_of, rank_environment
+from launcher.forge.child import through_forge
 from launcher.outcome import end_from_outside, read_exit
 from launcher.placement import Placement, write_placement
 from launcher.processes import kill_by_token
@@ -30,6 +31,12 @@ def command(run: RunDir, attempt_number: int) -> list[str]:
     # -P: a file trainer.py in the current folder must not be run in place of ours.
     module = ["-P", "-m", "launcher.supervisor"]
     return [sys.executable, *module, str(run.path), str(attempt_number)]
+
+
+def _forged(run: RunDir, attempt_number: int) -> list[str]:
+    """The same, in milliseconds where an earlier attempt has left a forge."""
+    arguments = through_forge(run.path, "launcher.supervisor", str(run.path), str(attempt_number))
+    return [sys.executable, *arguments]
 
 
 class LocalBackend:
@@ -75,7 +82,7 @@ class LocalBackend:
             )
             with output_file.open("ab") as output:
                 subprocess.run(
-                    command(run, attempt.number),
+                    _forged(run, attempt.number),
                     env={**environment_of(run), **rank_environment(spec, attempt.token)},
                     stdin=subprocess.DEVNULL,
                     stdout=output,

@@ -21,6 +21,7 @@ from typing import Any
 from launcher.backends.base import NodeView, NotNow, Observation
 from launcher.backends.prober import Prober
 from launcher.environment import rank_environment
+from launcher.forge.child import through_forge
 from launcher.host_faults import SUSPICIONS, offenders
 from launcher.hosts.fleet import Answer, Fleet, fleet_of
 from launcher.hosts.host import Host, Trouble
@@ -179,7 +180,7 @@ class SshBackend:
 
         def arguments(host: str) -> dict[str, Any]:
             return {
-                "argv": _supervisor(run, attempt.number, node_of[host])[1:],
+                "argv": _forged(run, attempt.number, node_of[host]),
                 "python": True,
                 "env": {**kept, **rank_environment(spec, attempt.token)},
                 "output": str(logs / f"supervisor-{node_of[host]}.log"),
@@ -331,6 +332,12 @@ def _python(spec: RunSpec) -> str:
 def _supervisor(run: RunDir, attempt: int, node: int) -> list[str]:
     module = ["-P", "-m", "launcher.supervisor"]
     return [*module, str(run.path), str(attempt), "--node", str(node)]
+
+
+def _forged(run: RunDir, attempt: int, node: int) -> list[str]:
+    """The same, in milliseconds where an earlier attempt has left a forge on the host."""
+    _, _, module, *arguments = _supervisor(run, attempt, node)
+    return through_forge(run.path, module, *arguments)[1:]
 
 
 def _counting(fleet: Fleet, on_progress: Callable[[str], None]) -> Callable[[str, Answer], None]:

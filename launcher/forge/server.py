@@ -1,0 +1,215 @@
+"""`python -m launcher.forge.server RUN`: the forge of a run on this host.
+
+It imports the trainer once, forks for those that ask, and tells them how that ended. A process that
+it forked ends with it, and with whoever asked. It goes once the run needs it no more.
+"""
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import time
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher.forge.guise import put_on
+from launcher.forge.meeting import CODE, MOST_BYTES, read_at_start, socket_path
+from launcher.hosts.bundle import PACKAGES
+from launcher.outcome import read_exit
+from launcher.processes import TOKEN_VARIABLE
+from smolplan.errors import ExitCode
+from smolplan.lifetime import PARENT_VARIABLE, die_with_parent
+from smolplan.lock import hold, let_go
+from smolplan.rundir import RunDir
+
+PRELOADED = ("launcher.supervisor", "launcher.agent", "launcher.rank_logs", "trainer.loop")
+
+IDLE_S = 120.0
+"""That it waits for the next attempt: a monitor restarts a run in seconds unless it fails over and
+over, and then it has no hurry."""
+LOOK_S = 2.0
+
+SHOWN = (TOKEN_VARIABLE, "RANK", "LOCAL_RANK", "SMOLPLAN_HOST")
+"""What others read in a process's environment, first since there may not be room for all."""
+
+
+@dataclass
+class Forge:
+    run: RunDir
+    listener: socket.socket
+    loop: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    forked: dict[int, socket.socket] = field(default_factory=dict)
+    """Process id → the connection of whoever asked for it."""
+    watched: dict[int, int] = field(default_factory=dict)
+    """Process id → a descriptor that can be read once it has ended."""
+    environment: dict[str, str] = field(default_factory=lambda: read_at_start(dict(os.environ)))
+    code: dict[str, int] = field(default_factory=dict)
+    """Files of ours that were imported → when they were changed, in ns."""
+
+    def serve(self) -> None:
+        self.code = _code()
+        self.loop.register(self.listener, selectors.EVENT_READ)
+        idle_since_s = time.monotonic()
+        while True:
+            for key, _ in self.loop.select(LOOK_S):
+                if key.fileobj is self.listener:
+                    asking, _ = self.listener.accept()
+                    self.loop.register(asking, selectors.EVENT_READ)
+                elif isinstance(key.fileobj, socket.socket):
+                    self._hear(key.fileobj)
+                else:
+                    self._bury(key.data)
+            if self.forked:
+                idle_since_s = time.monotonic()
+            elif self._is_needless(time.monotonic() - idle_since_s):
+                return
+
+    def _is_needless(self, idle_s: float) -> bool:
+        if not self.run.spec.exists() or idle_s > IDLE_S:
+            return True
+        newest = self.run.latest_attempt()
+        ended = read_exit(self.run, newest, "") if newest else None
+        return ended is not None and ended.get("exit_code") in (
+            ExitCode.OK,
+            ExitCode.STOPPED_ON_REQUEST,
+        )
+
+    def _hear(self, asking: socket.socket) -> None:
+        """A request, or that whoever asked is gone: then what was forked for him is not wanted."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(asking, MOST_BYTES, 4)
+        except OSError:
+            data, descriptors = b"", []
+        if data:
+            self._start(asking, json.loads(data), descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        for pid, whose in self.forked.items():
+            if whose is asking:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._close(asking)
+
+    def _start(self, asking: socket.socket, wanted: dict[str, Any], descriptors: list[int]) -> None:
+        if (
+            (wanted["interpreter"], wanted["code"]) != (sys.executable, CODE)
+            or read_at_start(wanted["environment"]) != self.environment
+            or _code(self.code) != self.code
+        ):
+            with suppress(OSError):
+                asking.send(json.dumps({"refused": True}).encode())
+            self._close(asking)
+            return
+        pid = os.fork()
+        if not pid:
+            self._become(wanted, descriptors)
+        self.forked[pid] = asking
+        self.watched[pid] = os.pidfd_open(pid)
+        self.loop.register(self.watched[pid], selectors.EVENT_READ, pid)
+        with suppress(OSError):
+            asking.send(json.dumps({"pid": pid}).encode())
+
+    def _bury(self, pid: int) -> None:
+        _, status = os.waitpid(pid, 0)
+        descriptor, asking = self.watched.pop(pid), self.forked.pop(pid)
+        self.loop.unregister(descriptor)
+        os.close(descriptor)
+        with suppress(OSError):
+            asking.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
+        self._close(asking)
+
+    def _close(self, asking: socket.socket) -> None:
+        with suppress(KeyError):
+            self.loop.unregister(asking)
+        if asking not in self.forked.values():
+            asking.close()
+
+    def _become(self, wanted: dict[str, Any], descriptors: list[int]) -> None:
+        """In the child: the module that was asked for, and nothing of the forge."""
+        code = 1
+        try:
+            os.setsid()
+            os.chdir(wanted["folder"])
+            for number, descriptor in enumerate(descriptors, start=1):
+                os.dup2(descriptor, number)
+            let_go()
+            own = [*descriptors, self.listener.fileno(), *self.watched.values()]
+            own += [s.fileno() for s in self.forked.values() if s.fileno() >= 0]
+            for descriptor in own:
+                with suppress(OSError):
+                    os.close(descriptor)
+            self.loop.close()
+            environment = wanted["environment"]
+            if PARENT_VARIABLE in environment:
+                environment[PARENT_VARIABLE] = str(os.getppid())
+            os.environ.clear()
+            os.environ.update(environment)
+            first = {name: environment[name] for name in SHOWN if name in environment}
+            module, arguments = wanted["module"], wanted["arguments"]
+            put_on([sys.executable, "-P", "-m", module, *arguments], first | environment)
+            sys.argv = [module, *arguments]
+            # runpy warns of a module that was imported before it is run; that is the point here.
+            warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+
+def _code(known: "dict[str, int] | None" = None) -> dict[str, int]:
+    """Files of this package that are imported, or those named → when they were changed."""
+    if known is None:
+        ours = [m for name, m in list(sys.modules.items()) if name.partition(".")[0] in PACKAGES]
+        files = [getattr(module, "__file__", None) for module in ours]
+        known = {file: 0 for file in files if file}
+    found = {}
+    for name in known:
+        with suppress(OSError):
+            found[name] = Path(name).stat().st_mtime_ns
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Fork the processes of a run's attempts.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--tied", action="store_true", help="End with whoever started it.")
+    arguments = parser.parse_args()
+    if arguments.tied:
+        die_with_parent()
+    os.environ.pop(PARENT_VARIABLE, None)
+    path = socket_path(arguments.run)
+    if not hold(path.with_suffix(".lock")):
+        return  # there is one
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(256)
+        # Whoever asks from now on waits, until it has all that it needs.
+        for module in PRELOADED:
+            importlib.import_module(module)
+        gc.freeze()  # a collection in a child would write to, and so copy, every page
+        try:
+            Forge(RunDir(arguments.run), listener).serve()
+        finally:
+            path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
