@@ -1,5 +1,5 @@
-"""`python -m launcher.forge.child RUN MODULE ARGUMENT…`: be `python -m MODULE ARGUMENT…`, forked by
-the run's forge where it can be, and started anew where not."""
+"""`python -m launcher.forge.child RUN --as=MODULE ARGUMENT…`: be `python -m MODULE ARGUMENT…`,
+forked by the run's forge where it can be, and started anew where not."""
 
 import json
 import os
@@ -14,16 +14,20 @@ from types import FrameType
 from launcher.forge.meeting import CODE, MOST_BYTES, connect
 from smolplan.lifetime import PARENT_VARIABLE, die_with_parent
 
+AS = "--as="
+"""One word with the module: who looks for a process by its words must not find this one."""
+
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def through_forge(run: Path, module: str, *arguments: str) -> list[str]:
     """Arguments of an interpreter that is to run a module."""
-    return ["-P", "-m", "launcher.forge.child", str(run), module, *arguments]
+    return ["-P", "-m", "launcher.forge.child", str(run), f"{AS}{module}", *arguments]
 
 
 def main() -> None:
     run, module, *arguments = sys.argv[1:]
+    module = module.removeprefix(AS)
     told = dict(os.environ)
     if PARENT_VARIABLE in os.environ:
         die_with_parent()

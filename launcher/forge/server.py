@@ -190,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fork the processes of a run's attempts.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--tied", action="store_true", help="End with whoever started it.")
+    parser.add_argument("--room", help="Filler, for the words that what is forked shows.")
     arguments = parser.parse_args()
     if arguments.tied:
         die_with_parent()

@@ -10,6 +10,8 @@ from launcher.processes import TOKEN_VARIABLE
 from smolplan.lifetime import PARENT_VARIABLE
 from smolplan.rundir import RunDir
 
+ROOM = "_" * 256
+
 log = logging.getLogger("launcher.forge")
 
 
@@ -22,7 +24,7 @@ def start_forge(run: RunDir, *, tied: bool) -> None:
     # Without the attempt's token: it is no part of it, and stays for the next.
     environment = {n: v for n, v in os.environ.items() if n != TOKEN_VARIABLE}
     environment[PARENT_VARIABLE] = str(os.getpid())
-    command = [sys.executable, "-P", "-m", "launcher.forge.server", str(run.path)]
+    command = [sys.executable, "-P", "-m", "launcher.forge.server", str(run.path), "--room", ROOM]
     try:
         subprocess.Popen(
             [*command, *(["--tied"] if tied else [])],
