@@ -49,8 +49,8 @@ class Forge:
     loop: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     forked: dict[int, socket.socket] = field(default_factory=dict)
     """Process id → the connection of whoever asked for it."""
-    watched: dict[int, int] = field(default_factory=dict)
-    """Process id → a descriptor that can be read once it has ended."""
+    woken: tuple[int, int] = field(default_factory=lambda: os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+    """A pipe into which Python writes when a signal comes: a forked process has ended."""
     environment: dict[str, str] = field(default_factory=lambda: read_at_start(dict(os.environ)))
     code: dict[str, int] = field(default_factory=dict)
     """Files of ours that were imported → when they were changed, in ns."""
@@ -58,6 +58,9 @@ class Forge:
     def serve(self) -> None:
         self.code = _code()
         self.loop.register(self.listener, selectors.EVENT_READ)
+        self.loop.register(self.woken[0], selectors.EVENT_READ)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self.woken[1], warn_on_full_buffer=False)
         idle_since_s = time.monotonic()
         while True:
             for key, _ in self.loop.select(LOOK_S):
@@ -67,7 +70,7 @@ class Forge:
                 elif isinstance(key.fileobj, socket.socket):
                     self._hear(key.fileobj)
                 else:
-                    self._bury(key.data)
+                    self._bury()
             if self.forked:
                 idle_since_s = time.monotonic()
             elif self._is_needless(time.monotonic() - idle_since_s):
@@ -114,19 +117,19 @@ class Forge:
         if not pid:
             self._become(wanted, descriptors)
         self.forked[pid] = asking
-        self.watched[pid] = os.pidfd_open(pid)
-        self.loop.register(self.watched[pid], selectors.EVENT_READ, pid)
         with suppress(OSError):
             asking.send(json.dumps({"pid": pid}).encode())
 
-    def _bury(self, pid: int) -> None:
-        _, status = os.waitpid(pid, 0)
-        descriptor, asking = self.watched.pop(pid), self.forked.pop(pid)
-        self.loop.unregister(descriptor)
-        os.close(descriptor)
-        with suppress(OSError):
-            asking.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
-        self._close(asking)
+    def _bury(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self.woken[0], MOST_BYTES)
+        for pid in list(self.forked):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                asking = self.forked.pop(pid)
+                with suppress(OSError):
+                    asking.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
+                self._close(asking)
 
     def _close(self, asking: socket.socket) -> None:
         with suppress(KeyError):
@@ -138,12 +141,14 @@ class Forge:
         """In the child: the module that was asked for, and nothing of the forge."""
         code = 1
         try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
             os.chdir(wanted["folder"])
             for number, descriptor in enumerate(descriptors, start=1):
                 os.dup2(descriptor, number)
             let_go()
-            own = [*descriptors, self.listener.fileno(), *self.watched.values()]
+            own = [*descriptors, self.listener.fileno(), *self.woken]
             own += [s.fileno() for s in self.forked.values() if s.fileno() >= 0]
             for descriptor in own:
                 with suppress(OSError):

@@ -18,6 +18,8 @@ log = logging.getLogger("launcher.forge")
 def start_forge(run: RunDir, *, tied: bool) -> None:
     """Start it if there is none; it is to outlive this process unless `tied` to it. Without one
     all goes on, only slower."""
+    if sys.platform != "linux":
+        return
     if (there := connect(run.path)) is not None:
         there.close()
         return

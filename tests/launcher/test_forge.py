@@ -55,7 +55,7 @@ class Site:
         self.run.path.mkdir()
         self.run.spec.touch()
         self.forge = subprocess.Popen(
-            [sys.executable, "-P", "-c", SERVER, str(self.run.path), "--room", ROOM]
+            [sys.executable, "-P", "-c", SERVER, str(self.run.path), "--room", ROOM], text=True
         )
         self.started: list[subprocess.Popen[str]] = []
         wait_until(self.listens)
