@@ -114,6 +114,8 @@ class Daemon:
         self.metrics_url = ""
         self.looked_at = time.time()
         """When the last round over the runs began (wall clock): how a loop that stands shows."""
+        self.store_trouble = ""
+        """Why the record of runs cannot be used, and so nothing be decided; empty if it can."""
         self._until_idle = until_idle
         self._registered_at_s = float("-inf")
         self._troubles: dict[str, str] = {}
@@ -132,10 +134,11 @@ class Daemon:
                 try:
                     if self._round(pid):
                         return
+                    self._tell_of_store("")
                 except StoreUnusable as error:
                     # A full disk or a lock held for long: without the record nothing may be
                     # done, and it may well come back.
-                    log.error("%s", error)
+                    self._tell_of_store(str(error))
                     self.stopping.wait(STORE_RETRY_S)
                 service_manager.tell("WATCHDOG=1")
                 self.stopping.wait(self._nap_s())
@@ -144,6 +147,15 @@ class Daemon:
             self.notifier.close()
             with suppress(StoreUnusable):
                 self._store.unregister_daemon(self.holder, only_if_idle=False)
+
+    def _tell_of_store(self, trouble: str) -> None:
+        """Once for each new trouble, and once when it is over; meanwhile the metric
+        smolplan_record_unusable and its alert tell."""
+        if trouble and trouble != self.store_trouble:
+            log.error("nothing can be decided, and the runs go on by themselves: %s", trouble)
+        elif self.store_trouble and not trouble:
+            log.warning("the record of runs can be used again")
+        self.store_trouble = trouble
 
     def _round(self, pid: int) -> bool:
         """One look at every run; True if there is none left to look at, and that was asked for."""

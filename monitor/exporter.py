@@ -110,6 +110,7 @@ class RunCollector(Collector):
                 if not hung:
                     readings.join(self._folders[run_id])
             _of_notifier(readings, self._daemon.notifier)
+        readings.add("smolplan_record_unusable", (), bool(self._daemon.store_trouble))
         readings.add("smolplan_monitor_heartbeat_timestamp_seconds", (), self._daemon.looked_at)
         yield from readings.families()
 

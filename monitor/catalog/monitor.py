@@ -39,6 +39,25 @@ MONITOR = (
         ),
     ),
     Metric(
+        "smolplan_record_unusable",
+        "gauge",
+        "1 while the monitor cannot write its record of runs: it decides nothing then.",
+        (),
+        "the daemon's loop",
+        None,
+        (
+            Rule(
+                "SmolplanRecordUnusable",
+                "max(smolplan_record_unusable) == 1",
+                60,
+                "critical",
+                "The monitor cannot write its record of runs, and restarts nothing.",
+                "Training goes on. Free space on the disk of the state folder, or see what holds "
+                "runs.sqlite; the monitor's log has the reason. It goes on by itself then.",
+            ),
+        ),
+    ),
+    Metric(
         "smolplan_notifications_total",
         "counter",
         "What was told to a receiver of monitor.alerts, and what was held back for being too much.",

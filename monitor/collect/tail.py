@@ -28,7 +28,9 @@ class Tail:
                 size = file.seek(0, 2)
                 self.offset = 0 if size < self.offset else self.offset
                 file.seek(self.offset)
-                block = file.read(LOOK_BYTES)
+                # No more than is there: for a read of N bytes Python sets N aside beforehand, and
+                # 4 MB at each look, cut down at once, leave holes that the heap grows around.
+                block = file.read(min(LOOK_BYTES, size - self.offset))
         except FileNotFoundError:
             self.behind = False
             return []

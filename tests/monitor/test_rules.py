@@ -119,6 +119,7 @@ CASES = [
     Case("SmolplanWatchdog", {HEARTBEAT: "0 60 120 180x60"}, 10, 3),
     Case("SmolplanMonitorGone", {HEARTBEAT: "0 60 120 180x60"}, 3, 6),
     Case("SmolplanMonitorGone", {}, 0, 2),
+    Case("SmolplanRecordUnusable", {"smolplan_record_unusable": "0 0 1x60"}, 2, 4),
     Case(
         "SmolplanNobodyTold",
         {f'smolplan_notification_failing{{run="{RUN}", receiver="slack"}}': "1x60"},
