@@ -10,7 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from benchmarks.replay_series import (
 from monitor.collect.recorded import Recorded, read_recorded
 from monitor.collect.reference import choose_reference
 from monitor.collect.rows import StepRow
+from monitor.detect.loss import SPIKE_STAYS
 from monitor.detect.place import place
 from monitor.detect.series import RunSeries
 from monitor.replay import Looks, Told, replay, tellings
@@ -50,6 +51,13 @@ FAULTS: dict[str, tuple[str, Fault]] = {
 }
 FAULT_CVS = (0.01, 0.05, 0.10)
 ONSET_ROW, AFTER_ROWS = 1500, 6000
+
+
+JUMP = 0.20
+JUMP_ROWS = (1, 10, 30, 60, 100)
+"""A jump of the loss by this share, that comes back after so many rows, planted into real losses
+at each 200th row; a window of these rows before and after it is replayed."""
+WINDOW_ROWS = 300
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,40 @@ def planted(kind: str, fault: Fault, cv: float, seeds: Iterable[int]) -> Delay:
         found += after[:1]
         missed += not after
     return Delay(found, missed, early)
+
+
+def spikes_that_stay(folder: Path) -> str:
+    """Of real losses: how often a spike is said to stay, as they are and with jumps planted."""
+    runs = read_recorded(folder / "tp_debug_fix_loss.csv")
+    as_recorded = sum(_stays(run.unit, run.rows)[0] for run in runs)
+    count = sum(len(run.rows) for run in runs)
+    rows = [["none", f"{len(runs)} runs, {count:,} rows", str(as_recorded), ""]]
+    for lasting in JUMP_ROWS:
+        windows = [
+            _stays(run.unit, _with_jump(run.rows, onset, lasting))
+            for run in runs
+            for onset in range(WINDOW_ROWS, len(run.rows) - WINDOW_ROWS, 200)
+        ]
+        after = [delay for told, delay in windows if told]
+        delay = f"{statistics.median(after):.0f}" if after else ""
+        what = f"by {100 * JUMP:.0f} % for {lasting} rows"
+        rows.append([what, f"{len(windows):,}", str(sum(told for told, _ in windows)), delay])
+    return markdown_table(["planted jump", "replayed", "`loss_spike_stays`", "rows after"], rows)
+
+
+def _with_jump(rows: Sequence[StepRow], onset: int, lasting: int) -> list[StepRow]:
+    window = list(rows[onset - WINDOW_ROWS : onset + WINDOW_ROWS])
+    for at in range(WINDOW_ROWS, WINDOW_ROWS + lasting):
+        if (loss := window[at].loss) is not None:
+            window[at] = replace(window[at], loss=loss * (1 + JUMP))
+    return window
+
+
+def _stays(unit: str, rows: list[StepRow]) -> tuple[int, int]:
+    """How often it is told, and so many rows after the jump in the middle the first time."""
+    told = [t for t in replay(Recorded("", unit, rows), None) if t.finding.kind == SPIKE_STAYS]
+    places = [row.at for row in rows]
+    return len(told), places.index(told[0].at) - WINDOW_ROWS if told else 0
 
 
 def elapsed_min(run: Recorded, first: float, last: float) -> float:
@@ -155,7 +197,7 @@ def report(folder: Path, seeds: int, rows: int) -> str:
     today = datetime.now(UTC).date()
     return (
         f"{today}: {seeds} made-up runs of each kind, by seed; 100,000 rows take {took_s:.1f} s "
-        f"of one core.\n\n{real}\n\n{quiet}\n\n{faults}"
+        f"of one core.\n\n{real}\n\n{spikes_that_stay(folder)}\n\n{quiet}\n\n{faults}"
     )
 
 

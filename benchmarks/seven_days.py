@@ -30,6 +30,7 @@ from launcher.store import Store
 from monitor import daemon as daemon_module
 from monitor.daemon import Daemon
 from monitor.exporter import RunCollector
+from monitor.service import collect_rarely, give_large_blocks_back
 from smolplan.rundir import RunDir, append_line
 
 COMMAND = "python -m benchmarks.seven_days"
@@ -220,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.days < 2:
         parser.error("--days: 2 at least, to be compared with the first")
+    collect_rarely()  # as the daemon's process does
+    give_large_blocks_back()
     began_s = time.perf_counter()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         week, run = watch_days(Path(folder), options.days, options.hosts)

@@ -18,6 +18,7 @@ from typing import Any
 
 from launcher import node_check
 from launcher.backends.base import Backend, NotNow, Observation, backend_of
+from launcher.old_logs import cut_old_logs
 from launcher.outcome import read_exit
 from launcher.placement import read_placement
 from launcher.processes import is_alive, process_name
@@ -91,6 +92,8 @@ class Watch:
         self.submitted_at_s: float | None = None
         self.ending = 0
         """The attempt that is being ended; 0 before the first."""
+        self.logs_cut_at = 0
+        """The attempt at whose start old ones' logs were cut down; 0 before the first."""
         self.checks_on_record = 0
         """The attempt whose nodes' checks are on the hosts' record; 0 before the first."""
         self.silent_hosts: frozenset[str] = frozenset()
@@ -169,6 +172,7 @@ class Daemon:
         self._aside.wait([run.id for run in runs if run.id not in self.hung], PATIENCE_S)
         for run in runs:
             self._see_to_slow(run)
+            self._cut_old_logs(run)
         self._finish_uploads({run.id for run in runs})
         held = {
             run_id: Held(watch.dir, watch.spec, fence)
@@ -213,6 +217,16 @@ class Daemon:
             log.error("run %s cannot be seen, and is left alone: %s", run.id, why)
             if watch is not None:
                 watch.unseen_since = since, why
+
+    def _cut_old_logs(self, run: Run) -> None:
+        """Once for each attempt, and beside the looks: there may be thousands of files."""
+        watch = self.watches.get(run.id)
+        if watch is None or watch.fence is None or watch.view is None or watch.view.blind:
+            return
+        if watch.logs_cut_at != watch.view.attempt.number:
+            watch.logs_cut_at = watch.view.attempt.number
+            cut = partial(cut_old_logs, watch.dir, watch.view.attempts)
+            self._aside.start(f"logs of {run.id}", cut)
 
     def _finish_uploads(self, active: set[str]) -> None:
         """Have runs that ended, under this daemon or one before, upload what is left."""

@@ -1,5 +1,6 @@
 """The daemon as a process: logging, signals, and the port of the page and of the metrics."""
 
+import ctypes
 import errno
 import gc
 import logging
@@ -7,6 +8,7 @@ import os
 import signal
 import threading
 import types
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -23,6 +25,11 @@ HOST = "127.0.0.1"
 LOG_BYTES, LOGS_KEPT = 10_000_000, 3
 """A finding is a line or two: months, and the oldest go."""
 
+M_MMAP_THRESHOLD = -3
+"""glibc's malloc.h."""
+
+LARGE_BYTES = 256 << 10
+
 log = logging.getLogger("monitor")
 
 
@@ -31,6 +38,14 @@ def collect_rarely() -> None:
     some 500,000, a third of them new at each look and without a cycle. That takes a third of a
     look. So rarely as here it takes nothing that can be measured, in the same memory."""
     gc.set_threshold(50_000, 20, 100)
+
+
+def give_large_blocks_back() -> None:
+    """Have large blocks go back to the system when they are freed. By itself glibc takes them from
+    its heap as soon as one of their size was freed once (mallopt(3), M_MMAP_THRESHOLD), and the
+    heap grows around the holes, MB by MB in days. Other C libraries do not know the setting."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def serve(
@@ -49,6 +64,7 @@ def serve(
     form = "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.INFO, format=form, handlers=[handler])
     collect_rarely()
+    give_large_blocks_back()
     store = Store()
     daemon = Daemon(store, until_idle=until_idle)
 

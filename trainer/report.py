@@ -13,6 +13,7 @@ from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit, storage_exit_code
 from smolplan.rundir import Heartbeat, Phase, RunDir, append_line, read_json, write_json
 from smolplan.spec import RunSpec
+from trainer.log_file import keep_bounded
 
 log = logging.getLogger("trainer")
 
@@ -47,6 +48,7 @@ class Reporter:
             gone = f"the run folder {self._run} is gone"
             raise NamedExit(ExitCode.RUN_FOLDER_UNWRITABLE, gone)
         self._fenced()
+        keep_bounded(self._run.rank_log(self._attempt, self._rank))
         try:
             self._run.write_heartbeat(beat)
         except OSError as error:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from launcher import old_logs
 from launcher.store import Store, StoreUnusable
 from monitor import daemon as daemon_module
 from monitor.daemon import Daemon
 from smolplan.spec import dump_spec
+from tests.monitor.support import quiet_run
 from tests.support import make_spec, wait_until
 
 
@@ -97,3 +99,18 @@ def test_a_store_that_cannot_be_used_for_a_while_is_waited_for(
     wait_until(lambda: store.run("r").state == "stopped", timeout_s=20)
     started.end()
     assert next(failures, None) is None
+
+
+def test_logs_of_attempts_long_over_are_cut_down_while_the_run_is_watched(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(old_logs, "ATTEMPTS_KEPT", 1)
+    run = quiet_run(store, tmp_path / "r", make_spec(data_cache))
+    run.attempts.mkdir()
+    for number in (1, 2):
+        run.begin_attempt(number)
+        run.rank_log(number, 0).write_text("line\n" * 100_000)
+    started = Started(store.folder)
+    wait_until(lambda: run.rank_log(1, 0).stat().st_size < 200_000, timeout_s=20)
+    started.end()
+    assert run.rank_log(2, 0).stat().st_size == 500_000

@@ -52,6 +52,27 @@ def test_a_spike_is_told_even_if_it_lasts_one_step() -> None:
     assert found(losses(0, 1000, lambda s: 1.0 if s == 700 else 0.0)) == [("loss_spike", 700, 720)]
 
 
+@pytest.mark.parametrize("jump", [0.6, 3.0])
+def test_a_spike_stays_once_fifty_rows_have_not_brought_it_back_and_is_over_when_it_is(
+    jump: float,
+) -> None:
+    told = found(losses(0, 1000, lambda s: jump if 700 <= s < 780 else 0.0))
+    ((_, at, over),) = [one for one in told if one[0] == "loss_spike_stays"]
+    assert at == 749  # the 50th row since the jump
+    assert over is not None and 780 <= over <= 800
+
+
+@pytest.mark.parametrize("rows", [1, 5, 30])
+def test_a_spike_that_comes_back_by_itself_does_not_stay(rows: int) -> None:
+    told = found(losses(0, 1000, lambda s: 3.0 if 700 <= s < 700 + rows else 0.0))
+    assert [kind for kind, _, _ in told if kind != "loss_climbs"] == ["loss_spike"]
+
+
+def test_a_loss_that_jumps_less_than_a_spike_never_stays() -> None:
+    told = found(losses(0, 1500, lambda s: 0.15 if s >= 700 else 0.0))
+    assert "loss_spike_stays" not in {kind for kind, _, _ in told}
+
+
 def test_a_loss_that_climbs_is_told_while_it_does() -> None:
     ((kind, at, over),) = found(losses(0, 3000, lambda s: max(0, s - 2000) * 0.001))
     assert kind == "loss_climbs"
