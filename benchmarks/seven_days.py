@@ -107,9 +107,12 @@ def sizes(run: RunDir, state: Path) -> Sizes:
 class Week:
     """What the fleet does, nap by nap."""
 
-    def __init__(self, clock: Clock, run: RunDir, state: Path, hosts: int) -> None:
+    def __init__(
+        self, clock: Clock, run: RunDir, state: Path, hosts: int, *, beat_s: float = NAP_S
+    ) -> None:
+        """`beat_s`: between two heartbeats of a rank."""
         self._clock, self._run, self._state = clock, run, state
-        self._writer = FleetWriter(run, hosts, NAP_S)
+        self._writer = FleetWriter(run, hosts, beat_s)
         self._registry = CollectorRegistry()
         self.daemon: Daemon | None = None
         self._naps = self._step = 0

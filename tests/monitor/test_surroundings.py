@@ -127,7 +127,8 @@ def test_a_wall_clock_that_jumps_by_hours_and_back_starts_nothing_and_is_no_find
     run = make_run(store, tmp_path / "r", 4, "{poll_s: 30, hang_min_s: 40}")
     give_orders(run, Orders())
     clock, wall, monotonic = Clock(), time.time(), time.monotonic()
-    week = Week(clock, run, store.folder, 4)
+    # Each rank is seen idle for some looks: the hang limit is ten of these, less than a jump.
+    week = Week(clock, run, store.folder, 4, beat_s=3 * NAP_S)
     daemon = Daemon(store)
     watch_fleet(daemon, store.runs()[0], 4)
     jumps_s = {10: 7200.0, 20: -7200.0, 30: -7200.0, 40: 7200.0}
@@ -144,7 +145,7 @@ def test_a_wall_clock_that_jumps_by_hours_and_back_starts_nothing_and_is_no_find
     monkeypatch.setattr(time, "monotonic", lambda: monotonic + clock.passed_s)
     daemon.run()
     monkeypatch.undo()
-    assert steps(daemon) > 40
+    assert steps(daemon) > 14
     events = run.read_events()
     assert [event for event in events if event["kind"] in ("finding", "attempt_ended")] == []
     assert [event["action"] for event in events if event["kind"] == "decision"] == ["start"]
