@@ -29,6 +29,7 @@ GPUS = 8
 SAMPLE_S = 1.0
 """monitor.host.EVERY_S"""
 TICK_S = 0.05
+SLOWER = 1.3
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Orders:
     """Makes no step; the others wait for it at their next."""
     dead_host: int = -1
     """Writes nothing and answers no probe; the others wait for it."""
+    slow_rank: int = -1
+    """Takes SLOWER times the others' step time, as it tells itself; they do not wait."""
 
 
 def _orders_file(run: RunDir) -> Path:
@@ -228,6 +231,9 @@ class FleetWriter:
         for rank, (path, before, after) in enumerate(self._beats):
             if rank == self._orders.stopped_rank or rank // GPUS == self._orders.dead_host:
                 continue
+            if rank == self._orders.slow_rank:
+                step_s = self._step_s * SLOWER
+                after = after.replace(f'"last_step_s": {self._step_s}', f'"last_step_s": {step_s}')
             _replace(path, f'{before}{now}"step": {self._step}{after}')
 
 

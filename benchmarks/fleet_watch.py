@@ -2,7 +2,7 @@
 
 The run directory lies in memory. A writer, on the other cores, replaces each rank's heartbeat at
 every step and each host's sample once a second, as a real fleet does; the daemon is the real one,
-with a backend that sees the hosts. Then three faults come, one after the other.
+with a backend that sees the hosts. Then four faults come, one after the other.
 """
 
 import argparse
@@ -20,12 +20,13 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.fleet import GPUS, FleetBackend, FleetWriter, give_orders, read_orders
 from benchmarks.peers.document import markdown_table, write_section
 from launcher.store import Run, Store
 from monitor.daemon import Daemon, Watch
+from monitor.detect.straggler import SAMPLES as STRAGGLER_STEPS
 from monitor.service import collect_rarely
 from monitor.web.server import start_server
 from smolplan.rundir import RunDir, read_heartbeat
@@ -38,6 +39,9 @@ COMMAND = "python -m benchmarks.fleet_watch"
 XID_LIMIT_S = 5.0
 SLACK_S = 5.0
 """Above a deadline: reading a look's files, and the pause between two looks."""
+
+PLACES = {"slow_rank": 9 * GPUS + 1, "xid_host": 5, "stopped_rank": 12 * GPUS + 3, "dead_host": 7}
+"""The rank or host that each fault is planted in."""
 
 SPEC = """
 name: fleet
@@ -111,28 +115,30 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 300.0) ->
 
 
 def found_after_s(run: RunDir, fault: str, *, settle_s: float = 5.0) -> tuple[float, str]:
-    """Plant a fault in the running attempt; seconds until the monitor decides on it, and what it
-    says of it. Returns once the next attempt runs."""
+    """Plant a fault in the running attempt; seconds until the monitor decides on it, or tells of it
+    where it is none to end the attempt for, and what it says. Of one that ends the attempt, returns
+    once the next one runs."""
     wait_until(lambda: read_orders(run).attempt > 0, "an attempt")
     orders = read_orders(run)
     wait_until(lambda: _has_begun(run, orders.attempt), "the first step")
     time.sleep(settle_s)
-    place = {"xid_host": 5, "stopped_rank": 12 * GPUS + 3, "dead_host": 7}[fault]
     planted = time.time()
-    give_orders(run, replace(orders, **{fault: place}))
+    give_orders(run, replace(orders, **{fault: PLACES[fault]}))
 
-    def decisions() -> list[dict[str, object]]:
-        wanted = ("condemn", "ask_stacks")
-        return [
-            event
-            for event in run.read_events()
-            if event.get("action") in wanted and event["time"] > planted
-        ]
+    def told() -> list[dict[str, Any]]:
+        return [e for e in run.read_events() if e["time"] > planted and _is_of(fault, e)]
 
-    wait_until(lambda: bool(decisions()), fault)
-    first = decisions()[0]
-    wait_until(lambda: read_orders(run).attempt > orders.attempt, "the next attempt")
-    return float(str(first["time"])) - planted, str(first["reason"])
+    wait_until(lambda: bool(told()), fault)
+    first = told()[0]
+    if first["kind"] == "decision":
+        wait_until(lambda: read_orders(run).attempt > orders.attempt, "the next attempt")
+    return first["time"] - planted, first.get("reason") or first["summary"]
+
+
+def _is_of(fault: str, event: dict[str, Any]) -> bool:
+    if fault == "slow_rank":
+        return event.get("finding") == "straggler" and event["key"] == str(PLACES[fault])
+    return event.get("action") in ("condemn", "ask_stacks")
 
 
 def _has_begun(run: RunDir, attempt: int) -> bool:
@@ -198,6 +204,7 @@ def watched(
         settings = next(iter(daemon.watches.values())).spec.monitor
         hang_s = max(settings.hang_min_s, settings.hang_step_multiple * step_s)
         limits = {
+            "slow_rank": STRAGGLER_STEPS * step_s + SLACK_S + step_s,
             "xid_host": XID_LIMIT_S,
             "stopped_rank": hang_s + SLACK_S + step_s,  # it last told at its last step's end
             "dead_host": settings.host_timeout_s + SLACK_S + step_s,

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from smolplan.json_records import filled
 from smolplan.rundir import RunDir, read_json, write_text
 
 
@@ -200,7 +201,7 @@ def read_host_sample(path: Path | str) -> HostSample | None:
 def _made(kind: type[Any], content: Mapping[str, Any]) -> Any:
     """Fields that a newer writer has and we do not know are left out. Raises TypeError."""
     try:
-        return kind(**content)
+        return filled(kind, content)
     except TypeError:
         known = _NAMES[kind]
         return kind(**{name: value for name, value in content.items() if name in known})

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from smolplan.rundir import json_object
+from smolplan.json_records import json_object
 
 
 def lines_after(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:

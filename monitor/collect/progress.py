@@ -24,6 +24,7 @@ class ProgressTracker:
         self._started_s = now_s
         self._changed_at_s: dict[int, float] = {}
         self._beats: dict[int, Heartbeat] = {}
+        """By rank, ascending."""
         self._step_times_s: deque[float] = deque(maxlen=101)
 
     def look(self, beats: dict[int, Heartbeat], now_s: float) -> None:
@@ -34,6 +35,7 @@ class ProgressTracker:
             for rank in self._changed_at_s:
                 self._changed_at_s[rank] += gap_s
         self._looked_at_s = now_s
+        known = len(self._beats)
         for rank, beat in beats.items():
             if beat.attempt != self.attempt or beat == self._beats.get(rank):
                 continue
@@ -42,6 +44,8 @@ class ProgressTracker:
                 self._step_times_s.append(beat.last_step_s)
             self._beats[rank] = beat
             self._changed_at_s[rank] = now_s
+        if len(self._beats) > known:
+            self._beats = dict(sorted(self._beats.items()))
 
     def start_anew(self) -> None:
         """What has been idle until now does not count: it was held back."""
@@ -50,15 +54,12 @@ class ProgressTracker:
 
     @property
     def ranks(self) -> dict[int, RankView]:
+        now_s, changed_at_s = self._looked_at_s, self._changed_at_s
         return {
             rank: RankView(
-                rank=rank,
-                step=beat.step,
-                phase=beat.phase,
-                idle_s=self._looked_at_s - self._changed_at_s[rank],
-                last_step_s=beat.last_step_s,
+                rank, beat.step, beat.phase, now_s - changed_at_s[rank], beat.last_step_s
             )
-            for rank, beat in sorted(self._beats.items())
+            for rank, beat in self._beats.items()
         }
 
     @property

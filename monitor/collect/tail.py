@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from smolplan.rundir import json_object
+from smolplan.json_records import json_object
 
 LOOK_BYTES = 4_000_000
 """Of a file in one look, about 10,000 steps: a monitor that starts beside a run of weeks catches up

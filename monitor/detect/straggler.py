@@ -20,9 +20,8 @@ class Stragglers:
     def __init__(self) -> None:
         self._step: dict[int, int] = {}
         self._ratios: dict[int, deque[float]] = {}
-        self._hosts: dict[int, str] = {}
-        self._slow: dict[int, float] = {}
-        """Ranks above the limit, and their ratios."""
+        self._slow: dict[int, tuple[float, str]] = {}
+        """Ranks above the limit, their ratios and hosts."""
 
     def look(self, ranks: Mapping[int, RankView], host_of: Callable[[int], str]) -> None:
         """`host_of`: rank → host, empty where there is one only."""
@@ -35,22 +34,17 @@ class Stragglers:
                 self._step[rank] = ranks[rank].step
                 ratios = self._ratios.setdefault(rank, deque(maxlen=SAMPLES))
                 ratios.append(took_s / usual_s)
-                self._hosts[rank] = host_of(rank)
-                self._weigh(rank, ratios)
-
-    def _weigh(self, rank: int, ratios: deque[float]) -> None:
-        ratio = statistics.median(ratios) if len(ratios) == SAMPLES else 1.0
-        if ratio > SLOWER:
-            self._slow[rank] = ratio
-        else:
-            self._slow.pop(rank, None)
+                ratio = statistics.median(ratios) if len(ratios) == SAMPLES else 1.0
+                if ratio > SLOWER:
+                    self._slow[rank] = ratio, host_of(rank)
+                else:
+                    self._slow.pop(rank, None)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        return tuple(self._tell(rank, ratio) for rank, ratio in sorted(self._slow.items()))
+        return tuple(self._tell(rank, *slow) for rank, slow in sorted(self._slow.items()))
 
-    def _tell(self, rank: int, ratio: float) -> Finding:
-        host = self._hosts[rank]
+    def _tell(self, rank: int, ratio: float, host: str) -> Finding:
         return Finding(
             "straggler",
             f"rank {rank}{f' on {host}' if host else ''} takes {100 * (ratio - 1):.0f} % longer "

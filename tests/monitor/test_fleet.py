@@ -92,7 +92,7 @@ def fleet(tmp_path: Path) -> Iterator[RunDir]:
     state = tmp_path / "state"
     with closing(Store(state)) as store:
         run = make_run(store, tmp_path / "run", HOSTS, MONITOR)
-    over, writer = threading.Event(), FleetWriter(run, HOSTS, step_s=0.3)
+    over, writer = threading.Event(), FleetWriter(run, HOSTS, step_s=0.2)
 
     def write() -> None:
         while not over.wait(0.05):
@@ -111,8 +111,9 @@ def fleet(tmp_path: Path) -> Iterator[RunDir]:
 def test_planted_faults_are_named(fleet: RunDir) -> None:
     told = {
         fault: found_after_s(fleet, fault, settle_s=1.0)[1]
-        for fault in ("xid_host", "stopped_rank", "dead_host")
+        for fault in ("slow_rank", "xid_host", "stopped_rank", "dead_host")
     }
+    assert told["slow_rank"].startswith("rank 73 on node9 takes 30 % longer for a step")
     assert "Xid 79" in told["xid_host"] and "node5:" in told["xid_host"]
     assert told["stopped_rank"].startswith("rank 99 on node12 has shown no progress")
     assert told["dead_host"].startswith("node7 has not answered")
