@@ -22,6 +22,7 @@ from launcher.backends.base import NodeView, NotNow, Observation
 from launcher.backends.prober import Prober
 from launcher.environment import rank_environment
 from launcher.forge.child import through_forge
+from launcher.forge.start import forge_command
 from launcher.host_faults import SUSPICIONS, offenders
 from launcher.hosts.fleet import Answer, Fleet, fleet_of
 from launcher.hosts.host import Host, Trouble
@@ -38,6 +39,8 @@ log = logging.getLogger("launcher.ssh")
 
 PING_S = 10.0
 SPAWN_S = 30.0
+WARM_S = 5.0
+"""A spare that is slow to answer is not waited for: the run trains already."""
 REPORT_WITHIN_S = 60.0
 """Many hosts load Python from one file server at a time."""
 
@@ -111,6 +114,7 @@ class SshBackend:
                 f"cannot start attempt {number}: {error.strerror}", where=str(run.attempt(number))
             ) from None
         self._spawn(spec, run, attempt, placement, on_progress)
+        self._warm_spares(spec, run, placement)
 
     def _place(
         self, spec: RunSpec, run: RunDir, number: int, on_progress: Callable[[str], None]
@@ -173,8 +177,7 @@ class SshBackend:
         """Raises SmolplanError that names the host."""
         fleet = self._reach()
         self._see_folder(fleet, run, placement.hosts)
-        kept = read_json(run.environment) or {}
-        kept = {name: value for name, value in kept.items() if name not in NOT_SENT}
+        environment = _environment(spec, run, attempt.token)
         logs = run.attempt(attempt.number) / "logs"
         node_of = {host: node for node, host in enumerate(placement.hosts)}
 
@@ -182,7 +185,7 @@ class SshBackend:
             return {
                 "argv": _forged(run, attempt.number, node_of[host]),
                 "python": True,
-                "env": {**kept, **rank_environment(spec, attempt.token)},
+                "env": environment,
                 "output": str(logs / f"supervisor-{node_of[host]}.log"),
             }
 
@@ -196,6 +199,18 @@ class SshBackend:
             ),
         )
         _raise_for(answers, f"attempt {attempt.number} cannot be started")
+
+    def _warm_spares(self, spec: RunSpec, run: RunDir, placement: Placement) -> None:
+        """Have a forge on each host that may be next, so that ranks start there as fast as on one
+        that had them before. What a spare answers, or that it does not, changes nothing."""
+        fleet = self._reach()
+        if spares := [host for host in fleet.hosts if host not in placement.hosts]:
+            asked = {
+                "argv": forge_command(run)[1:],
+                "python": True,
+                "env": _environment(spec, run, ""),
+            }
+            fleet.call("spawn", asked, hosts=spares, timeout_s=WARM_S)
 
     def _see_folder(self, fleet: Fleet, run: RunDir, hosts: Sequence[str]) -> None:
         """Raises UserError if a host does not have this very run folder before it."""
@@ -332,6 +347,13 @@ def _python(spec: RunSpec) -> str:
 def _supervisor(run: RunDir, attempt: int, node: int) -> list[str]:
     module = ["-P", "-m", "launcher.supervisor"]
     return [*module, str(run.path), str(attempt), "--node", str(node)]
+
+
+def _environment(spec: RunSpec, run: RunDir, token: str) -> dict[str, str]:
+    """Of what is started on a host, beyond what it has itself."""
+    kept = read_json(run.environment) or {}
+    sent = {name: str(value) for name, value in kept.items() if name not in NOT_SENT}
+    return {**sent, **rank_environment(spec, token)}
 
 
 def _forged(run: RunDir, attempt: int, node: int) -> list[str]:

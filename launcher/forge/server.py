@@ -34,9 +34,14 @@ from smolplan.rundir import RunDir
 PRELOADED = ("launcher.supervisor", "launcher.agent", "launcher.rank_logs", "trainer.loop")
 
 IDLE_S = 120.0
-"""That it waits for the next attempt: a monitor restarts a run in seconds unless it fails over and
-over, and then it has no hurry."""
+"""That it waits for the next attempt once one has ended: a monitor restarts a run in seconds unless
+it fails over and over, and then it has no hurry."""
 LOOK_S = 2.0
+FORGOTTEN_S = 3600.0
+"""Without a sign of the run's life, though nobody has put on record that it ended."""
+
+NO_MORE = (ExitCode.OK, ExitCode.STOPPED_ON_REQUEST)
+"""Exit codes of an attempt that none follows."""
 
 SHOWN = (TOKEN_VARIABLE, "RANK", "LOCAL_RANK", "SMOLPLAN_HOST")
 """What others read in a process's environment, first since there may not be room for all."""
@@ -71,20 +76,24 @@ class Forge:
                     self._hear(key.fileobj)
                 else:
                     self._bury()
-            if self.forked:
+            if self.forked or not (ended := self._ended()):
                 idle_since_s = time.monotonic()
-            elif self._is_needless(time.monotonic() - idle_since_s):
+            elif ended["exit_code"] in NO_MORE or time.monotonic() - idle_since_s > IDLE_S:
                 return
 
-    def _is_needless(self, idle_s: float) -> bool:
-        if not self.run.spec.exists() or idle_s > IDLE_S:
-            return True
+    def _ended(self) -> dict[str, Any] | None:
+        """How the newest attempt ended; None while it runs, on whatever hosts: a spare's forge
+        waits to be needed."""
+        if not self.run.spec.exists():
+            return {"exit_code": ExitCode.OK}
         newest = self.run.latest_attempt()
-        ended = read_exit(self.run, newest, "") if newest else None
-        return ended is not None and ended.get("exit_code") in (
-            ExitCode.OK,
-            ExitCode.STOPPED_ON_REQUEST,
-        )
+        if ended := read_exit(self.run, newest, "") if newest else None:
+            return ended
+        with suppress(OSError):
+            silent_s = time.time() - self.run.heartbeat(0).stat().st_mtime
+            if silent_s > FORGOTTEN_S:
+                return {"exit_code": None}
+        return None
 
     def _hear(self, asking: socket.socket) -> None:
         """A request, or that whoever asked is gone: then what was forked for him is not wanted."""
@@ -199,7 +208,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.tied:
         die_with_parent()
-    os.environ.pop(PARENT_VARIABLE, None)
+    for name in (PARENT_VARIABLE, TOKEN_VARIABLE):
+        os.environ.pop(name, None)
     path = socket_path(arguments.run)
     if not hold(path.with_suffix(".lock")):
         return  # there is one

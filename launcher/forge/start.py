@@ -15,6 +15,12 @@ ROOM = "_" * 256
 log = logging.getLogger("launcher.forge")
 
 
+def forge_command(run: RunDir) -> list[str]:
+    """Arguments of an interpreter that is to be the run's forge; a second one on a host ends at
+    once."""
+    return ["-P", "-m", "launcher.forge.server", str(run.path), "--room", ROOM]
+
+
 def start_forge(run: RunDir, *, tied: bool) -> None:
     """Start it if there is none; it is to outlive this process unless `tied` to it. Without one
     all goes on, only slower."""
@@ -26,10 +32,9 @@ def start_forge(run: RunDir, *, tied: bool) -> None:
     # Without the attempt's token: it is no part of it, and stays for the next.
     environment = {n: v for n, v in os.environ.items() if n != TOKEN_VARIABLE}
     environment[PARENT_VARIABLE] = str(os.getpid())
-    command = [sys.executable, "-P", "-m", "launcher.forge.server", str(run.path), "--room", ROOM]
     try:
         subprocess.Popen(
-            [*command, *(["--tied"] if tied else [])],
+            [sys.executable, *forge_command(run), *(["--tied"] if tied else [])],
             env=environment,
             stdin=subprocess.DEVNULL,
             start_new_session=True,

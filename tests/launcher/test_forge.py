@@ -14,14 +14,16 @@ from launcher.forge.child import through_forge
 from launcher.forge.meeting import connect, socket_path
 from launcher.forge.start import ROOM
 from launcher.processes import TOKEN_VARIABLE, find_by_token
-from smolplan.rundir import RunDir, write_json
+from smolplan.rundir import Heartbeat, RunDir, write_json
 from tests.support import wait_until
 
-SERVER = """
+IDLE_S = 0.5
+
+SERVER = f"""
 import sys
 import launcher.forge.server as server
 
-server.PRELOADED, server.LOOK_S = (), 0.1
+server.PRELOADED, server.LOOK_S, server.IDLE_S = (), 0.1, {IDLE_S}
 server.main()
 """
 
@@ -181,12 +183,20 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(site: Site) -> None:
     assert site.listens()
 
 
-@pytest.mark.parametrize("how", ["finished", "gone"])
+@pytest.mark.parametrize("how", ["finished", "failed", "forgotten", "gone"])
 def test_a_run_that_needs_it_no_more_is_left(site: Site, how: str) -> None:
-    if how == "gone":
-        site.run.spec.unlink()
-    else:
-        site.run.begin_attempt(1)
-        write_json(site.run.attempt_exit(1), {"exit_code": 0, "failures": {}})
+    site.run.begin_attempt(1)
+    beat = Heartbeat(1, 0, "here", 1, 1, "training", 0.0, 0.0, 1.0)
+    site.run.write_heartbeat(beat)
+    with pytest.raises(subprocess.TimeoutExpired):
+        site.forge.wait(3 * IDLE_S)  # a spare's waits as long as the attempt lasts
+    match how:
+        case "gone":
+            site.run.spec.unlink()
+        case "forgotten":
+            os.utime(site.run.heartbeat(0), (1, 1))
+        case _:
+            code = 0 if how == "finished" else 1
+            write_json(site.run.attempt_exit(1), {"exit_code": code, "failures": {}})
     assert site.forge.wait(20) == 0
     assert connect(site.run.path) is None
