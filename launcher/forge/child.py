@@ -17,6 +17,9 @@ from smolplan.lifetime import PARENT_VARIABLE, die_with_parent
 AS = "--as="
 """One word with the module: who looks for a process by its words must not find this one."""
 
+ANSWER_S = 60.0
+"""For the forge, which may still be importing, from a file server that many ask."""
+
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -57,11 +60,14 @@ def _ask(
         "interpreter": sys.executable,
         "code": CODE,
     }
+    asking.settimeout(ANSWER_S)
     try:
         socket.send_fds(asking, [json.dumps(wanted).encode()], [1, 2])
         answer = json.loads(asking.recv(MOST_BYTES) or b"{}")
     except OSError:
+        asking.close()  # what it forks yet, it ends when it sees that nobody is there
         return None
+    asking.settimeout(None)
     pid: int | None = answer.get("pid")
     return pid
 

@@ -173,6 +173,22 @@ def test_without_a_forge_it_is_started_anew(site: Site) -> None:
     assert (out, process.returncode) == ("hello exit 3\n", 3)
 
 
+def test_a_forge_that_does_not_answer_is_done_without_and_leaves_nothing_later(site: Site) -> None:
+    os.kill(site.forge.pid, signal.SIGSTOP)
+    impatient = "import launcher.forge.child as child; child.ANSWER_S = 0.5; child.main()"
+    words = through_forge(site.run.path, "probe", "stay")[3:]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", impatient, *words], stdout=subprocess.PIPE, text=True
+    )
+    site.started.append(process)
+    site.until_ready(process)
+    assert psutil.Process(process.pid).cmdline()[1:4] == ["-P", "-m", "probe"]
+    os.kill(site.forge.pid, signal.SIGCONT)
+    other = site.start("exit", "0")  # asked after it, and so answered after it
+    assert other.wait(20) == 0
+    wait_until(lambda: not site.forked())
+
+
 def test_a_folder_that_others_may_write_to_is_not_trusted(site: Site) -> None:
     folder = socket_path(site.run.path).parent
     folder.chmod(0o755)
