@@ -5,6 +5,8 @@ import os
 import socket
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from launcher.processes import place
@@ -37,15 +39,25 @@ def socket_path(run: Path) -> Path:
 
 def connect(run: Path) -> socket.socket | None:
     """A connection to the run's forge here; None if there is none."""
-    asking = None
+    asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        asking.connect(str(socket_path(run)))
+        with short(socket_path(run)) as name:
+            asking.connect(name)
     except OSError:
-        if asking is not None:
-            asking.close()
+        asking.close()
         return None
     return asking
+
+
+@contextmanager
+def short(path: Path) -> Iterator[str]:
+    """A name for a socket that is short enough for the kernel (unix(7): 108 bytes), however deep
+    its folder lies. Raises OSError."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def read_at_start(environment: dict[str, str]) -> dict[str, str]:

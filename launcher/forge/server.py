@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.forge.guise import put_on
-from launcher.forge.meeting import CODE, MOST_BYTES, read_at_start, socket_path
+from launcher.forge.meeting import CODE, MOST_BYTES, read_at_start, short, socket_path
 from launcher.hosts.bundle import PACKAGES
 from launcher.outcome import read_exit
 from launcher.processes import TOKEN_VARIABLE
@@ -215,7 +215,8 @@ def main() -> None:
         return  # there is one
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-        listener.bind(str(path))
+        with short(path) as name:
+            listener.bind(name)
         listener.listen(256)
         # Whoever asks from now on waits, until it has all that it needs.
         for module in PRELOADED:

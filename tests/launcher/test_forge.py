@@ -49,7 +49,9 @@ class Site:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", f"{folder}:{os.environ.get('PYTHONPATH', '')}")
-        monkeypatch.setenv("TMPDIR", str(folder))
+        deep = folder / ("deeper-than-a-socket's-name-may-be-long-" * 3)
+        deep.mkdir()
+        monkeypatch.setenv("TMPDIR", str(deep))
         monkeypatch.setattr("tempfile.tempdir", None)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         (folder / "probe.py").write_text(PROBE)
