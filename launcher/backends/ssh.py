@@ -206,7 +206,7 @@ class SshBackend:
         fleet = self._reach()
         if spares := [host for host in fleet.hosts if host not in placement.hosts]:
             asked = {
-                "argv": forge_command(run)[1:],
+                "argv": [*forge_command(run)[1:], "--spare"],
                 "python": True,
                 "env": _environment(spec, run, ""),
             }

@@ -34,8 +34,8 @@ from smolplan.rundir import RunDir
 PRELOADED = ("launcher.supervisor", "launcher.agent", "launcher.rank_logs", "trainer.loop")
 
 IDLE_S = 120.0
-"""That it waits for the next attempt once one has ended: a monitor restarts a run in seconds unless
-it fails over and over, and then it has no hurry."""
+"""That it waits for the next attempt: a monitor restarts a run in seconds unless it fails over and
+over, and then it has no hurry."""
 LOOK_S = 2.0
 FORGOTTEN_S = 3600.0
 """Without a sign of the run's life, though nobody has put on record that it ended."""
@@ -51,6 +51,8 @@ SHOWN = (TOKEN_VARIABLE, "RANK", "LOCAL_RANK", "SMOLPLAN_HOST")
 class Forge:
     run: RunDir
     listener: socket.socket
+    spare: bool = False
+    """Whether it waits as long as the run's newest attempt lasts, on whatever hosts."""
     loop: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     forked: dict[int, socket.socket] = field(default_factory=dict)
     """Process id → the connection of whoever asked for it."""
@@ -76,14 +78,16 @@ class Forge:
                     self._hear(key.fileobj)
                 else:
                     self._bury()
-            if self.forked or not (ended := self._ended()):
+            ended = None if self.forked else self._ended()
+            if self.forked or (self.spare and ended is None):
                 idle_since_s = time.monotonic()
-            elif ended["exit_code"] in NO_MORE or time.monotonic() - idle_since_s > IDLE_S:
+                continue
+            no_more = ended is not None and ended["exit_code"] in NO_MORE
+            if no_more or time.monotonic() - idle_since_s > IDLE_S:
                 return
 
     def _ended(self) -> dict[str, Any] | None:
-        """How the newest attempt ended; None while it runs, on whatever hosts: a spare's forge
-        waits to be needed."""
+        """How the newest attempt ended; None while it runs."""
         if not self.run.spec.exists():
             return {"exit_code": ExitCode.OK}
         newest = self.run.latest_attempt()
@@ -204,6 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Fork the processes of a run's attempts.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--tied", action="store_true", help="End with whoever started it.")
+    parser.add_argument("--spare", action="store_true", help="Wait as long as the run goes on.")
     parser.add_argument("--room", help="Filler, for the words that what is forked shows.")
     arguments = parser.parse_args()
     if arguments.tied:
@@ -223,7 +228,7 @@ def main() -> None:
             importlib.import_module(module)
         gc.freeze()  # a collection in a child would write to, and so copy, every page
         try:
-            Forge(RunDir(arguments.run), listener).serve()
+            Forge(RunDir(arguments.run), listener, arguments.spare).serve()
         finally:
             path.unlink(missing_ok=True)
 

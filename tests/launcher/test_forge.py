@@ -19,11 +19,11 @@ from tests.support import wait_until
 
 IDLE_S = 0.5
 
-SERVER = f"""
+SERVER = """
 import sys
 import launcher.forge.server as server
 
-server.PRELOADED, server.LOOK_S, server.IDLE_S = (), 0.1, {IDLE_S}
+server.PRELOADED, server.LOOK_S, server.IDLE_S = (), 0.1, float(sys.argv.pop())
 server.main()
 """
 
@@ -47,7 +47,9 @@ time.sleep(60)
 class Site:
     """A run's folder, its forge, and processes that are asked for through it."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str, idle_s: float = 60.0
+    ) -> None:
         monkeypatch.setenv("PYTHONPATH", f"{folder}:{os.environ.get('PYTHONPATH', '')}")
         deep = folder / ("deeper-than-a-socket's-name-may-be-long-" * 3)
         deep.mkdir()
@@ -59,7 +61,11 @@ class Site:
         self.run.path.mkdir()
         self.run.spec.touch()
         self.forge = subprocess.Popen(
-            [sys.executable, "-P", "-c", SERVER, str(self.run.path), "--room", ROOM], text=True
+            [
+                *[sys.executable, "-P", "-c", SERVER, str(self.run.path), "--room", ROOM],
+                *[*options, str(idle_s)],
+            ],
+            text=True,
         )
         self.started: list[subprocess.Popen[str]] = []
         wait_until(self.listens)
@@ -98,6 +104,13 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     made = Site(tmp_path, monkeypatch)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    made = Site(tmp_path, monkeypatch, "--spare", idle_s=IDLE_S)
     yield made
     made.close()
 
@@ -202,12 +215,13 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(site: Site) -> None:
 
 
 @pytest.mark.parametrize("how", ["finished", "failed", "forgotten", "gone"])
-def test_a_run_that_needs_it_no_more_is_left(site: Site, how: str) -> None:
+def test_a_spares_is_there_until_the_run_needs_it_no_more(spare: Site, how: str) -> None:
+    site = spare
     site.run.begin_attempt(1)
     beat = Heartbeat(1, 0, "here", 1, 1, "training", 0.0, 0.0, 1.0)
     site.run.write_heartbeat(beat)
     with pytest.raises(subprocess.TimeoutExpired):
-        site.forge.wait(3 * IDLE_S)  # a spare's waits as long as the attempt lasts
+        site.forge.wait(3 * IDLE_S)  # it waits as long as the attempt lasts
     match how:
         case "gone":
             site.run.spec.unlink()
@@ -218,3 +232,12 @@ def test_a_run_that_needs_it_no_more_is_left(site: Site, how: str) -> None:
             write_json(site.run.attempt_exit(1), {"exit_code": code, "failures": {}})
     assert site.forge.wait(20) == 0
     assert connect(site.run.path) is None
+
+
+def test_one_that_nobody_asks_of_goes_whatever_is_on_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, monkeypatch, idle_s=IDLE_S)
+    site.run.begin_attempt(1)  # whose processes somebody has ended without a word
+    assert site.forge.wait(20) == 0
+    site.close()
