@@ -9,15 +9,14 @@ import gc
 import importlib
 import json
 import os
-import runpy
 import selectors
 import signal
 import socket
 import sys
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from launcher.hosts.bundle import PACKAGES
 from launcher.outcome import read_exit
 from launcher.processes import TOKEN_VARIABLE
 from smolplan.errors import ExitCode
+from smolplan.forked import be_module
 from smolplan.lifetime import PARENT_VARIABLE, die_with_parent
 from smolplan.lock import hold, let_go
 from smolplan.rundir import RunDir
@@ -128,7 +128,8 @@ class Forge:
             return
         pid = os.fork()
         if not pid:
-            self._become(wanted, descriptors)
+            prepare = partial(self._prepare, wanted, descriptors)
+            be_module(wanted["module"], wanted["arguments"], prepare)
         self.forked[pid] = asking
         with suppress(OSError):
             asking.send(json.dumps({"pid": pid}).encode())
@@ -150,45 +151,29 @@ class Forge:
         if asking not in self.forked.values():
             asking.close()
 
-    def _become(self, wanted: dict[str, Any], descriptors: list[int]) -> None:
-        """In the child: the module that was asked for, and nothing of the forge."""
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.setsid()
-            os.chdir(wanted["folder"])
-            for number, descriptor in enumerate(descriptors, start=1):
-                os.dup2(descriptor, number)
-            let_go()
-            own = [*descriptors, self.listener.fileno(), *self.woken]
-            own += [s.fileno() for s in self.forked.values() if s.fileno() >= 0]
-            for descriptor in own:
-                with suppress(OSError):
-                    os.close(descriptor)
-            self.loop.close()
-            environment = wanted["environment"]
-            if PARENT_VARIABLE in environment:
-                environment[PARENT_VARIABLE] = str(os.getppid())
-            os.environ.clear()
-            os.environ.update(environment)
-            first = {name: environment[name] for name in SHOWN if name in environment}
-            module, arguments = wanted["module"], wanted["arguments"]
-            put_on([sys.executable, "-P", "-m", module, *arguments], first | environment)
-            sys.argv = [module, *arguments]
-            # runpy warns of a module that was imported before it is run; that is the point here.
-            warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            with suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+    def _prepare(self, wanted: dict[str, Any], descriptors: list[int]) -> None:
+        """In the child: nothing of the forge is left, and it looks as what was asked for."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        os.chdir(wanted["folder"])
+        for number, descriptor in enumerate(descriptors, start=1):
+            os.dup2(descriptor, number)
+        let_go()
+        own = [*descriptors, self.listener.fileno(), *self.woken]
+        own += [s.fileno() for s in self.forked.values() if s.fileno() >= 0]
+        for descriptor in own:
+            with suppress(OSError):
+                os.close(descriptor)
+        self.loop.close()
+        environment = wanted["environment"]
+        if PARENT_VARIABLE in environment:
+            environment[PARENT_VARIABLE] = str(os.getppid())
+        os.environ.clear()
+        os.environ.update(environment)
+        first = {name: environment[name] for name in SHOWN if name in environment}
+        words = [sys.executable, "-P", "-m", wanted["module"], *wanted["arguments"]]
+        put_on(words, first | environment)
 
 
 def _code(known: "dict[str, int] | None" = None) -> dict[str, int]:

@@ -11,44 +11,27 @@ what it started and ends.
 import importlib
 import json
 import os
-import runpy
 import signal
 import sys
-import warnings
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from smolplan.forked import be_module
 
-def _run(command: dict[str, Any]) -> int:
-    """In the child: be `python -m MODULE ARGUMENTS`; its exit code."""
+
+def _prepare(command: dict[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(command[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), descriptor)
     os.environ.update(command["environment"])
-    sys.argv = [command["module"], *command["arguments"]]
-    # runpy warns of a module that was imported before it is run; that is the point here.
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
-    try:
-        runpy.run_module(command["module"], run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
 
 
 def _start(command: dict[str, Any]) -> dict[str, Any]:
     pid = os.fork()
-    if pid:
-        return {"pid": pid}
-    code = 1
-    try:
-        code = _run(command)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    if not pid:
+        be_module(command["module"], command["arguments"], partial(_prepare, command))
+    return {"pid": pid}
 
 
 def main() -> None:
