@@ -78,7 +78,7 @@ def is_checkpoint(name: str) -> bool:
 def places_of(spec: RunSpec, runs_dir: Path, script_folder: Path) -> Places:
     folders: list[tuple[Path, Kind]] = [(runs_dir.expanduser().absolute(), "runs")]
     for source in spec.data.sources:
-        if source.path != PYTHON_STDLIB:
+        if source.path != PYTHON_STDLIB and not source.is_remote:
             folders.append((Path(source.path).expanduser().absolute(), "data"))
     for path in (spec.data.cache_dir, spec.data.tokenizer):
         if path is not None:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from smolplan.errors import UserError
 from smolplan.spec.eval import CONTINUATION
-from trainer.data.dataset import HELD_OUT, Dataset
+from trainer.data.dataset import Dataset
 
 VERSION = 1
 
@@ -69,13 +69,13 @@ def questions(dataset: Dataset, tokenizer: Tokenizer) -> Iterator[dict[str, Any]
 
 def _pieces(dataset: Dataset, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
     """Texts and how they go on, from places spread evenly over the held-out text."""
-    tokens = dataset.array(HELD_OUT)
+    tokens = dataset.held_out
     length = CONTEXT_TOKENS + CONTINUATION_TOKENS
     there_are = len(tokens) // length
     count = min(MOST_QUESTIONS, there_are)
     for index in range(count):
         first = index * there_are // count * length
-        piece = tokens[first : first + length].astype(np.int64)
+        piece = tokens.read(first, first + length)
         if dataset.separator in piece:
             continue
         texts = [tokenizer.decode(part.tolist()) for part in np.split(piece, [CONTEXT_TOKENS])]

@@ -18,7 +18,7 @@ from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 from smolplan.spec.parallel import ParallelSpec
 from trainer.checkpoint import load
-from trainer.data.dataset import HELD_OUT, Dataset, open_dataset
+from trainer.data.dataset import Dataset, open_dataset
 from trainer.manifest import Manifest, steps_present, verify
 from trainer.model.transformer import CausalLM
 from trainer.parallel import join
@@ -59,7 +59,7 @@ def _held_out(model: CausalLM, spec: RunSpec, dataset: Dataset) -> dict[str, Any
     """Mean loss of held-out sequences, and bits per byte: nats per token over ln 2,
     times tokens per byte of the held-out text."""
     length, device = spec.data.seq_len, model.lm_head.weight.device
-    held_out = dataset.array(HELD_OUT)
+    held_out = dataset.held_out
     there_are = (len(held_out) - 1) // length
     count = min(spec.eval.sequences, there_are)
     if count < 1:
@@ -72,7 +72,7 @@ def _held_out(model: CausalLM, spec: RunSpec, dataset: Dataset) -> dict[str, Any
     with torch.no_grad():
         for index in range(count):
             first = index * there_are // count * length  # spread over the whole held-out text
-            piece = torch.from_numpy(held_out[first : first + length + 1].astype("int64"))
+            piece = torch.from_numpy(held_out.read(first, first + length + 1))
             tokens = piece.to(device)[None]
             losses.append(model(tokens[:, :-1], dataset.separator, tokens[:, 1:])[0].item())
     loss = sum(losses) / count

@@ -16,7 +16,8 @@ from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
 from trainer.checkpoint import Checkpoints
 from trainer.data.dataset import open_dataset
-from trainer.data.loader import checksum, open_loader, rank_share
+from trainer.data.loader import checksum, open_loader
+from trainer.data.prefetch import Batches
 from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
 from trainer.parallel import distribute, join, shard_of
@@ -67,13 +68,14 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
 
     efficiency = Efficiency(run, spec, world.size)
     batch_size = spec.optim.global_batch_size
+    batches = Batches(loader, skipped, position, batch_size, world.data_rank, world.data_size)
     last_step_s = None
     stop.listen()
     report.beat(step, "training")
     while step < spec.steps:
         began = time.perf_counter()
-        positions = skipped.take(position, batch_size)
-        batch = loader.batch(rank_share(positions, world.data_rank, world.data_size))
+        drawn = batches.next()
+        positions, batch = drawn.positions, drawn.tokens
         data_wait_s = time.perf_counter() - began
         lr = learning_rate(
             step,
@@ -132,6 +134,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 memory_bytes=world.peak_memory_bytes(),
                 data_position=position,
                 batch_checksum=int(batch_checksum),
+                **({"sources": loader.by_source(positions)} if loader.is_mixed else {}),
             )
         due = step == spec.steps or step % spec.checkpoint.every_steps == 0
         saves = due or stop_votes or save_votes
@@ -154,6 +157,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             report.event("stopped", step=step)
             world.barrier()
             raise NamedExit(ExitCode.STOPPED_ON_REQUEST, f"stopped by request at step {step}")
+    batches.close()
     report.event("finished", step=step)
     report.beat(step, "finished", last_step_s)
     world.barrier()

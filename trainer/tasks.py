@@ -23,7 +23,7 @@ from smolplan.errors import UserError
 from smolplan.spec.eval import CONTINUATION, EvalSpec
 from smolplan.spec.parse import suggestion
 from trainer import continuation
-from trainer.data.dataset import TOKENIZER, Dataset
+from trainer.data.dataset import Dataset
 from trainer.model.transformer import CausalLM
 from trainer.task_model import Say, TaskModel
 from trainer.task_scores import scores
@@ -43,7 +43,7 @@ class Suite:
         there is not or that cannot be loaded."""
         self._spec, self._separator, self._length = spec, dataset.separator, length
         os.environ["DISABLE_MULTIPROC"] = "1"  # lm-eval's error bars need no pool of processes
-        self._tokenizer = Tokenizer.from_file(str(Path(dataset.folder) / TOKENIZER))
+        self._tokenizer = Tokenizer.from_file(str(dataset.tokenizer_path))
         say("finding the tasks")
         manager, problems, remedies = _manager(spec), [], {}
         asked_for = CONTINUATION in spec.tasks

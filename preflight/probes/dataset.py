@@ -5,25 +5,18 @@ import json
 import sys
 
 from smolplan.errors import SmolplanError
-from smolplan.rundir import RunDir, read_json
+from smolplan.rundir import RunDir
 from smolplan.spec import load_spec
-from trainer.data.dataset import Dataset
-from trainer.data.tokenise import dataset_folder
+from trainer.data.prepare import find
 
 
 def main() -> int:
     try:
-        folder = dataset_folder(load_spec(RunDir(sys.argv[1]).spec))
+        dataset = find(load_spec(RunDir(sys.argv[1]).spec))
     except SmolplanError as error:
         sys.stderr.write(f"smolplan: {error}\n")
         return int(error.exit_code)
-    content = read_json(folder / "dataset.json")
-    if content is not None:
-        try:
-            content = {**Dataset.from_json(content).to_json(), "folder": str(folder)}
-        except ValueError:
-            content = None
-    sys.stdout.write(json.dumps(content) + "\n")
+    sys.stdout.write(json.dumps(dataset.to_json() if dataset else None) + "\n")
     return 0
 
 

@@ -55,10 +55,13 @@ def hole_bytes(descriptor: int, size: int) -> int:
     return holes
 
 
-def sources(wanted: list[dict[str, str]]) -> dict[str, Any]:
+def sources(wanted: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each source {path, glob}: files, bytes, and what cannot be read."""
     found: list[dict[str, Any]] = []
     for source in wanted:
+        if "://" in source["path"]:
+            found.append(_remote_source(source))
+            continue
         root, glob = Path(source["path"]).expanduser(), source["glob"]
         if source["path"] == "python-stdlib":
             root = Path(sysconfig.get_path("stdlib"))
@@ -85,6 +88,22 @@ def sources(wanted: list[dict[str, str]]) -> dict[str, Any]:
             reason += f" (and {len(errors) - 1} more)"
         found.append({"path": str(root), "files": files, "bytes": size, "error": reason})
     return {"sources": found}
+
+
+def _remote_source(source: dict[str, Any]) -> dict[str, Any]:
+    """Of one that fsspec reaches, from what the store lists."""
+    from smolplan.errors import UserError
+    from smolplan.spec import SourceSpec
+    from trainer.data.sources import remote_files
+
+    files, error = [], ""
+    try:
+        files = list(remote_files(SourceSpec.model_validate(source), ""))
+        error = "" if files else f"no text matches {source['glob']!r}"
+    except UserError as refused:
+        error = str(refused)
+    size = sum(file.bytes for file in files)
+    return {"path": source["path"], "files": len(files), "bytes": size, "error": error}
 
 
 def _paths(named: str, root: Path, glob: str) -> Iterable[Path]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smolplan.rundir import RunDir, read_json
 from smolplan.spec import RunSpec, load_spec
-from trainer.data.dataset import TRAIN, Dataset
+from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 
 PARTS = 3
@@ -61,11 +61,7 @@ def main() -> None:
     _, folder, seconds = sys.argv[1:]
     run = RunDir(folder)
     spec, dataset = load_spec(run.spec), Dataset.from_json(read_json(run.dataset) or {})
-    answer = measure(
-        lambda: Loader(dataset.array(TRAIN), spec.data.seq_len, spec.seed).batch,
-        spec,
-        float(seconds),
-    )
+    answer = measure(lambda: Loader.of(spec, dataset).batch, spec, float(seconds))
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

@@ -9,7 +9,6 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,14 @@ from tokenizers import Tokenizer
 
 from smolplan.rundir import RunDir, read_json
 from smolplan.spec import RunSpec, load_spec
-from trainer.data.dataset import HELD_OUT, SEPARATOR, TOKENIZER, TRAIN, Dataset
+from trainer.data.dataset import SEPARATOR, Dataset
 from trainer.data.loader import Loader
-from trainer.data.order import sequence_at
-from trainer.data.sources import first_document
+from trainer.data.pieces import cut, documents
+from trainer.data.shards import Tokens
+from trainer.data.sources import list_files
 
 WINDOWS, WINDOW_TOKENS = 32, 512
 FIRST_LETTERS, CUT_TOKENS = 20_000, 16
-MOST_HELD_OUT = 0.4
-"""Of the documents: with more, the first may be one of them (trainer/data/tokenise.py)."""
 SEQUENCES = 2000
 BATCHES = 20
 CHUNK_TOKENS = 1 << 24
@@ -37,15 +35,14 @@ LIMIT_S = 60.0
 
 def tokenizer(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
     """Whether the tokens are what the tokeniser makes of the text that they stand for."""
-    made_by = Tokenizer.from_file(str(Path(dataset.folder) / TOKENIZER))
+    made_by = Tokenizer.from_file(str(dataset.tokenizer_path))
     given = Tokenizer.from_file(str(spec.data.tokenizer)) if spec.data.tokenizer else made_by
     ours, theirs = given.get_vocab(), made_by.get_vocab()
     differing = sum(ours.get(token) != number for token, number in theirs.items())
-    array, draw = dataset.array(TRAIN), random.Random(spec.seed)
+    draw = random.Random(spec.seed)
     pairs, kept, letters, odd, excerpt = 0, 0, 0, 0, ""
-    for _ in range(WINDOWS):
-        start = draw.randrange(max(1, len(array) - WINDOW_TOKENS))
-        for ids in _pieces(array[start : start + WINDOW_TOKENS], dataset.separator):
+    for window in _windows(dataset, draw):
+        for ids in _pieces(window, dataset.separator):
             text = given.decode(ids, skip_special_tokens=False)
             again = given.encode(text, add_special_tokens=False).ids
             before, after = (
@@ -72,20 +69,27 @@ def tokenizer(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def _windows(dataset: Dataset, draw: random.Random) -> Iterator[NDArray[Any]]:
+    """Of all sources, by their tokens."""
+    sources = [dataset.train(source) for source in dataset.sources]
+    lengths = [len(tokens) for tokens in sources]
+    for tokens in draw.choices(sources, lengths, k=WINDOWS):
+        start = draw.randrange(max(1, len(tokens) - WINDOW_TOKENS))
+        yield tokens.read(start, start + WINDOW_TOKENS)
+
+
 def _first_text(spec: RunSpec, given: Tokenizer, dataset: Dataset) -> dict[str, Any]:
     """Where the first document's tokens are not what the tokeniser makes of its text now; -1 if
-    they all are, None if that document may be held out."""
-    if spec.data.held_out_fraction > MOST_HELD_OUT:
-        return {"path": "", "differs_at": None, "tokens": 0}
-    document = first_document(spec)
-    text = document.text()
+    they all are. It is never held out (trainer/data/tokenise.py)."""
+    first = cut(list_files(spec, 0), spec.data.sources[0].text_field)[0]
+    text = next(documents(first))
     ids = given.encode(text[:FIRST_LETTERS], add_special_tokens=False).ids
     if len(text) > FIRST_LETTERS:
         ids = ids[:-CUT_TOKENS]  # the text is cut in the middle of a word
-    there = dataset.array(TRAIN)[: len(ids)].tolist()
+    there = dataset.train(dataset.sources[0]).read(0, len(ids)).tolist()
     pairs = enumerate(zip_longest(ids, there))
     differs_at = next((n for n, (made, found) in pairs if made != found), -1)
-    return {"path": str(document.path), "differs_at": differs_at, "tokens": len(ids)}
+    return {"path": first.files[0].path, "differs_at": differs_at, "tokens": len(ids)}
 
 
 def _pieces(window: NDArray[Any], separator: int) -> Iterator[list[int]]:
@@ -101,19 +105,19 @@ def _pieces(window: NDArray[Any], separator: int) -> Iterator[list[int]]:
 def values(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
     """Ids beyond the vocabulary, ends of documents, and sequences that say nothing new."""
     end = time.monotonic() + LIMIT_S
-    highest, separators, looked_at, tokens = -1, 0, 0, 0
-    for name in (TRAIN, HELD_OUT):
-        array = dataset.array(name)
-        tokens += len(array)
-        for start in range(0, len(array), CHUNK_TOKENS):
+    highest, separators, looked_at = -1, 0, 0
+    held_out = dataset.held_out
+    for tokens in (*(dataset.train(source) for source in dataset.sources), held_out):
+        for start in range(0, len(tokens), CHUNK_TOKENS):
             if time.monotonic() > end:
                 break
-            chunk = array[start : start + CHUNK_TOKENS]
+            chunk = tokens.read(start, start + CHUNK_TOKENS)
             highest = max(highest, int(chunk.max()))
-            separators += int(np.count_nonzero(chunk == dataset.separator)) * (name == TRAIN)
+            ends = int(np.count_nonzero(chunk == dataset.separator))
+            separators += ends * (tokens is not held_out)
             looked_at += len(chunk)
-    loader = Loader(dataset.array(TRAIN), spec.data.seq_len, spec.seed)
-    count = min(SEQUENCES, loader.sequences)
+    loader = Loader.of(spec, dataset)
+    count = min(SEQUENCES, sum(loader.sequences))
     seen = Counter[int]()
     constant = 0
     for position in range(count):  # the first of the run: no sequence comes twice in an epoch
@@ -124,7 +128,7 @@ def values(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
         "highest": highest,
         "separators": separators,
         "looked_at": looked_at,
-        "tokens": tokens,
+        "tokens": dataset.tokens + dataset.held_out_tokens,
         "sample": count,
         "repeated_ratio": sum(n - 1 for n in seen.values()) / count if count else 0.0,
         "constant_ratio": constant / count if count else 0.0,
@@ -132,20 +136,41 @@ def values(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
 
 
 def order(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
-    """How alike the sequences of a batch are, by where they come from."""
-    array, batch = dataset.array(TRAIN), spec.optim.global_batch_size
-    loader = Loader(array, spec.data.seq_len, spec.seed)
+    """How alike the sequences of a batch are, by where they come from. Sources are laid end to end,
+    so that a sequence has one number."""
+    batch, loader = spec.optim.global_batch_size, Loader.of(spec, dataset)
+    firsts = np.concatenate([[0], np.cumsum(loader.sequences)])
     last = max(1, spec.steps - 1)
     steps = sorted({round(n * last / (BATCHES - 1)) for n in range(BATCHES)})
-    batches = [
-        [sequence_at(step * batch + n, loader.sequences, spec.seed) for n in range(batch)]
-        for step in steps
-    ]
+    batches = []
+    for step in steps:
+        places = (loader.place(step * batch + n) for n in range(batch))
+        batches.append([int(firsts[source]) + number for source, number in places])
     documents = None
-    if len(array) <= MOST_TOKENS:
-        ends = np.flatnonzero(array == dataset.separator)
-        documents = np.searchsorted(ends, np.arange(loader.sequences) * spec.data.seq_len)
-    return correlation(batches, loader.sequences, documents)
+    if dataset.tokens <= MOST_TOKENS:
+        documents = _document_of_each(loader, dataset)
+    return correlation(batches, sum(loader.sequences), documents)
+
+
+def _document_of_each(loader: Loader, dataset: Dataset) -> NDArray[Any]:
+    """In which document each sequence begins."""
+    found: list[NDArray[Any]] = []
+    before = 0
+    for tokens, sequences in zip(loader.tokens, loader.sequences, strict=True):
+        ends = _ends(tokens, dataset.separator)
+        starts = np.arange(sequences) * loader.seq_len
+        found.append(before + np.searchsorted(ends, starts))
+        before += len(ends) + 1
+    return np.concatenate(found)
+
+
+def _ends(tokens: Tokens, separator: int) -> NDArray[Any]:
+    """Where the documents end."""
+    found = [
+        start + np.flatnonzero(tokens.read(start, start + CHUNK_TOKENS) == separator)
+        for start in range(0, len(tokens), CHUNK_TOKENS)
+    ]
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
 
 def correlation(

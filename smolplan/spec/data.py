@@ -1,32 +1,78 @@
 """The text that is trained on."""
 
+from collections import Counter
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from smolplan.spec.fields import ADDED_LATER, Count, SpecPart, UserPath
+from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart, UserPath
 
 PYTHON_STDLIB = "python-stdlib"
 """The source that every machine has: the sources of Python's own standard library."""
 
 
 class SourceSpec(SpecPart):
-    """A folder of text files, or the built-in name `python-stdlib`."""
+    """Files of text on a disk or in an object store, or the built-in name `python-stdlib`."""
 
-    path: str = Field(min_length=1, description="Folder or file of UTF-8 text; or python-stdlib.")
+    path: str = Field(
+        min_length=1,
+        description="Folder or file, or their URL as fsspec reads it (s3://…); or python-stdlib. "
+        "Files that end in .jsonl, .jsonl.gz, .parquet, .arrow or .feather hold a document a row, "
+        "any other is UTF-8 text and one document.",
+    )
     glob: str = Field(default="**/*.txt", description="Which files of the folder, by pattern.")
+    name: Annotated[str | None, ADDED_LATER] = Field(
+        default=None,
+        min_length=1,
+        description="What stages and metrics call it; the last part of its path unless given.",
+    )
+    text_field: Annotated[str, ADDED_LATER] = Field(
+        default="text", min_length=1, description="Where a row holds its text."
+    )
+    weight: Annotated[float | None, ADDED_LATER] = Field(
+        default=None,
+        ge=0,
+        description="Its share of the sequences, for all sources or for none, where there are no "
+        "stages; in proportion to its own sequences unless given.",
+    )
+    max_epochs: Annotated[float | None, ADDED_LATER] = Field(
+        default=None, gt=0, description="How often it may repeat; data.max_epochs unless given."
+    )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether fsspec is to reach it."""
+        return "://" in self.path
+
+    @property
+    def label(self) -> str:
+        return self.name or Path(self.path).name or self.path
 
 
 class StageSpec(SpecPart):
-    """A mixture of sources, from one step to the next stage's."""
+    """A mixture of sources, until the next stage begins."""
 
     name: str = Field(min_length=1)
-    start_step: Count = Field(description="Its first step; the first stage's is 1.")
+    start_step: Count | None = Field(
+        default=None, description="Its first step; the first stage's is 1."
+    )
+    start_tokens: Annotated[CountOrZero | None, ADDED_LATER] = Field(
+        default=None,
+        description="Instead of start_step: it begins with the first step before which so many "
+        "tokens were read.",
+    )
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         min_length=1,
-        description="Share of the tokens by source, named by the last part of its path. They are "
-        "to add up to 1: preflight looks at it.",
+        description="Share of the tokens by source, named by data.sources' name or the last part "
+        "of its path. They are to add up to 1: preflight looks at it.",
     )
+
+    @model_validator(mode="after")
+    def _starts_once(self) -> Self:
+        if (self.start_step is None) == (self.start_tokens is None):
+            raise ValueError(f"stage {self.name!r} is to have either start_step or start_tokens")
+        return self
 
 
 class DataSpec(SpecPart):
@@ -55,15 +101,19 @@ class DataSpec(SpecPart):
         default=(), description="Mixtures of the sources, in the order of their steps."
     )
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        return tuple(source.label for source in self.sources)
+
     @model_validator(mode="after")
-    def _stages_follow(self) -> Self:
-        starts = [stage.start_step for stage in self.stages]
-        if starts and starts[0] != 1:
-            raise ValueError(f"the first stage starts at step {starts[0]}; let it start at 1")
-        for before, after in zip(self.stages, self.stages[1:], strict=False):
-            if after.start_step <= before.start_step:
-                raise ValueError(
-                    f"stage {after.name!r} starts at step {after.start_step}, not after "
-                    f"{before.name!r}, which starts at {before.start_step}; write them in order"
-                )
+    def _sources_are_told_apart(self) -> Self:
+        given = [source.weight for source in self.sources if source.weight is not None]
+        if given and self.stages:
+            raise ValueError("weights stand in the stages, or with the sources, but not in both")
+        if given and len(given) < len(self.sources):
+            raise ValueError(f"{len(given)} of {len(self.sources)} sources have a weight; give all")
+        if self.sources and (given or self.stages):
+            name, times = max(Counter(self.source_names).items(), key=lambda item: item[1])
+            if times > 1:
+                raise ValueError(f"{times} sources are called {name!r}; give each a name")
         return self

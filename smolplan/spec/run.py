@@ -54,6 +54,14 @@ class RunSpec(SpecPart):
         return self.steps * self.global_batch_tokens
 
     @property
+    def stage_starts(self) -> tuple[int, ...]:
+        """The first step of each of data.stages."""
+        return tuple(
+            stage.start_step or 1 - (-(stage.start_tokens or 0) // self.global_batch_tokens)
+            for stage in self.data.stages
+        )
+
+    @property
     def gradient_accumulation(self) -> int:
         """Micro-batches that one rank runs in one optimiser step."""
         return self.optim.global_batch_size // (
@@ -84,8 +92,6 @@ class RunSpec(SpecPart):
             problems.append(
                 f"parallel.schedule is {parallel.schedule}: the bundled trainer runs no pipeline"
             )
-        if self.data.stages:
-            problems.append("data.stages is set: the bundled trainer reads all sources alike")
         replicas = parallel.data_parallel * parallel.context_parallel
         if parallel.shard_group not in (0, replicas):
             problems.append(
@@ -142,6 +148,22 @@ class RunSpec(SpecPart):
                 f"optim.warmup_steps {self.optim.warmup_steps} + optim.decay_steps "
                 f"{self.optim.decay_steps} exceed the run's {self.steps} steps; shorten one"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _data_stages_follow(self) -> Self:
+        stages, starts = self.data.stages, self.stage_starts
+        if starts and starts[0] != 1:
+            raise ValueError(
+                f"data.stages: the first stage starts at step {starts[0]}; let it start at 1"
+            )
+        for number in range(1, len(starts)):
+            if starts[number] <= starts[number - 1]:
+                raise ValueError(
+                    f"data.stages: stage {stages[number].name!r} starts at step {starts[number]}, "
+                    f"not after {stages[number - 1].name!r}, which starts at "
+                    f"{starts[number - 1]}; write them in order"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,17 +1,16 @@
 """A tokenised dataset on disk: dataset.json in the run directory names it and vouches for it."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir, read_json
+from trainer.data.shards import Tokens
 
-TRAIN, HELD_OUT, TOKENIZER = "train.bin", "held-out.bin", "tokenizer.json"
+TOKENIZER = "tokenizer.json"
 SEPARATOR = "<|endoftext|>"
 
 READ_WHOLE_BYTES = 2**30
@@ -26,10 +25,35 @@ class DatasetFile:
 
 
 @dataclass(frozen=True)
+class DatasetSource:
+    """One source, tokenised. All of it but the held-out part is trained on."""
+
+    name: str
+    fingerprint: str
+    """Hash of everything that the tokens follow from: texts, tokeniser, format. Also the name of
+    its folder in the cache."""
+    tokens: int
+    documents: int
+    bytes: int
+    """UTF-8 bytes of the text."""
+    held_out_tokens: int
+    held_out_documents: int
+    held_out_bytes: int
+    train: tuple[str, ...]
+    """Its files among the dataset's, in the order of the text."""
+    held_out: tuple[str, ...]
+    document_ends: tuple[str, ...]
+    """int64: where, in the file of `train` beside it, each document ends, separator included."""
+
+    def sequences(self, seq_len: int) -> int:
+        """Neighbours share one token: the last target of one is the first input of the next."""
+        return max(0, (self.tokens - 1) // seq_len)
+
+
+@dataclass(frozen=True)
 class Dataset:
     folder: str
     fingerprint: str
-    """Hash of everything that the tokens follow from: texts, tokeniser settings, format."""
     tokens: int
     documents: int
     held_out_tokens: int
@@ -38,28 +62,32 @@ class Dataset:
     vocab_size: int
     separator: int
     token_bytes: int
+    tokenizer: str
+    """Its file among the files."""
     files: dict[str, DatasetFile]
+    """By their names within the folder."""
+    sources: tuple[DatasetSource, ...]
 
-    def array(self, name: str) -> NDArray[Any]:
+    @property
+    def tokenizer_path(self) -> Path:
+        return Path(self.folder) / self.tokenizer
+
+    def train(self, source: DatasetSource) -> Tokens:
+        return self._tokens(source.train)
+
+    @property
+    def held_out(self) -> Tokens:
+        """Of all sources, one after the other."""
+        return self._tokens([name for source in self.sources for name in source.held_out])
+
+    def _tokens(self, names: Sequence[str]) -> Tokens:
         dtype = {2: "<u2", 4: "<u4"}[self.token_bytes]
-        if self.files[name].bytes == 0:  # which cannot be mapped
-            return np.empty(0, dtype=dtype)
-        return np.memmap(Path(self.folder) / name, dtype=dtype, mode="r")
+        lengths = [self.files[name].bytes // self.token_bytes for name in names]
+        return Tokens([Path(self.folder) / name for name in names], lengths, dtype)
 
     def damage(self) -> str:
-        """What is wrong with the files; empty if they are as they were written. Checksums are
-        looked at up to READ_WHOLE_BYTES, sizes always."""
-        thorough = sum(entry.bytes for entry in self.files.values()) <= READ_WHOLE_BYTES
-        for name, expected in self.files.items():
-            path = Path(self.folder) / name
-            try:
-                if path.stat().st_size != expected.bytes:
-                    return f"{path} has {path.stat().st_size} bytes, not {expected.bytes}"
-                if thorough and file_sha256(path) != expected.sha256:
-                    return f"{path} has changed: its checksum differs"
-            except OSError as error:
-                return f"{path}: {error.strerror}"
-        return ""
+        """What is wrong with the files; empty if they are as they were written."""
+        return damage(Path(self.folder), self.files)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -70,11 +98,52 @@ class Dataset:
         ValueError if some are missing."""
         known = {field.name for field in fields(Dataset)}
         try:
+            if "sources" not in content:
+                content = _of_one_file(content)
             files = {name: DatasetFile(**entry) for name, entry in content["files"].items()}
+            sources = tuple(source_from_json(source) for source in content["sources"])
             kept = {name: value for name, value in content.items() if name in known}
-            return Dataset(**{**kept, "files": files})
+            return Dataset(**{**kept, "files": files, "sources": sources})
         except (KeyError, TypeError, AttributeError):
             raise ValueError("it is not the description of a dataset") from None
+
+
+def source_from_json(content: dict[str, Any]) -> DatasetSource:
+    """Raises TypeError if it is not one."""
+    files = ("train", "held_out", "document_ends")
+    return DatasetSource(**{**content, **{name: tuple(content[name]) for name in files}})
+
+
+def _of_one_file(content: dict[str, Any]) -> dict[str, Any]:
+    """What stood in dataset.json when all sources were tokenised into one file: they are read as
+    one source, so that a run of then goes on where it was."""
+    source = {
+        **{name: content[name] for name in ("fingerprint", "tokens", "documents")},
+        **{name: content[name] for name in ("held_out_tokens", "held_out_bytes")},
+        "name": "all",
+        "bytes": 0,  # was not counted
+        "held_out_documents": 0,
+        "train": ["train.bin"],
+        "held_out": ["held-out.bin"],
+        "document_ends": [],
+    }
+    return {**content, "tokenizer": TOKENIZER, "sources": [source]}
+
+
+def damage(folder: Path, files: Mapping[str, DatasetFile]) -> str:
+    """What is wrong with files of a folder; empty if they are as they were written. Checksums are
+    looked at up to READ_WHOLE_BYTES, sizes always."""
+    thorough = sum(entry.bytes for entry in files.values()) <= READ_WHOLE_BYTES
+    for name, expected in files.items():
+        path = folder / name
+        try:
+            if path.stat().st_size != expected.bytes:
+                return f"{path} has {path.stat().st_size} bytes, not {expected.bytes}"
+            if thorough and file_sha256(path) != expected.sha256:
+                return f"{path} has changed: its checksum differs"
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+    return ""
 
 
 def file_sha256(path: Path) -> str:

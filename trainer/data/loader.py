@@ -1,45 +1,75 @@
 """Batches by position: the position is one integer, and any rank of any layout finds its share."""
 
-import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smolplan.errors import ExitCode, NamedExit
+from smolplan.mixture import Mixture, exhausted, uses
 from smolplan.spec import RunSpec
-from trainer.data.dataset import TRAIN, Dataset
+from trainer.data.dataset import Dataset
 from trainer.data.order import sequence_at
+from trainer.data.shards import Tokens
 
 
 @dataclass(frozen=True)
 class Loader:
     """Sequences of seq_len + 1 tokens (inputs and targets overlap by all but one)."""
 
-    tokens: NDArray[Any]
+    tokens: tuple[Tokens, ...]
+    """Of each source."""
+    sequences: tuple[int, ...]
+    """Of each source, in one epoch."""
+    mixture: Mixture
     seq_len: int
     seed: int
 
+    @staticmethod
+    def of(spec: RunSpec, dataset: Dataset) -> "Loader":
+        """Raises UserError for weights that cannot be."""
+        sequences = tuple(source.sequences(spec.data.seq_len) for source in dataset.sources)
+        names = [source.name for source in dataset.sources]
+        return Loader(
+            tokens=tuple(dataset.train(source) for source in dataset.sources),
+            sequences=sequences,
+            mixture=Mixture.of(spec, names, sequences),
+            seq_len=spec.data.seq_len,
+            seed=spec.seed,
+        )
+
     @property
-    def sequences(self) -> int:
-        """Sequences in one epoch."""
-        return sequences_in(len(self.tokens), self.seq_len)
+    def is_mixed(self) -> bool:
+        return len(self.sequences) > 1
+
+    def place(self, position: int) -> tuple[int, int]:
+        """Source, and number within it, of the sequence at a position."""
+        source, draw = self.mixture.at(position)
+        # A source beside others has an order of its own, also where they are as long.
+        seed = f"{self.seed}/{source}" if source else str(self.seed)
+        return source, sequence_at(draw, self.sequences[source], seed)
 
     def sequence(self, position: int) -> NDArray[np.int64]:
-        start = sequence_at(position, self.sequences, self.seed) * self.seq_len
-        return self.tokens[start : start + self.seq_len + 1].astype(np.int64)
+        source, number = self.place(position)
+        start = number * self.seq_len
+        return self.tokens[source].read(start, start + self.seq_len + 1)
 
     def batch(self, positions: Sequence[int]) -> NDArray[np.int64]:
         """int64 of shape (len(positions), seq_len + 1)."""
         return np.stack([self.sequence(position) for position in positions])
 
-
-def sequences_in(tokens: int, seq_len: int) -> int:
-    """Neighbours share one token: the last target of one is the first input of the next."""
-    return max(0, (tokens - 1) // seq_len)
+    def by_source(self, positions: Sequence[int]) -> dict[str, int]:
+        """How many of a batch's positions, ascending, are of each source."""
+        first, last = positions[0], positions[-1]
+        counts = np.zeros(len(self.sequences), dtype=np.int64)
+        if last - first + 1 == len(positions):
+            counts += np.subtract(self.mixture.counts(last + 1), self.mixture.counts(first))
+        else:  # some between them are skipped
+            for position in positions:
+                counts[self.mixture.at(position)[0]] += 1
+        return {n: int(c) for n, c in zip(self.mixture.names, counts, strict=True) if c}
 
 
 def checksum(batch: NDArray[np.int64]) -> int:
@@ -54,15 +84,9 @@ def rank_share(positions: Sequence[int], rank: int, world_size: int) -> Sequence
 
 
 def open_loader(spec: RunSpec, dataset: Dataset) -> Loader:
-    """Raises NamedExit DATA_EXHAUSTED if the whole run would repeat the text too often."""
-    loader = Loader(dataset.array(TRAIN), spec.data.seq_len, spec.seed)
-    needed = spec.steps * spec.optim.global_batch_size
-    epochs = needed / loader.sequences if loader.sequences else math.inf
-    if epochs > spec.data.max_epochs:
-        raise NamedExit(
-            ExitCode.DATA_EXHAUSTED,
-            f"the run needs {needed:,} sequences of {spec.data.seq_len} tokens, the text has "
-            f"{loader.sequences:,}: {epochs:.1f} epochs, more than data.max_epochs "
-            f"{spec.data.max_epochs:g}; add text, shorten the run or raise data.max_epochs",
-        )
+    """Raises NamedExit DATA_EXHAUSTED if the whole run would repeat a source too often, UserError
+    for weights that cannot be."""
+    loader = Loader.of(spec, dataset)
+    if problem := exhausted(uses(spec, loader.mixture, loader.sequences)):
+        raise NamedExit(ExitCode.DATA_EXHAUSTED, problem)
     return loader

@@ -26,7 +26,7 @@ def shuffled_index(index: int, count: int, key: bytes) -> int:
             return index
 
 
-def sequence_at(position: int, count: int, seed: int) -> int:
+def sequence_at(position: int, count: int, seed: int | str) -> int:
     """Which of `count` sequences stands at `position` of the run's endless order: every epoch
     holds each sequence once, in an order of its own."""
     epoch, index = divmod(position, count)

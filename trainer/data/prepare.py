@@ -1,14 +1,105 @@
 """`python -m trainer.data.prepare RUN`: tokenise what RUN/spec.yaml names; write dataset.json."""
 
 import argparse
+import hashlib
+import json
 import sys
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from smolplan.errors import SmolplanError, UserError
+from smolplan.mixture import Mixture
 from smolplan.rundir import RunDir, write_json
-from smolplan.spec import load_spec
-from trainer.data.loader import sequences_in
-from trainer.data.tokenise import prepare
+from smolplan.spec import RunSpec, load_spec
+from trainer.data.cache import Advance, CachedSource, Say, cache_folder
+from trainer.data.dataset import SEPARATOR, TOKENIZER, Dataset
+from trainer.data.pieces import cut
+from trainer.data.sources import InputFile, check_named, list_files
+from trainer.data.tokenizer import read_tokenizer, tokenizer_file, train_tokenizer
+
+
+def prepare(
+    spec: RunSpec,
+    say: Say = lambda line: None,
+    advance: Advance = lambda source, done, total: None,
+) -> Dataset:
+    """The tokenised dataset of a spec, made now or found as made before. Raises UserError."""
+    say("reading the text")
+    files = _files(spec)
+    try:
+        tokenizer = _tokenizer(spec, files, say)
+        cached = [CachedSource(spec, n, of, tokenizer) for n, of in enumerate(files)]
+        for source in cached:
+            source.make(say, advance)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the tokenised text: {error.strerror}",
+            where=str(cache_folder(spec)),
+            remedy="Name a writable folder with room by data.cache_dir.",
+        ) from None
+    dataset = _dataset(spec, cached, tokenizer)
+    assert dataset is not None
+    mixture_of(spec, dataset)
+    say(f"{dataset.tokens:,} tokens of {dataset.documents:,} documents")
+    return dataset
+
+
+def find(spec: RunSpec) -> Dataset | None:
+    """The dataset that was made of a spec's text, whatever became of its files. Reads all of the
+    text, and writes nothing. Raises UserError."""
+    files = _files(spec)
+    path = tokenizer_file(spec, cache_folder(spec), files)
+    if spec.data.tokenizer is None and not path.exists():
+        return None
+    tokenizer = read_tokenizer(spec, path)
+    cached = [CachedSource(spec, n, of, tokenizer) for n, of in enumerate(files)]
+    return _dataset(spec, cached, tokenizer)
+
+
+def mixture_of(spec: RunSpec, dataset: Dataset) -> Mixture:
+    """Raises UserError."""
+    sequences = [source.sequences(spec.data.seq_len) for source in dataset.sources]
+    return Mixture.of(spec, [source.name for source in dataset.sources], sequences)
+
+
+def _files(spec: RunSpec) -> list[list[InputFile]]:
+    check_named(spec)
+    return [list_files(spec, number) for number in range(len(spec.data.sources))]
+
+
+def _tokenizer(spec: RunSpec, files: list[list[InputFile]], say: Say) -> Tokenizer:
+    folder = cache_folder(spec)
+    path = tokenizer_file(spec, folder, files)
+    if spec.data.tokenizer is None and not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        named = zip(spec.data.sources, files, strict=True)
+        pieces = [piece for source, of in named for piece in cut(of, source.text_field)]
+        train_tokenizer(spec, path, pieces, say)
+    return read_tokenizer(spec, path)
+
+
+def _dataset(spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer) -> Dataset | None:
+    """Of all sources; None if one has not been made."""
+    parts = [part for source in cached if (part := source.found()) is not None]
+    if len(parts) < len(cached):
+        return None
+    sources = tuple(source for source, _ in parts)
+    told = [(source.name, source.fingerprint) for source in sources]
+    return Dataset(
+        folder=str(cache_folder(spec)),
+        fingerprint=hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32],
+        tokens=sum(source.tokens for source in sources),
+        documents=sum(source.documents for source in sources),
+        held_out_tokens=sum(source.held_out_tokens for source in sources),
+        held_out_bytes=sum(source.held_out_bytes for source in sources),
+        vocab_size=tokenizer.get_vocab_size(),
+        separator=tokenizer.token_to_id(SEPARATOR),
+        token_bytes=cached[0].token_bytes,
+        tokenizer=f"{sources[0].fingerprint}/{TOKENIZER}",
+        files={name: entry for _, files in parts for name, entry in files.items()},
+        sources=sources,
+    )
 
 
 def main() -> int:
@@ -25,20 +116,24 @@ def main() -> int:
     run = RunDir(arguments.run)
     try:
         spec = load_spec(run.spec)
-        dataset = prepare(spec, say)
-        sequences = sequences_in(dataset.tokens, spec.data.seq_len)
-        try:
-            write_json(run.dataset, {**dataset.to_json(), "sequences": sequences})
-        except OSError as error:
-            raise UserError(
-                f"cannot write it: {error.strerror}",
-                where=str(run.dataset),
-                remedy="Make the run directory writable.",
-            ) from None
+        write_dataset(run, spec, prepare(spec, say))
     except SmolplanError as error:
         sys.stderr.write(f"smolplan: {error}\n")
         return int(error.exit_code)
     return 0
+
+
+def write_dataset(run: RunDir, spec: RunSpec, dataset: Dataset) -> None:
+    """Raises UserError."""
+    sequences = sum(source.sequences(spec.data.seq_len) for source in dataset.sources)
+    try:
+        write_json(run.dataset, {**dataset.to_json(), "sequences": sequences})
+    except OSError as error:
+        raise UserError(
+            f"cannot write it: {error.strerror}",
+            where=str(run.dataset),
+            remedy="Make the run directory writable.",
+        ) from None
 
 
 if __name__ == "__main__":

@@ -1,85 +1,93 @@
-"""Which documents the sources of a spec name, in an order that is always the same."""
+"""Which files the sources of a spec name, in an order that is always the same."""
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, Literal
 
-from smolplan.errors import UserError
+from smolplan.errors import SmolplanError, UserError
 from smolplan.library_text import library_files
 from smolplan.spec import PYTHON_STDLIB, RunSpec, SourceSpec
+from trainer.store_errors import told
+
+Kind = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow"]
+
+_KINDS: dict[str, Kind] = {
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl.gz",
+    ".jsonl.zst": "jsonl.zst",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+
+HASHED_WHOLE_BYTES = 2**30
+"""Larger files of rows are told apart by their size and by windows spread over them: reading
+terabytes twice would cost more than it saves."""
+WINDOWS, WINDOW_BYTES = 256, 65_536
 
 
 @dataclass(frozen=True)
-class Document:
-    """One file: its text is read when it is needed, and must not have changed by then."""
-
-    path: Path
+class InputFile:
+    path: str
+    """On this machine, or a URL."""
+    kind: Kind
     bytes: int
-    sha256: str
+    digest: str
+    """SHA-256 (hex) of its content, or of what tells its content from others'."""
+    stamp: str
+    """What changes when somebody writes to it."""
 
-    def text(self) -> str:
-        """Raises UserError if the file is no longer what it was."""
-        try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}") from None
-        if hashlib.sha256(content).hexdigest() != self.sha256:
+    def still(self) -> None:
+        """Raises UserError if it is no longer the file that was listed."""
+        with read_errors(self.path):
+            now = _stamp(self.path)
+        if now != self.stamp:
             raise UserError(f"{self.path} changed while it was tokenised", remedy="Start again.")
-        return content.decode()
 
 
-def find_documents(spec: RunSpec) -> list[Document]:
-    """All documents of a spec. Files that are not UTF-8 are left out, for a folder of text may
-    well hold one (the standard library's does). Raises UserError."""
+def list_files(spec: RunSpec, number: int) -> list[InputFile]:
+    """Of data.sources' number. Text that is not UTF-8 is left out, for a folder of text may well
+    hold some (the standard library's does), and so are empty files. Raises UserError."""
+    source, where = spec.data.sources[number], f"data.sources.{number}.path"
+    if source.is_remote:
+        found = list(remote_files(source, where))
+    else:
+        found = [f for path in _local_files(source, where) if (f := _local(path, where))]
+    if not found:
+        matching = _matching(source)
+        raise UserError(
+            f"{source.path} has no UTF-8 text" + matching,
+            where=where,
+            remedy="Name other text" + (", or other files by glob." if matching else "."),
+        )
+    return found
+
+
+def check_named(spec: RunSpec) -> None:
+    """Raises UserError where a spec names no text at all."""
     if not spec.data.sources:
         raise UserError(
             "no text is named",
             where="data.sources",
             remedy=f"Add a source, for instance: path: {PYTHON_STDLIB}",
         )
-    found = []
-    for number, source in enumerate(spec.data.sources):
-        where = f"data.sources.{number}.path"
-        documents = list(_documents(_files(source, where), where))
-        if not documents:
-            raise UserError(
-                f"{source.path} has no UTF-8 text" + _matching(source),
-                where=where,
-                remedy="Name other text"
-                + (", or other files by glob." if _matching(source) else "."),
-            )
-        found += documents
-    return found
-
-
-def first_document(spec: RunSpec) -> Document:
-    """The first of find_documents, without reading the others. Raises UserError."""
-    source, where = spec.data.sources[0], "data.sources.0.path"
-    for document in _documents(_files(source, where), where):
-        return document
-    raise UserError(f"{source.path} has no UTF-8 text{_matching(source)}", where=where)
-
-
-def _documents(files: list[Path], where: str) -> Iterator[Document]:
-    for path in files:
-        try:
-            content = path.read_bytes()
-            content.decode()
-        except UnicodeDecodeError:
-            continue
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}", where=where) from None
-        if content:
-            yield Document(path, len(content), hashlib.sha256(content).hexdigest())
 
 
 def _matching(source: SourceSpec) -> str:
-    is_folder = Path(source.path).expanduser().is_dir()
+    is_folder = source.is_remote or Path(source.path).expanduser().is_dir()
     return f" in files that match {source.glob!r}" if is_folder else ""
 
 
-def _files(source: SourceSpec, where: str) -> list[Path]:
+def _kind(path: str) -> Kind:
+    name = path.rpartition("/")[2].lower()
+    return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), "text")
+
+
+def _local_files(source: SourceSpec, where: str) -> list[Path]:
+    """Raises UserError."""
     if source.path == PYTHON_STDLIB:
         return library_files()
     root = Path(source.path).expanduser()
@@ -98,3 +106,107 @@ def _files(source: SourceSpec, where: str) -> list[Path]:
             where=where.replace(".path", ".glob"),
             remedy="Use one like **/*.txt.",
         ) from None
+
+
+def _local(path: Path, where: str) -> InputFile | None:
+    kind = _kind(path.name)
+    with read_errors(str(path), where):
+        size, stamp = path.stat().st_size, _stamp(str(path))
+        if not size:
+            return None
+        if kind == "text":
+            content = path.read_bytes()
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                return None
+            digest = hashlib.sha256(content).hexdigest()
+        else:
+            digest = _digest(path, size)
+    return InputFile(str(path), kind, size, digest, stamp)
+
+
+def _digest(path: Path, size: int) -> str:
+    with path.open("rb") as file:
+        if size <= HASHED_WHOLE_BYTES:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256(str(size).encode())
+        for number in range(WINDOWS):
+            file.seek(number * (size - WINDOW_BYTES) // (WINDOWS - 1))
+            digest.update(file.read(WINDOW_BYTES))
+        return digest.hexdigest()
+
+
+def _stamp(path: str) -> str:
+    if "://" in path:
+        system, name = _file_system(path)
+        return _version(system.info(name))
+    status = Path(path).stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _version(info: dict[str, Any]) -> str:
+    """What a store tells of a file that changes with its content."""
+    told_by = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "mtime", "created")
+    return f"{info['size']} " + next((str(info[key]) for key in told_by if info.get(key)), "")
+
+
+def remote_files(source: SourceSpec, where: str) -> Iterator[InputFile]:
+    """Raises UserError."""
+    with read_errors(source.path, where):
+        system, root = _file_system(source.path)
+        if system.isfile(root):
+            infos = {root: system.info(root)}
+        else:
+            infos = system.glob(f"{root.rstrip('/')}/{source.glob}", detail=True)
+        for name, info in sorted(infos.items()):
+            if info["type"] != "file" or not info["size"]:
+                continue
+            url, version = str(system.unstrip_protocol(name)), _version(info)
+            digest = hashlib.sha256(f"{url} {version}".encode()).hexdigest()
+            yield InputFile(url, _kind(url), info["size"], digest, version)
+
+
+def open_file(path: str) -> IO[bytes]:
+    """Raises what `read_errors` makes a UserError."""
+    if "://" not in path:
+        return Path(path).open("rb")
+    system, name = _file_system(path)
+    file: IO[bytes] = system.open(name, "rb")
+    return file
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Raises UserError where there is none for it."""
+    try:
+        import fsspec
+
+        system, name = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise UserError(
+            f"{url.partition('://')[0]}:// needs a package that is not installed here ({error})",
+            where=url,
+            remedy="Install it: pip install 'smolplan[object-store]', or fsspec and its package "
+            "for another store.",
+        ) from None
+    except ValueError as error:
+        raise UserError(f"it is no URL that fsspec can read: {error}", where=url) from None
+    return system, str(name)
+
+
+@contextmanager
+def read_errors(path: str, where: str = "") -> Iterator[None]:
+    """What a disk or a store answers as a UserError; in words of ours, for those of a store's
+    libraries may hold a key."""
+    try:
+        yield
+    except SmolplanError:
+        raise
+    except Exception as error:
+        local = "://" not in path
+        reason = error.strerror if local and isinstance(error, OSError) else None
+        if not local and (answer := told(error)):
+            reason = answer[0]
+        if reason is None:
+            raise
+        raise UserError(f"cannot read {path}: {reason}", where=where) from None

@@ -1,9 +1,10 @@
 """The text: there, readable, long enough."""
 
-from preflight.checks.data.text import prepared, source_files
+from preflight.checks.data.text import prepared, source_files, used
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from smolplan.mixture import exhausted
 from smolplan.spec import PYTHON_STDLIB
 from smolplan.units import format_bytes, format_count
 
@@ -52,17 +53,15 @@ def tokens(context: Context) -> Finding:
     dataset = prepared(context)
     if isinstance(dataset, Finding):
         return dataset
-    have, want, epochs = dataset["tokens"], context.spec.tokens, context.spec.data.max_epochs
-    short = want > epochs * have
+    have, want = dataset["tokens"], context.spec.tokens
+    found = used(context.spec, dataset)
+    worst = max(found, key=lambda use: use.epochs / use.epochs_max)
     return Finding(
-        state="fail" if short else "pass",
-        summary=f"{format_count(have)} tokens, {want / have:.3g} of {epochs:g} epochs",
-        why=f"{format_count(want)} tokens are asked; {format_count(have)} read "
-        f"{epochs:g} times (data.max_epochs) give {format_count(epochs * have)}"
-        if short
-        else "",
-        measured={"tokens": have, "epochs": want / have},
-        needed={"tokens": want / epochs, "epochs_max": epochs},
+        state="fail" if worst.too_often else "pass",
+        summary=f"{format_count(have)} tokens, {worst.epochs:.3g} of {worst.epochs_max:g} epochs",
+        why=f"{format_count(want)} tokens are asked: {exhausted(found)}" if worst.too_often else "",
+        measured={"tokens": have, "epochs": worst.epochs},
+        needed={"tokens": want / worst.epochs_max, "epochs_max": worst.epochs_max},
         facts={"dataset": dataset["fingerprint"]},
         source="spec",
     )

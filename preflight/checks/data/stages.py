@@ -1,16 +1,16 @@
 """Mixtures: their weights add up, and every source has the tokens that all stages take of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from planner.storage import TEXT_BYTES_PER_TOKEN
-from preflight.checks.data.text import QUICK_TEXT_BYTES, prepared, source_files
+from preflight.checks.data.text import QUICK_TEXT_BYTES, prepared, source_files, used
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from smolplan.errors import UserError
+from smolplan.mixture import Mixture, Use, exhausted, uses
 from smolplan.spec import RunSpec, StageSpec
-from smolplan.units import format_count
 
 TOLERANCE = 1e-3
 """Of a sum of weights: fifty of them, written to four digits, may be off by less. SmolLM3's second
@@ -24,6 +24,7 @@ class Part:
     """A stage, with the steps that it has in the run."""
 
     stage: StageSpec
+    start_step: int
     steps: int
 
     @property
@@ -32,15 +33,12 @@ class Part:
 
 
 def parts(spec: RunSpec) -> list[Part]:
-    ends = [*(stage.start_step for stage in spec.data.stages[1:]), spec.steps + 1]
+    starts = spec.stage_starts
+    ends = [*starts[1:], spec.steps + 1]
     return [
-        Part(stage, max(0, min(end, spec.steps + 1) - stage.start_step))
-        for stage, end in zip(spec.data.stages, ends, strict=True)
+        Part(stage, start, max(0, min(end, spec.steps + 1) - start))
+        for stage, start, end in zip(spec.data.stages, starts, ends, strict=True)
     ]
-
-
-def source_names(spec: RunSpec) -> list[str]:
-    return [Path(source.path).name or source.path for source in spec.data.sources]
 
 
 @check(
@@ -56,14 +54,14 @@ def weights(context: Context) -> Finding:
     if not spec.data.stages:
         return NO_STAGES
     wrong, sums = [], {}
-    known = set(source_names(spec))
+    known = set(spec.data.source_names)
     for number, part in enumerate(parts(spec)):
         where, name = f"data.stages.{number} ({part.stage.name})", part.stage.name
         sums[f"weights_of_{name}_ratio"] = part.weight
         if abs(part.weight - 1) > TOLERANCE:
             wrong.append(_sum_is_off(where, part))
         if part.steps == 0:
-            wrong.append(f"{where} starts at step {part.stage.start_step:,}: the run ends before")
+            wrong.append(f"{where} starts at step {part.start_step:,}: the run ends before")
         if known and (unknown := sorted(set(part.stage.weights) - known)):
             wrong.append(f"{where} names {', '.join(unknown)}: not in data.sources")
     least, most = min(sums.values()), max(sums.values())
@@ -90,19 +88,6 @@ def _sum_is_off(where: str, part: Part) -> str:
     )
 
 
-def epochs_by_source(
-    spec: RunSpec, stages: Sequence[Part], tokens: Mapping[str, float]
-) -> dict[str, float]:
-    """How often all stages together read each source. `tokens`: of each."""
-    taken = dict.fromkeys(tokens, 0.0)
-    for part in stages:
-        stage_tokens = part.steps * spec.global_batch_tokens
-        for name, weight in part.stage.weights.items():
-            if name in taken and part.weight:
-                taken[name] += weight / part.weight * stage_tokens
-    return {name: taken[name] / have if have else float("inf") for name, have in tokens.items()}
-
-
 @check(
     "data.stages",
     remedy="Add text to the sources named, lower their weights in data.stages, or raise "
@@ -117,30 +102,32 @@ def stages(context: Context) -> Finding:
     if not spec.data.sources:
         return Finding(state="skipped", summary="no text is named: see data.sources")
     sizes = [source["bytes"] for source in source_files(context)]
-    per_token, how = TEXT_BYTES_PER_TOKEN, f", at {TEXT_BYTES_PER_TOKEN:g} B a token"
-    if sum(sizes) <= QUICK_TEXT_BYTES:
+    if sum(sizes) > QUICK_TEXT_BYTES:
+        how = f", at {TEXT_BYTES_PER_TOKEN:g} B a token"
+        try:
+            found = _estimated(spec, sizes)
+        except UserError:
+            return Finding(state="skipped", summary="the weights cannot be: see data.weights")
+    else:
         dataset = prepared(context)
         if isinstance(dataset, Finding):
             return Finding(state="skipped", summary="there are no tokens: see data.tokens")
-        total = dataset["tokens"] + dataset["held_out_tokens"]
-        per_token, how = sum(sizes) / total, ""
-    kept = 1 - spec.data.held_out_fraction
-    tokens: dict[str, float] = {}
-    for name, size in zip(source_names(spec), sizes, strict=True):
-        tokens[name] = tokens.get(name, 0.0) + kept * size / per_token
-    epochs = epochs_by_source(spec, parts(spec), tokens)
-    most = spec.data.max_epochs
-    short = [
-        f"{name} has {format_count(tokens[name])} tokens, and is read {count:.3g} times"
-        for name, count in epochs.items()
-        if count > most
-    ]
-    worst = max(epochs, key=lambda name: epochs[name])
+        found, how = used(spec, dataset), ""
+    worst = max(found, key=lambda use: use.epochs / use.epochs_max)
     return Finding(
-        state="fail" if short else "pass",
-        summary=f"{worst[:16]} is read most: {epochs[worst]:.3g} of {most:g} times{how}",
-        why=f"more than data.max_epochs {most:g}: {'; '.join(short)}" if short else "",
-        measured={f"{name}_epochs": count for name, count in epochs.items()},
-        needed={"epochs_max": most},
+        state="fail" if worst.too_often else "pass",
+        summary=f"{worst.name[:16]} is read most: {worst.epochs:.3g} of "
+        f"{worst.epochs_max:g} times{how}",
+        why=exhausted(found),
+        measured={f"{use.name}_epochs": use.epochs for use in found},
+        needed={"epochs_max": worst.epochs_max},
         source="spec",
     )
+
+
+def _estimated(spec: RunSpec, sizes: Sequence[int]) -> list[Use]:
+    """Of sources that have so many bytes of text."""
+    kept = 1 - spec.data.held_out_fraction
+    tokens = [int(kept * size / TEXT_BYTES_PER_TOKEN) for size in sizes]
+    sequences = [count // spec.data.seq_len for count in tokens]
+    return uses(spec, Mixture.of(spec, spec.data.source_names, sequences), sequences)

@@ -7,6 +7,8 @@ from preflight import dataset
 from preflight.context import Context
 from preflight.dataset import DataRefused
 from preflight.report import Finding
+from smolplan.mixture import Mixture, Use, uses
+from smolplan.spec import RunSpec
 
 REFUSED = "Mend what it names in the spec, and ask again by --only data."
 
@@ -35,6 +37,13 @@ def probe(
         return dataset.probe(context, name, what, *arguments, timeout_s=timeout_s)
     except DataRefused:
         return NO_TEXT
+
+
+def used(spec: RunSpec, dataset: dict[str, Any]) -> list[Use]:
+    """How the whole run uses each source, as the trainer counts it."""
+    names = [source["name"] for source in dataset["sources"]]
+    sequences = [max(0, (s["tokens"] - 1) // spec.data.seq_len) for s in dataset["sources"]]
+    return uses(spec, Mixture.of(spec, names, sequences), sequences)
 
 
 def source_files(context: Context) -> list[dict[str, Any]]:

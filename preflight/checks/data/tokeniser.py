@@ -39,9 +39,9 @@ def judge_tokenizer(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpe
     wrong = []
     if found["differing"]:
         wrong.append(
-            f"data.tokenizer {spec.data.tokenizer} and {dataset['folder']}/tokenizer.json, "
-            f"which came with the tokens, differ in {found['differing']:,} of "
-            f"{found['entries']:,} entries"
+            f"data.tokenizer {spec.data.tokenizer} and "
+            f"{dataset['folder']}/{dataset['tokenizer']}, which came with the tokens, differ in "
+            f"{found['differing']:,} of {found['entries']:,} entries"
         )
     if found["separator"] != dataset["separator"]:
         wrong.append(
@@ -51,9 +51,9 @@ def judge_tokenizer(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpe
     if found["highest"] >= vocab_size:
         wrong.append(f"its highest id is {found['highest']}, model.vocab_size is {vocab_size}")
     first = found["first_text"]
-    if first["differs_at"] not in (-1, None):
+    if first["differs_at"] != -1:
         wrong.append(
-            f"{dataset['folder']}/train.bin begins with {first['path']}, but differs from what the "
+            f"{dataset['folder']} begins with {first['path']}, but differs from what the "
             f"tokeniser makes of it at token {first['differs_at']:,}: another one made the tokens"
         )
     elif kept is not None and kept < LEAST_ROUND_TRIP:

@@ -54,7 +54,7 @@ def paths(context: Context) -> dict[str, str]:
     if spec.data.tokenizer is not None:
         found["tokeniser"] = spec.data.tokenizer
     for number, source in enumerate(spec.data.sources):
-        if source.path != PYTHON_STDLIB:
+        if source.path != PYTHON_STDLIB and not source.is_remote:
             found[f"data.sources.{number}"] = Path(source.path)
     return {word: str(Path(path).expanduser().absolute()) for word, path in found.items()}
 

@@ -1,0 +1,109 @@
+"""The tokeniser of a spec: the one that it names, or a byte-level BPE trained on its text."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from smolplan.errors import UserError
+from smolplan.rundir import write_text
+from smolplan.spec import RunSpec
+from trainer.data.dataset import SEPARATOR
+from trainer.data.pieces import Piece, documents
+from trainer.data.sources import InputFile
+
+SAMPLE_BYTES = 4_000_000
+"""A byte-level BPE of a few thousand entries gains nothing from more text than this."""
+
+Say = Callable[[str], None]
+
+
+def tokenizer_file(spec: RunSpec, cache: Path, files: list[list[InputFile]]) -> Path:
+    """Where the tokeniser of the spec is, or would be once it is trained. `files`: of each
+    source."""
+    if spec.data.tokenizer is not None:
+        return spec.data.tokenizer
+    settings = {"tokenizers": tokenizers.__version__, "vocab_size": spec.model.vocab_size}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for source, of_source in zip(spec.data.sources, files, strict=True):
+        digest.update(json.dumps([source.text_field, [file.digest for file in of_source]]).encode())
+    return cache / "tokenizers" / f"{digest.hexdigest()[:32]}.json"
+
+
+def read_tokenizer(spec: RunSpec, path: Path) -> Tokenizer:
+    """Raises UserError if it does not fit the spec."""
+    wanted = spec.model.vocab_size
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(
+            f"cannot read the tokeniser: {error}", where=f"data.tokenizer {path}"
+        ) from None
+    if tokenizer.token_to_id(SEPARATOR) is None:
+        raise UserError(
+            f"the tokeniser has no token {SEPARATOR}",
+            where="data.tokenizer",
+            remedy="Add it: documents are told apart by it.",
+        )
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= wanted:
+        raise UserError(
+            f"the tokeniser has the id {highest}, model.vocab_size is {wanted}",
+            where="data.tokenizer",
+            remedy=f"Raise model.vocab_size to {highest + 1} or more.",
+        )
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def train_tokenizer(spec: RunSpec, path: Path, pieces: list[Piece], say: Say) -> None:
+    """A byte-level BPE, on documents from all pieces of all sources. Raises UserError."""
+    wanted = spec.model.vocab_size
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if wanted <= len(alphabet):
+        raise UserError(
+            f"model.vocab_size {wanted} cannot hold the {len(alphabet)} bytes and a separator",
+            where="model.vocab_size",
+            remedy=f"Use {len(alphabet) + 1} or more.",
+        )
+    say(f"training a byte-level BPE of {wanted:,} entries")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=wanted,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sample(pieces), trainer)
+    size = tokenizer.get_vocab_size()
+    if size < wanted:
+        raise UserError(
+            f"the text yields a vocabulary of {size:,} entries only, model.vocab_size is "
+            f"{wanted:,}",
+            where="model.vocab_size",
+            remedy=f"Use {size:,} or less, add text, or name a tokeniser by data.tokenizer.",
+        )
+    # Not by its own save, which tells of a full disk in words only.
+    write_text(path, tokenizer.to_str(pretty=True))
+
+
+def _sample(pieces: list[Piece]) -> Iterator[str]:
+    """Of plain text, files spread evenly over the whole; of rows, the first of each piece."""
+    stride = max(1, -(-sum(piece.bytes for piece in pieces) // SAMPLE_BYTES))
+    files = [(file, piece) for piece in pieces for file in piece.files if file.kind == "text"]
+    for file, piece in files[::stride]:
+        yield from documents(Piece((file,), file.bytes, field=piece.field))
+    for piece in pieces:
+        left = piece.bytes // stride
+        if piece.files[0].kind != "text":
+            for text in documents(piece):
+                yield text
+                left -= len(text.encode())
+                if left <= 0:
+                    break
