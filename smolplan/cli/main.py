@@ -78,6 +78,7 @@ def _register() -> None:
     from smolplan.cli import (
         budget,
         calibrate,
+        data,
         demo,
         estimate,
         evaluate,
@@ -113,6 +114,7 @@ def _register() -> None:
     app.command()(object_store.upload)
     app.command()(object_store.restore)
     app.command()(report.report)
+    app.add_typer(data.app, name="data")
     app.add_typer(monitor.app, name="monitor")
     app.add_typer(spec.app, name="spec")
 

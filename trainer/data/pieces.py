@@ -114,7 +114,7 @@ def _lines(file: InputFile, piece: Piece) -> Iterator[str]:
 
 
 @contextmanager
-def _opened(file: InputFile) -> Iterator[IO[bytes]]:
+def _opened(file: InputFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """Unpacked as it is read. Raises UserError."""
     with read_errors(file.path), open_file(file.path) as raw:
         match file.kind:

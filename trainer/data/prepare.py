@@ -84,6 +84,8 @@ def _dataset(spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer) ->
     parts = [part for source in cached if (part := source.found()) is not None]
     if len(parts) < len(cached):
         return None
+    separator = tokenizer.token_to_id(SEPARATOR)
+    assert separator is not None  # read_tokenizer has looked
     sources = tuple(source for source, _ in parts)
     told = [(source.name, source.fingerprint) for source in sources]
     return Dataset(
@@ -94,7 +96,7 @@ def _dataset(spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer) ->
         held_out_tokens=sum(source.held_out_tokens for source in sources),
         held_out_bytes=sum(source.held_out_bytes for source in sources),
         vocab_size=tokenizer.get_vocab_size(),
-        separator=tokenizer.token_to_id(SEPARATOR),
+        separator=separator,
         token_bytes=cached[0].token_bytes,
         tokenizer=f"{sources[0].fingerprint}/{TOKENIZER}",
         files={name: entry for _, files in parts for name, entry in files.items()},

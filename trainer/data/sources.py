@@ -140,6 +140,7 @@ def _digest(path: Path, size: int) -> str:
 def _stamp(path: str) -> str:
     if "://" in path:
         system, name = _file_system(path)
+        system.invalidate_cache()
         return _version(system.info(name))
     status = Path(path).stat()
     return f"{status.st_size} {status.st_mtime_ns}"
@@ -155,11 +156,12 @@ def remote_files(source: SourceSpec, where: str) -> Iterator[InputFile]:
     """Raises UserError."""
     with read_errors(source.path, where):
         system, root = _file_system(source.path)
-        if system.isfile(root):
-            infos = {root: system.info(root)}
-        else:
-            infos = system.glob(f"{root.rstrip('/')}/{source.glob}", detail=True)
-        for name, info in sorted(infos.items()):
+        names = [root]
+        if not system.isfile(root):
+            names = sorted(system.glob(f"{root.rstrip('/')}/{source.glob}"))
+        for name in names:
+            # Not as the listing has it: some stores write it otherwise there.
+            info = system.info(name)
             if info["type"] != "file" or not info["size"]:
                 continue
             url, version = str(system.unstrip_protocol(name)), _version(info)

@@ -1,0 +1,150 @@
+"""smolplan data: tokenise the text of a spec, and look at what it holds and how it is mixed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from smolplan.cli.run import Json
+
+if TYPE_CHECKING:
+    from smolplan.rundir import RunDir
+    from smolplan.spec import RunSpec
+    from trainer.data.cache import Advance, Say
+    from trainer.data.dataset import Dataset
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Tokenise the text of a spec, and look at it and its mixture.\n\n"
+    "Example: `smolplan data inspect run.yaml`",
+)
+
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC|RUN", help="A YAML file, the name of a preset, or a run as `status` takes it."
+    ),
+]
+
+
+@app.command()
+def prepare(where: Where) -> None:
+    """Tokenise the text of a spec into the cache, on all cores; `launch` does it too.
+
+    Killed and started again, it goes on where it was. Sources that other specs share are not
+    tokenised again.
+
+    Example: `smolplan data prepare run.yaml`
+    """
+    dataset = _dataset(*_named(where))
+    sources = len(dataset.sources)
+    print(
+        f"{dataset.tokens:,} tokens of {dataset.documents:,} documents in {sources} "
+        f"source{'' if sources == 1 else 's'}, and {dataset.held_out_tokens:,} tokens held out: "
+        f"{dataset.folder}"
+    )
+
+
+@app.command()
+def inspect(
+    where: Where,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Batches of each stage that are drawn and counted.")
+    ] = 100,
+    show: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Beginnings of N documents of each source.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show documents and tokens, the mixture as planned and as drawn, and repeats by source.
+
+    Text that has not been tokenised yet is tokenised first.
+
+    Example: `smolplan data inspect run.yaml --show 2`
+    """
+    import json
+
+    spec, run = _named(where)
+    dataset = _dataset(spec, run)
+    from smolplan.cli.data_view import show_data
+    from trainer.data.inspect import inspect as figures
+
+    found = figures(spec, dataset, steps, show)
+    if as_json:
+        print(json.dumps(found, indent=1, allow_nan=False))
+    else:
+        show_data(found)
+
+
+def _named(where: str) -> "tuple[RunSpec, RunDir | None]":
+    """Raises UserError."""
+    from pathlib import Path
+
+    from launcher.control import run_folder
+    from launcher.store import Store
+    from smolplan.spec import load_spec, preset_names
+
+    if Path(where).is_file() or where in preset_names() or where.endswith((".yaml", ".yml")):
+        return load_spec(where), None
+    run = run_folder(Store().find(where))
+    return load_spec(run.spec), run
+
+
+def _dataset(spec: "RunSpec", run: "RunDir | None") -> "Dataset":
+    """The run's own where it has one that is whole: it may be of an earlier smolplan's making, and
+    its checkpoints count in it. Raises UserError."""
+    from smolplan.errors import NamedExit, UserError
+
+    try:
+        from trainer.data.dataset import open_dataset
+        from trainer.data.prepare import prepare, write_dataset
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the trainer is not installed here ({error})",
+            remedy="Install it: pip install 'smolplan[train]'",
+        ) from None
+    if run is not None and run.dataset.exists():
+        try:
+            return open_dataset(run)
+        except NamedExit as damaged:
+            if run.saved_steps():
+                raise UserError(str(damaged), where=str(run.dataset)) from None
+    with _progress() as (say, advance):
+        dataset = prepare(spec, say, advance)
+    if run is not None:
+        write_dataset(run, spec, dataset)
+    return dataset
+
+
+@contextmanager
+def _progress() -> "Iterator[tuple[Say, Advance]]":
+    """A bar for each source on standard error; nothing where nobody looks."""
+    import sys
+
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from smolplan.cli.style import console
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    out = console(sys.stderr)
+    bars = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+    tasks = {}
+    with bars:
+        doing = bars.add_task("reading the text", total=None)
+
+        def say(line: str) -> None:
+            bars.update(doing, description=line)
+
+        def advance(source: str, done: int, total: int) -> None:
+            bars.update(doing, visible=False)
+            if source not in tasks:
+                tasks[source] = bars.add_task(f"tokenising {source}", total=total)
+            bars.update(tasks[source], completed=done)
+
+        yield say, advance
