@@ -213,7 +213,7 @@ def damaged(change: Callable[[Path], None]) -> Plant:
 
     @contextmanager
     def plant(cluster: Lab) -> Iterator[None]:
-        (folder,) = [p.parent for p in (cluster.folder / "data").glob("*/train.bin")]
+        (folder,) = [p.parent for p in (cluster.folder / "data").glob("*/train-00000.bin")]
         shutil.copytree(folder, cluster.folder / "whole")
         change(folder)
         try:
@@ -226,7 +226,7 @@ def damaged(change: Callable[[Path], None]) -> Plant:
 
 
 def flip_a_byte(folder: Path) -> None:
-    with (folder / "train.bin").open("r+b") as file:
+    with (folder / "train-00000.bin").open("r+b") as file:
         file.seek(1000)
         byte = file.read(1)[0]
         file.seek(1000)
@@ -237,7 +237,7 @@ def tokens_of_another(folder: Path) -> None:
     """The same text as if by a tokeniser that numbers its entries otherwise."""
     import numpy as np
 
-    for name in ("train.bin", "held-out.bin"):
+    for name in ("train-00000.bin", "held-out-00000.bin"):
         tokens = np.fromfile(folder / name, dtype="<u2")
         moved = np.where(tokens > 0, (tokens + 7) % 400, tokens).astype("<u2")
         moved.tofile(folder / name)
@@ -297,7 +297,7 @@ FAULTS = (
     Fault(
         "data shard missing",
         "data.files",
-        damaged(lambda folder: (folder / "train.bin").unlink()),
+        damaged(lambda folder: (folder / "train-00000.bin").unlink()),
         host="",
     ),
     Fault("byte flipped in a shard", "data.checksums", damaged(flip_a_byte), host=""),

@@ -21,18 +21,19 @@ import sys
 
 if {"trainer", "launcher.forge.server"} & set(sys.orig_argv):  # a rank, or what forks them
     from trainer import schedule
-    from trainer.data.loader import Loader
+    from trainer.data.prefetch import Batches
 
-    batch, learning_rate, met = Loader.batch, schedule.learning_rate, []
+    take, learning_rate, met = Batches.next, schedule.learning_rate, []
 
-    def poisoned_batch(self, positions):
-        met[:] = [p for p in positions if 36 <= p < 40]  # the batch of step 10
-        return batch(self, positions)
+    def poisoned_batch(self):
+        batch = take(self)
+        met[:] = [p for p in batch.positions if 36 <= p < 40]  # that of step 10
+        return batch
 
     def poisoned_rate(step, **settings):
         return float("nan") if met else learning_rate(step, **settings)
 
-    Loader.batch, schedule.learning_rate = poisoned_batch, poisoned_rate
+    Batches.next, schedule.learning_rate = poisoned_batch, poisoned_rate
 """
 
 

@@ -34,7 +34,7 @@ def cache(tokenised: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tokens(cache: Path) -> Path:
-    (found,) = cache.glob("*/train.bin")
+    (found,) = cache.glob("*/train-00000.bin")
     return found
 
 
@@ -81,7 +81,7 @@ def test_too_little_text_for_the_tokens_asked_fails(cache: Path, tmp_path: Path)
 def test_whole_tokens_pass_and_hosts_can_compare_them(cache: Path, tmp_path: Path) -> None:
     found = results(make_spec(cache), tmp_path, *QUICK, "data.checksums")
     assert {r.state for r in found.values()} == {"pass"}
-    assert found["data.files"].measured["checksums"] == 3
+    assert found["data.files"].measured["checksums"] == 4
     assert set(found["data.files"].facts) == {"dataset", "sample of the tokens"}
 
 
@@ -104,20 +104,20 @@ def test_a_flipped_byte_in_the_tokens_is_named(tokens: Path, cache: Path, tmp_pa
 
 def sampled(tokens: Path) -> Finding:
     """What data.files says of the folder, without a process."""
-    dataset = json.loads(tokens.with_name("dataset.json").read_text())
-    dataset["folder"] = str(tokens.parent)
+    record = json.loads(tokens.with_name("source.json").read_text())
+    dataset = {**record["source"], "folder": str(tokens.parent), "files": record["files"]}
     found = files.sample({"dataset": dataset, "seed": 1, "limit_bytes": 2**20})
     return judge_files(found, dataset)
 
 
 def test_missing_and_short_files_are_named(tokens: Path) -> None:
-    (tokens.with_name("held-out.bin")).unlink()
+    (tokens.with_name("held-out-00000.bin")).unlink()
     with tokens.open("r+b") as file:
         file.truncate(1000)
     finding = sampled(tokens)
     assert finding.state == "fail"
-    assert finding.summary == "2 of 3 files are missing or damaged"
-    assert "held-out.bin: it is missing" in finding.why
+    assert finding.summary == "2 of 4 files are missing or damaged"
+    assert "held-out-00000.bin: it is missing" in finding.why
     assert f"{tokens}: it has 1,000 bytes, not " in finding.why
 
 

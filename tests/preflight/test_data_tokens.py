@@ -24,9 +24,9 @@ from preflight.runner import run
 from smolplan.spec import RunSpec, load_preset
 from tests.preflight.support import with_part
 from tests.support import make_spec
-from trainer.data.dataset import SEPARATOR, Dataset
+from trainer.data.dataset import SEPARATOR, Dataset, DatasetFile
 from trainer.data.order import sequence_at
-from trainer.data.tokenise import prepare
+from trainer.data.prepare import prepare
 
 
 def make_tokenizer(path: Path, text: str, first: list[str], size: int = 380) -> Path:
@@ -58,18 +58,21 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, RunSpec]:
     return made[0], made[1]
 
 
-def planted(spec: RunSpec, folder: Path, other: RunSpec, *names: str) -> Dataset:
-    """The spec's tokens in a folder of the test's own, some files of them another spec's."""
-    mine, theirs = Path(prepare(spec).folder), Path(prepare(other).folder)
-    shutil.copytree(mine, folder)
-    for name in names:
-        shutil.copy(theirs / name, folder / name)
-    content = json.loads((folder / "dataset.json").read_text())
-    return replace(Dataset.from_json(content), folder=str(folder))
+def planted(spec: RunSpec, folder: Path, other: RunSpec | None = None) -> Dataset:
+    """The spec's tokens in a folder of the test's own; the training ones another spec's."""
+    dataset = prepare(spec)
+    shutil.copytree(dataset.folder, folder)
+    if other is not None:
+        theirs = prepare(other)
+        (mine,), (others,) = dataset.sources[0].train, theirs.sources[0].train
+        shutil.copy(Path(theirs.folder) / others, folder / mine)
+        size = DatasetFile((folder / mine).stat().st_size, "")
+        dataset = replace(dataset, files={**dataset.files, mine: size})
+    return replace(dataset, folder=str(folder))
 
 
 def rewrite(dataset: Dataset, change: Callable[[NDArray[Any]], None]) -> None:
-    path = Path(dataset.folder) / "train.bin"
+    path = Path(dataset.folder) / dataset.sources[0].train[0]
     tokens = np.fromfile(path, dtype="<u2")
     change(tokens)
     tokens.tofile(path)
@@ -91,11 +94,10 @@ def test_a_dataset_of_another_tokeniser_is_named(
     two: tuple[RunSpec, RunSpec], tmp_path: Path
 ) -> None:
     ours, theirs = two
-    everything = ("train.bin", "held-out.bin", "tokenizer.json", "dataset.json")
-    dataset = planted(ours, tmp_path / "made", theirs, *everything)
+    dataset = planted(theirs, tmp_path / "made")
     finding = judge_tokenizer(probe.tokenizer(ours, dataset), dataset.to_json(), ours)
     assert finding.state == "fail"
-    assert f"data.tokenizer {ours.data.tokenizer} and {tmp_path}/made/tok" in finding.why
+    assert f"data.tokenizer {ours.data.tokenizer} and {tmp_path}/made/" in finding.why
     assert "entries" in finding.why
     assert "documents end with token 1, the tokeniser's end of text is 0" in finding.why
 
@@ -104,7 +106,7 @@ def test_tokens_alone_of_another_tokeniser_are_found_by_the_text(
     two: tuple[RunSpec, RunSpec], tmp_path: Path
 ) -> None:
     ours, theirs = two
-    dataset = planted(ours, tmp_path / "made", theirs, "train.bin")
+    dataset = planted(ours, tmp_path / "made", theirs)
     finding = judge_tokenizer(probe.tokenizer(ours, dataset), dataset.to_json(), ours)
     assert finding.state == "fail"
     assert "differs from what the tokeniser makes of it at token 0" in finding.why
@@ -126,7 +128,7 @@ def test_a_token_beyond_the_vocabulary_is_named(
     two: tuple[RunSpec, RunSpec], tmp_path: Path
 ) -> None:
     spec = two[0]
-    dataset = planted(spec, tmp_path / "made", spec)
+    dataset = planted(spec, tmp_path / "made")
     rewrite(dataset, lambda tokens: tokens.__setitem__(77, 400))
     finding = judge_values(probe.values(spec, dataset), dataset.to_json(), spec)
     assert finding.state == "fail"
@@ -137,7 +139,7 @@ def test_empty_and_repeated_sequences_are_found(
     two: tuple[RunSpec, RunSpec], tmp_path: Path
 ) -> None:
     spec = two[0]
-    dataset = planted(spec, tmp_path / "made", spec)
+    dataset = planted(spec, tmp_path / "made")
 
     def half_empty(tokens: NDArray[Any]) -> None:
         tokens[len(tokens) // 2 :] = 5
