@@ -122,7 +122,13 @@ def _progress() -> "Iterator[tuple[Say, Advance]]":
     """A bar for each source on standard error; nothing where nobody looks."""
     import sys
 
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     from smolplan.cli.style import console
 

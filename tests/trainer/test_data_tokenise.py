@@ -211,7 +211,9 @@ def test_a_run_of_an_earlier_smolplan_reads_on_where_it_was(tmp_path: Path) -> N
 
 def test_text_that_would_repeat_too_often_ends_before_the_first_step(tmp_path: Path) -> None:
     run, spec = old_run(tmp_path, 300)
-    with pytest.raises(NamedExit, match="9 sequences and is drawn 48 times: 5.33 epochs") as ended:
+    with pytest.raises(
+        NamedExit, match=r"9 sequences and is drawn 48 times: 5\.33 epochs"
+    ) as ended:
         open_loader(spec, open_dataset(run))
     assert ended.value.exit_code == ExitCode.DATA_EXHAUSTED
 

@@ -1,4 +1,4 @@
-"""What a dataset holds, and what a run draws of it: figures for people, counted on the real order."""
+"""What a dataset holds, and what a run draws of it, counted on the real order."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
