@@ -161,7 +161,7 @@ def test_a_damaged_source_is_made_anew_and_the_others_stay(made: tuple[RunSpec, 
     assert second.stat().st_mtime_ns == stays
 
 
-def test_a_row_that_cannot_be_read_ends_with_its_place_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_read_ends_the_command_with_its_place(tmp_path: Path) -> None:
     text = write_texts(tmp_path / "text", seed=3, count=3)
     (text / "1.jsonl.gz").write_bytes(gzip.compress(b'{"text": "fine"}\n{"txt": "no"}\n'))
     spec = spec_of(tmp_path / "cache", text)
@@ -172,7 +172,7 @@ def test_a_row_that_cannot_be_read_ends_with_its_place_and_leaves_nothing(tmp_pa
     with pytest.raises(UserError, match=r"1\.jsonl\.gz: line 2 has no field 'text'"):
         prepare_data(run)
     assert not run.dataset.exists()
-    assert not list((tmp_path / "cache").glob(".*.partial"))
+    assert find(spec) is None
 
 
 def old_run(folder: Path, tokens: int) -> tuple[RunDir, RunSpec]:

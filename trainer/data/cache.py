@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import tokenizers
 from tokenizers import Tokenizer
 
-from smolplan.errors import UserError
+from smolplan.errors import SmolplanError
 from smolplan.lifetime import PARENT_VARIABLE, die_with_parent
 from smolplan.rundir import read_json, sync_folder, write_json, write_text
 from smolplan.spec import RunSpec
@@ -97,11 +98,7 @@ class CachedSource:
             shutil.rmtree(self.folder, ignore_errors=True)  # a damaged one, or none
             staging = self.folder.with_name(f".{self.fingerprint}.partial")
             staging.mkdir(exist_ok=True)
-            try:
-                self._make(staging, say, advance)
-            except UserError:
-                shutil.rmtree(staging, ignore_errors=True)  # mended text has another fingerprint
-                raise
+            self._make(staging, say, advance)
             staging.rename(self.folder)
             sync_folder(self.folder.parent)
 
@@ -177,6 +174,11 @@ def _run(jobs: list[Job]) -> Iterator[Job]:
         for future in as_completed(futures):
             future.result()
             yield futures[future]
+    except BrokenProcessPool:
+        raise SmolplanError(
+            "a process that tokenises was killed, perhaps for want of memory; give the command "
+            "again, and it goes on from there"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

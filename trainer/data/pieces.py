@@ -40,22 +40,17 @@ def cut(files: Sequence[InputFile], field: str) -> list[Piece]:
     """Raises UserError."""
     size = max(LEAST_BYTES, min(MOST_BYTES, sum(file.bytes for file in files) // PIECES))
     found: list[Piece] = []
-    group: list[InputFile] = []
-
-    def end_group() -> None:
-        if group:
-            found.append(Piece(tuple(group), sum(file.bytes for file in group), field=field))
-            group.clear()
-
-    for file in files:
+    group, group_bytes = list[InputFile](), 0
+    for number, file in enumerate(files):
         if file.kind != "text":
-            end_group()
             found += _of_rows(file, size, field)
             continue
         group.append(file)
-        if sum(f.bytes for f in group) >= size:
-            end_group()
-    end_group()
+        group_bytes += file.bytes
+        is_last = number + 1 == len(files) or files[number + 1].kind != "text"
+        if is_last or group_bytes >= size:
+            found.append(Piece(tuple(group), group_bytes, field=field))
+            group, group_bytes = [], 0
     return found
 
 
