@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
 from trainer.model.block import Block
+from trainer.model.places import Places
 from trainer.model.transformer import CausalLM
 from trainer.report import peak_resident_bytes
 from trainer.tensor_parallel import split_layers
@@ -174,8 +175,8 @@ def _recompute(block: nn.Module) -> None:
     assert isinstance(block, Block)
     forward = block.forward
 
-    def recomputed(x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        out: Tensor = checkpoint(forward, x, mask, cos, sin, use_reentrant=False)
+    def recomputed(x: Tensor, places: Places) -> Tensor:
+        out: Tensor = checkpoint(forward, x, places, use_reentrant=False)
         return out
 
     block.forward = recomputed  # type: ignore[method-assign]

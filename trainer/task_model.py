@@ -12,7 +12,6 @@ from torch import Tensor
 
 from smolplan.errors import UserError
 from trainer.greedy import Draft, write
-from trainer.model.attention import document_mask
 from trainer.model.transformer import CausalLM
 
 BATCH_TOKENS = 16_384
@@ -120,10 +119,7 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
         longest = max(map(len, rows))
         padded = [row + [self._separator] * (longest - len(row)) for row in rows]
         tokens = torch.tensor(padded, device=self._device)
-        masked = self._model.intra_document_mask
-        mask = document_mask(tokens, self._separator if masked else None)
-        hidden: Tensor = self._model.model(tokens, mask)
-        return hidden
+        return self._model.hidden(tokens, self._separator)
 
 
 def windows(

@@ -31,10 +31,9 @@ def split_layers(model: CausalLM, mesh: DeviceMesh) -> None:
         {
             "model.embed_tokens": RowwiseParallel(input_layouts=WHOLE, output_layouts=BY_SEQUENCE),
             "model.layers.*.input_layernorm": SequenceParallel(),
-            # Mask and rotary tables, the other three, are whole on every rank.
+            # The tokens' places, the other argument, are whole on every rank.
             "model.layers.*.self_attn": PrepareModuleInput(
-                input_layouts=(BY_SEQUENCE, None, None, None),
-                desired_input_layouts=(WHOLE, None, None, None),
+                input_layouts=(BY_SEQUENCE, None), desired_input_layouts=(WHOLE, None)
             ),
             "model.layers.*.self_attn.q_proj": ColwiseParallel(),
             "model.layers.*.self_attn.k_proj": ColwiseParallel(),

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from smolplan.spec import ModelSpec
 from trainer.model.attention import Attention
+from trainer.model.places import Places
 
 
 class FeedForward(nn.Module):
@@ -29,7 +30,7 @@ class Block(nn.Module):
         self.input_layernorm = nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
 
-    def forward(self, x: Tensor, mask: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), mask, cos, sin)
+    def forward(self, x: Tensor, places: Places) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), places)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from smolplan.spec import ModelSpec
 from trainer.loss import next_token_loss
-from trainer.model.attention import document_mask, rotary_table
 from trainer.model.block import Block
+from trainer.model.places import Places, documents_of, rotary_table
 
 
 class Decoder(nn.Module):
@@ -30,11 +30,18 @@ class Decoder(nn.Module):
         for table, value in zip((self.cos, self.sin), rotary_table(*self._rotary), strict=True):
             table.copy_(value)
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def places(self, tokens: Tensor, separator: int | None) -> Places:
+        """Of tokens, int64 (batch, seq); with a separator each attends within its document only."""
         length = tokens.shape[1]
+        document = None if separator is None else documents_of(tokens, separator)
+        return Places(tokens.shape, self.cos[:length], self.sin[:length], document)
+
+    def forward(self, tokens: Tensor, separator: int | None = None) -> Tensor:
+        """tokens: int64 (batch, seq) → (batch, seq, hidden)."""
+        places = self.places(tokens, separator)
         x = self.embed_tokens(tokens)
         for block in self.layers:
-            x = block(x, mask, self.cos[:length], self.sin[:length])
+            x = block(x, places)
         out: Tensor = self.norm(x)
         return out
 
@@ -63,14 +70,18 @@ class CausalLM(nn.Module):
         self.tie()
         self.model.fill_rotary()
 
+    def hidden(self, tokens: Tensor, separator: int | None = None) -> Tensor:
+        """What the head makes logits of, (batch, seq, hidden)."""
+        out: Tensor = self.model(tokens, separator if self.intra_document_mask else None)
+        return out
+
     def forward(
         self, tokens: Tensor, separator: int | None = None, targets: Tensor | None = None
     ) -> Tensor:
         """tokens: int64 (batch, seq) → logits (batch, seq, vocab), or, with targets of the same
         shape, what next_token_loss gives. `separator` is the id of the token that ends a
         document; None, or a spec without the mask, attends across."""
-        mask = document_mask(tokens, separator if self.intra_document_mask else None)
-        hidden = self.model(tokens, mask)
+        hidden = self.hidden(tokens, separator)
         if targets is not None:
             return next_token_loss(hidden, self.lm_head, targets, self.z_loss)
         logits: Tensor = self.lm_head(hidden)
