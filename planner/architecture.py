@@ -142,8 +142,10 @@ class Architecture:
     gated_ffn: bool = True
     """Three matrices (gate, up, down); two where it is off (GPT, OPT, MPT, Nemotron)."""
     norm: Norm = "weight"
+    pre_norms: bool = True
+    """A norm before each sublayer."""
     post_norms: bool = False
-    """A further norm behind each sublayer (Gemma 2)."""
+    """A norm behind each sublayer, further (Gemma 2) or alone (OLMo 2)."""
     embedding_norm: bool = False
     """A norm of the token embedding (BLOOM)."""
     learned_positions: int = 0
@@ -249,6 +251,7 @@ def architecture_of(model: "ModelSpec | Architecture") -> Architecture:
         windowed_layers=counted.count("W"),
         gated_ffn=model.gated_ffn,
         norm=model.norm,
+        pre_norms=model.pre_norms,
         post_norms=model.post_norms,
         embedding_norm=model.embedding_norm,
         learned_positions=model.learned_positions,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from planner.explain import Line
 from planner.kernels import Values
 from planner.memory import Layout, memory_bytes, memory_lines, trainer_memory_bytes
-from planner.memory.trainer import fullest_moment_lines
+from planner.memory.trainer import fullest_moment_lines, is_plain
 from planner.memory.trainer_shape import shape_of
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def job_memory_bytes(job: "Job", layout: Layout) -> Values:
     """Of the fullest rank: of one layout, or of arrays of them."""
-    if job.trainer:
+    if job.trainer and is_plain(job.architecture):
         return trainer_memory_bytes(
             job.architecture,
             layout,
@@ -34,7 +34,7 @@ def job_memory_bytes(job: "Job", layout: Layout) -> Values:
 
 def job_memory_lines(job: "Job", layout: Layout) -> list[Line]:
     """The lines that make it up."""
-    if not job.trainer:
+    if not (job.trainer and is_plain(job.architecture)):
         return memory_lines(
             job.architecture,
             layout,

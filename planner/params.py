@@ -76,7 +76,7 @@ def vector_counts(arch: Architecture, *, active: bool = False) -> dict[str, int]
         # Only the projections down to the ranks have biases (DeepSeek's classes).
         qkv_bias = (mla.q_lora_rank or 0) + mla.kv_lora_rank + mla.qk_rope_head_dim
         latent_norms = (mla.q_lora_rank or 0) + mla.kv_lora_rank
-    sublayers = (arch.layers + arch.feed_forward_layers) * (2 if arch.post_norms else 1)
+    sublayers = (arch.layers + arch.feed_forward_layers) * (arch.pre_norms + arch.post_norms)
     inner_biases = (2 if arch.gated_ffn else 1) * arch.ffn_hidden + arch.hidden
     counts = {
         "norms": sublayers * norm_parameters(arch),

@@ -128,7 +128,8 @@ def olmo(config: Config) -> Architecture:
 
 
 def olmo2(config: Config) -> Architecture:
-    return decoder(config, attention_bias=flag(config, "attention_bias"), qk_norm="full_width")
+    shared = decoder(config, attention_bias=flag(config, "attention_bias"), qk_norm="full_width")
+    return replace(shared, pre_norms=False, post_norms=True)
 
 
 def olmo3(config: Config) -> Architecture:

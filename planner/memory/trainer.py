@@ -13,7 +13,7 @@ them.
 
 from typing import TYPE_CHECKING
 
-from planner.architecture import Architecture
+from planner.architecture import Architecture, architecture_of
 from planner.explain import Line
 from planner.kernels import Values
 from planner.memory.layout import Layout, layout_of
@@ -53,9 +53,21 @@ def trainer_memory_bytes(
 
 
 def is_counted(spec: "RunSpec") -> bool:
-    """Whether this is the account of a spec: the trainer runs it, without tensor parallelism, of
-    which it does not know."""
-    return spec.parallel.tensor_parallel == 1 and not spec.unsupported_by_trainer()
+    """Whether this is the account of a spec: the trainer runs it, the model is plain, and there is
+    no tensor parallelism, of which it does not know. The general account (sharded.py) estimates
+    the others."""
+    tensor = spec.parallel.tensor_parallel
+    return tensor == 1 and is_plain(spec.model) and not spec.unsupported_by_trainer()
+
+
+def is_plain(model: "ModelSpec | Architecture") -> bool:
+    """Whether it is a dense decoder without what the blocks of SmolLM3 lack."""
+    arch = architecture_of(model)
+    dense = Architecture(
+        *(arch.layers, arch.hidden, arch.heads, arch.kv_heads, arch.head_dim, arch.ffn_hidden),
+        *(arch.vocab_size, arch.tied_embeddings),
+    )
+    return arch == dense
 
 
 def trainer_memory_lines(spec: "RunSpec", device: Device) -> list[Line]:

@@ -24,6 +24,12 @@ KINDS = {
 NEEDED = {"W": "window", "M": "mamba", "L": "delta_net"}
 """Field that says what a layer of that letter is."""
 
+NOT_TRAINED = (
+    *("experts", "mamba", "delta_net", "mtp_layers"),
+    *("embedding_norm", "learned_positions", "attention_sinks"),
+)
+"""Fields of a model whose other values than the default only the planner knows yet."""
+
 Off = Annotated[bool, ADDED_LATER]
 
 
@@ -39,8 +45,8 @@ def _schema(schema: dict[str, Any]) -> None:
 
 
 class ModelSpec(SpecPart):
-    """A decoder. Unless its fields say otherwise, SmolLM3's kind, which is what the bundled trainer
-    runs: GQA attention, SwiGLU, RMSNorm, no biases."""
+    """A decoder. Unless its fields say otherwise, SmolLM3's kind: GQA attention, SwiGLU, RMSNorm,
+    no biases."""
 
     model_config = ConfigDict(json_schema_extra=_schema)
     also_read: ClassVar[tuple[str, ...]] = ("published",)
@@ -113,8 +119,12 @@ class ModelSpec(SpecPart):
         description="What a norm learns: a weight (RMSNorm), a weight and a bias (LayerNorm), or "
         "nothing.",
     )
+    pre_norms: Annotated[bool, ADDED_LATER] = Field(
+        default=True, description="A norm before each sublayer; without, post_norms (OLMo 2)."
+    )
     post_norms: Off = Field(
-        default=False, description="A further norm behind each sublayer (Gemma 2)."
+        default=False,
+        description="A norm behind each sublayer, further (Gemma 2) or alone (OLMo 2).",
     )
     embedding_norm: Off = Field(
         default=False, description="A norm behind the token embedding (BLOOM)."
@@ -135,6 +145,12 @@ class ModelSpec(SpecPart):
         if self.latent_attention is not None:
             return self.latent_attention.head_dim
         return self.head_dim or self.hidden // self.heads
+
+    @property
+    def rotary_width(self) -> int:
+        """Dimensions of a head that the rotary embedding turns."""
+        latent = self.latent_attention
+        return self.attention_head_dim if latent is None else latent.rope_head_dim
 
     @property
     def layer_kinds(self) -> str:
@@ -158,15 +174,16 @@ class ModelSpec(SpecPart):
         """What the bundled trainer cannot run yet, a clause that names the fields; empty if it can
         run it all."""
         known = type(self).model_fields
-        others = [
-            f"model.{name}"
-            for name, value in self
-            if ADDED_LATER in known[name].metadata and value != known[name].default
-        ]
-        if not others:
-            return []
+        named = ", ".join(
+            f"model.{name}" for name in NOT_TRAINED if getattr(self, name) != known[name].default
+        )
+        return [f"{named}: the bundled trainer does not run it"] if named else []
+
+    def unsplit_by_trainer(self) -> list[str]:
+        """Fields with which the bundled trainer shares no layer out over tensor-parallel ranks."""
         return [
-            f"{', '.join(others)}: the bundled trainer runs dense decoders of SmolLM3's kind only"
+            *(["model.latent_attention"] if self.latent_attention is not None else []),
+            *(["model.qk_norm full_width"] if self.qk_norm == "full_width" else []),
         ]
 
     @model_validator(mode="before")
@@ -211,6 +228,14 @@ class ModelSpec(SpecPart):
             raise ValueError(
                 f"head_dim {self.attention_head_dim} is odd; rotary embedding rotates pairs, "
                 f"so make it even"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _is_normed(self) -> Self:
+        if not (self.pre_norms or self.post_norms):
+            raise ValueError(
+                "pre_norms false leaves the sublayers without a norm; give post_norms: true"
             )
         return self
 

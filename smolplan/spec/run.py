@@ -88,6 +88,11 @@ class RunSpec(SpecPart):
                 f"data.seq_len {self.data.seq_len} does not divide by parallel.tensor_parallel "
                 f"{parallel.tensor_parallel}: the bundled trainer shares each sequence out"
             )
+        if parallel.tensor_parallel > 1 and (whole := self.model.unsplit_by_trainer()):
+            problems.append(
+                f"{', '.join(whole)}: the bundled trainer runs it with "
+                f"parallel.tensor_parallel 1 only"
+            )
         if parallel.schedule != "1f1b":
             problems.append(
                 f"parallel.schedule is {parallel.schedule}: the bundled trainer runs no pipeline"

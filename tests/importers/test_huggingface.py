@@ -112,7 +112,6 @@ def test_departures_from_a_dense_decoder_are_taken_over(
     imported = read(tmp_path, LLAMA | change)
     taken = {entry.field: entry for entry in imported.taken}[f"model.{field}"]
     assert (taken.value, taken.source[:13]) == (value, source[:13])
-    assert "model." in imported.spec.unsupported_by_trainer()[0]
 
 
 @pytest.mark.parametrize("row", models().values(), ids=lambda row: row.name)

@@ -51,22 +51,24 @@ def executed(run: Callable[[], torch.Tensor]) -> tuple[int, int]:
     return forward.get_total_flops() - rotary, backward.get_total_flops()
 
 
-@pytest.mark.parametrize("change", [{}, {"head_dim": 48, "tied_embeddings": False}], ids=str)
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_the_bundled_trainers_model_executes_what_is_counted(
-    kv_heads: int, change: dict[str, Any]
-) -> None:
-    spec = ModelSpec(
-        **{
-            "layers": 3,
-            "hidden": 64,
-            "heads": 4,
-            "kv_heads": kv_heads,
-            "ffn_hidden": 160,
-            "vocab_size": 320,
-            **change,
-        }
-    )
+LATENT = {"kv_rank": 24, "q_rank": 20, "nope_head_dim": 12, "rope_head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"kv_heads": 1},
+        {"kv_heads": 2, "head_dim": 48, "tied_embeddings": False},
+        {"qk_norm": "per_head", "qkv_bias": True, "output_bias": True, "ffn_bias": True},
+        {"gated_ffn": False, "attention_gate": True, "layer_pattern": "aAA"},
+        {"latent_attention": {**LATENT, "value_head_dim": 16}},
+    ],
+    ids=str,
+)
+def test_the_bundled_trainers_model_executes_what_is_counted(change: dict[str, Any]) -> None:
+    shape = {"layers": 3, "hidden": 64, "heads": 4, "kv_heads": 4, "ffn_hidden": 160}
+    spec = ModelSpec.model_validate({**shape, "vocab_size": 320, **change})
     model = CausalLM(spec, SEQ_LEN)
     tokens = torch.randint(spec.vocab_size, (BATCH, SEQ_LEN))
     with sdpa_kernel(SDPBackend.MATH):

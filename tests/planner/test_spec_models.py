@@ -164,13 +164,7 @@ def test_a_spec_without_parts_is_the_decoder_that_the_trainer_runs() -> None:
     "changed",
     [
         {"experts": EXPERTS},
-        {"latent_attention": LATENT, "kv_heads": 4},
         {"mamba": MAMBA, "layer_pattern": "MA"},
-        {"window": 16, "layer_pattern": "WA"},
-        {"qk_norm": "per_head"},
-        {"gated_ffn": False},
-        {"qkv_bias": True},
-        {"norm": "weight_and_bias"},
         {"mtp_layers": 1},
         {"learned_positions": 64},
     ],

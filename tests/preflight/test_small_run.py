@@ -147,7 +147,7 @@ def test_a_model_that_the_trainer_cannot_run_is_refused_before_any_check(
     done = smolplan("preflight", preset, "--json", "--runs-dir", str(tmp_path / "runs"))
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{preset}: model." in done.stderr
-    assert "the bundled trainer runs dense decoders" in done.stderr
+    assert "the bundled trainer does not run it" in done.stderr
     assert "such as smollm3-3b" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

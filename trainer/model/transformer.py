@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from smolplan.spec import ModelSpec
 from trainer.loss import next_token_loss
 from trainer.model.block import Block
+from trainer.model.norms import residual_norm
 from trainer.model.places import Places, documents_of, rotary_table
 
 
@@ -17,8 +18,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden)
         self.layers = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))
-        self.norm = nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
-        self._rotary = seq_len, spec.attention_head_dim, spec.rope_theta
+        self.norm = residual_norm(spec)
+        self._rotary = seq_len, spec.rotary_width, spec.rope_theta
         cos, sin = rotary_table(*self._rotary)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -95,12 +96,12 @@ def initialise(
     seed: int,
     place: Callable[[Tensor, nn.Parameter], Tensor] = lambda whole, parameter: whole,
 ) -> None:
-    """Normal weights of deviation `std`, norms at one. Each parameter draws from a generator of
+    """Normal weights of deviation `std`, norms at one, biases at zero. Each parameter draws from a generator of
     its own, keyed by its name, so that the values depend on no layout and no order. `place` gives
     the part of the whole value that a parameter holds, if it does not hold all of it."""
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
-            parameter.fill_(1.0)
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ seed)
         whole = torch.randn(parameter.shape, generator=generator).mul_(std)
