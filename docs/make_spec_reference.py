@@ -40,9 +40,10 @@ layer has no feed-forward part: `MMMmA` begins Nemotron-H's `M-M-M-M*-`.
       experts: {routed: 64, per_token: 6, ffn_hidden: 512, shared: 1, shared_ffn_hidden: 1024}
       ...
 
-The planner counts all of this. The bundled trainer runs dense decoders of SmolLM3's kind; `launch`
-refuses the rest and names the fields. `smolplan spec validate` tells what is wrong with a file,
-`smolplan spec import` makes one of another trainer's ([import.md](import.md)).
+The planner counts all of this. The bundled trainer runs nearly all of it
+([trainer.md](trainer.md)); `launch` refuses the rest and names the fields. `smolplan spec validate`
+tells what is wrong with a file, `smolplan spec import` makes one of another trainer's
+([import.md](import.md)).
 """
 
 

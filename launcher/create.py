@@ -68,6 +68,7 @@ def check(spec: RunSpec) -> None:
     """Raises UserError for a spec that cannot be launched on this machine now."""
     if problems := spec.unsupported_by_trainer():
         raise UserError("; ".join(problems), where=spec.name, remedy="Change these to launch it.")
+    _check_init(spec)
     make_plan(spec)  # refuses a GPU that nobody knows
     check_store(spec.checkpoint.upload_to)
     match spec.launch.backend:
@@ -77,6 +78,17 @@ def check(spec: RunSpec) -> None:
             _check_for_ssh(spec)
         case "local":
             _check_for_local(spec)
+
+
+def _check_init(spec: RunSpec) -> None:
+    """The weights themselves are held against the model when the ranks start."""
+    folder = spec.model.init_from
+    if folder is not None and not (folder / "config.json").is_file():
+        raise UserError(
+            f"there is no config.json in {folder}",
+            where="model.init_from",
+            remedy="Name the folder of a Hugging Face model with its safetensors.",
+        )
 
 
 def _check_for_ssh(spec: RunSpec) -> None:

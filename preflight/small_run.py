@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from preflight import ranks
 from preflight.once import Once, ProbeError
+from preflight.small_model import small_model
 from preflight.small_run_layouts import compare_layouts
 from preflight.small_run_ranks import TIMEOUT_S, TrainingFailed, start_ranks
 from preflight.small_run_restart import (
@@ -132,16 +133,7 @@ def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec
         {
             "name": "preflight",
             "seed": spec.seed,
-            "model": {
-                **spec.model.model_dump(),
-                "layers": 4,  # the fourth is the first without rotary embedding, by default
-                "hidden": 32,
-                "heads": 4,
-                "kv_heads": 2,  # for two tensor-parallel ranks
-                "head_dim": 8,
-                "ffn_hidden": 64,
-                "vocab_size": 320,
-            },
+            "model": small_model(spec.model),
             "data": {
                 "sources": [{"path": str(folder / "text")}],
                 "seq_len": 64,

@@ -72,6 +72,12 @@ class RunDir:
         return self.path / "dataset.json"
 
     @property
+    def initial(self) -> Path:
+        """Checksums of the weights of model.init_from. Written by rank 0 when the run first starts
+        from them."""
+        return self.path / "initial.json"
+
+    @property
     def metrics(self) -> Path:
         """A line a logged step. Appended by rank 0."""
         return self.path / "metrics.jsonl"

@@ -281,14 +281,22 @@ def load(
             torch.cuda.set_rng_state(rng["cuda"], world.device)
 
 
+def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What of a model a checkpoint holds, by weights.NAME and buffers.NAME. A tied weight appears
+    once."""
+    persistent = model.state_dict().keys()
+    weights = {f"weights.{name}": p.data for name, p in model.named_parameters()}
+    buffers = {f"buffers.{name}": b for name, b in model.named_buffers() if name in persistent}
+    return weights | buffers
+
+
 def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """Everything that training moves, by name. A tied weight appears once."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"weights.{name}"] = parameter.data
-        if optimizer is not None:
-            tensors[f"exp_avg.{name}"] = optimizer.state[parameter]["exp_avg"]
-            tensors[f"exp_avg_sq.{name}"] = optimizer.state[parameter]["exp_avg_sq"]
+    """Everything that training moves, by name."""
+    tensors = saved_tensors(model)
+    for name, parameter in model.named_parameters() if optimizer is not None else ():
+        assert optimizer is not None
+        tensors[f"exp_avg.{name}"] = optimizer.state[parameter]["exp_avg"]
+        tensors[f"exp_avg_sq.{name}"] = optimizer.state[parameter]["exp_avg_sq"]
     return tensors
 
 

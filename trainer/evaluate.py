@@ -37,7 +37,7 @@ def evaluate(
     """What is measured on the checkpoint of each step, or of the newest where none is named.
     Raises UserError if there is nothing to evaluate, or a task cannot be."""
     wanted: Sequence[int | None] = steps or [None]
-    manifests = [_whole_checkpoint(run, step) for step in wanted]
+    manifests = [whole_checkpoint(run, step) for step in wanted]
     dataset, length = open_dataset(run), spec.data.seq_len
     torch.set_num_threads(spec.launch.threads_per_rank)
     torch.use_deterministic_algorithms(True)
@@ -107,7 +107,7 @@ def _suite(spec: RunSpec, dataset: Dataset, say: Say) -> "Suite":
     return Suite(spec.eval, dataset, spec.data.seq_len, say)
 
 
-def _whole_checkpoint(run: RunDir, step: int | None) -> Manifest:
+def whole_checkpoint(run: RunDir, step: int | None) -> Manifest:
     """That of a step, or the newest. Raises UserError that says what is wrong with it."""
     there_are = steps_present(run)
     rejected = ""

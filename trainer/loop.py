@@ -14,10 +14,12 @@ from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
+from trainer.balance import balance, share_losses
 from trainer.checkpoint import Checkpoints
 from trainer.data.dataset import open_dataset
 from trainer.data.loader import checksum, open_loader
 from trainer.data.prefetch import Batches
+from trainer.huggingface.start import load_weights
 from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
 from trainer.parallel import distribute, join, shard_of
@@ -62,6 +64,11 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     step = resumed.step if resumed else 0
     position = resumed.data_position if resumed else 0
     skipped = checkpoints.skipped
+    if resumed is None and spec.model.init_from is not None:
+        with torch.no_grad():
+            load_weights(run, spec.model, model, world)
+        # From here on the run does not need that folder any more.
+        checkpoints.save(0, 0, model, optimizer)
     kind = "resumed" if resumed else "started"
     left_out = {"skipped": skipped.to_json()} if skipped.ranges else {}
     report.event(kind, step=step, ranks=world.size, load_s=load_s, **left_out)
@@ -115,6 +122,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             group["lr"] = lr
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        fullest_expert = balance(model, world)
         step, position = step + 1, positions[-1] + 1
         last_step_s = time.perf_counter() - began
 
@@ -135,6 +143,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 data_position=position,
                 batch_checksum=int(batch_checksum),
                 **({"sources": loader.by_source(positions)} if loader.is_mixed else {}),
+                **({} if fullest_expert is None else {"fullest_expert": fullest_expert}),
             )
         due = step == spec.steps or step % spec.checkpoint.every_steps == 0
         saves = due or stop_votes or save_votes
@@ -167,6 +176,7 @@ def _backward(model: CausalLM, tokens: Tensor, micro_batch_size: int, separator:
     """Gradients of this rank's share, micro-batch by micro-batch; its mean loss in nats.
     tokens: int64 (share, seq_len + 1)."""
     pieces = tokens.split(micro_batch_size)
+    share_losses(model, len(pieces))
     losses = []
     for number, piece in enumerate(pieces):
         # FSDP reduces gradients once, in the last backward pass.

@@ -162,7 +162,7 @@ def distribute(model: CausalLM, spec: RunSpec, mesh: DeviceMesh) -> None:
     fully_shard(model, mesh=data, mp_policy=policy, reshard_after_forward=reshard)
 
 
-def shard_of(whole: Tensor, parameter: nn.Parameter) -> Tensor:
+def shard_of(whole: Tensor, parameter: Tensor) -> Tensor:
     """The part of a value, known whole on every rank, that this rank's parameter holds."""
     if not isinstance(parameter, DTensor):
         return whole

@@ -2,8 +2,9 @@
 raises no error; its copy drifts from the others' and training goes on, slightly worse.
 
 Under FSDP no rank holds a copy of another's weights, so there is nothing to compare them with. What
-there are copies of is compared bit by bit: over all ranks the rotary tables, optimiser steps, step
-and position in the data; over the ranks of a tensor-parallel group the norms with their moments.
+there are copies of is compared bit by bit: over all ranks the rotary tables, routers' biases,
+optimiser steps, step and position in the data; over the ranks of a tensor-parallel group the norms
+with their moments.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ CHECK_EVERY_STEPS = 100
 """And before every checkpoint, so that none holds what differs. The copies are small: norms and
 tables, a few thousandths of the weights."""
 
-EVERYWHERE = "rotary tables, optimiser steps, step or position in the data"
+EVERYWHERE = "rotary tables, routers' biases, optimiser steps, step or position in the data"
 
 
 @dataclass(frozen=True)

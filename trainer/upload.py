@@ -31,7 +31,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 600.0
 GIVE_UP_S = 24 * 3600.0
 """Without any file getting through. A store that is down for a night is waited for."""
 
-NEEDED_TO_START = ("spec.yaml", "plan.json", "environment.json", "dataset.json")
+NEEDED_TO_START = ("spec.yaml", "plan.json", "environment.json", "dataset.json", "initial.json")
 """Of the run folder: what a new cluster starts the run from, beside a checkpoint."""
 
 

@@ -242,5 +242,5 @@ def qwen3_next(config: Config) -> Architecture:
         layer_pattern=shortest_pattern(
             "".join("L" if kind == "linear_attention" else "A" for kind in kinds)
         ),
-        moe=shared_expert(config, 512, 10, 512, 512),
+        moe=None if config.get("num_experts") == 0 else shared_expert(config, 512, 10, 512, 512),
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from planner.architecture import Architecture
 from planner.hf.fields import BadField, Config, whole
+from planner.hf.routing import routing
 from planner.hf_config import architecture_of_config
 from smolplan.errors import UserError
 
@@ -51,9 +52,6 @@ INIT_STD = {"mamba2": 0.1, "nemotron": 0.0134, "starcoder2": 0.018042}
 WITHOUT_ROPE = frozenset({"bloom", "gpt2", "mamba2", "mpt", "nemotron_h", "opt"})
 """Model types without a rotary embedding: learned positions, ALiBi, or none at all."""
 
-BALANCED_BY_BIAS = frozenset({"deepseek_v3", "glm4_moe", "nemotron_h"})
-"""Model types whose router has a correction bias (e_score_correction_bias of their classes)."""
-
 _OTHERWISE = frozenset(
     {"windowed_layers", "ffn_layers", "layer_pattern", "moe", "mla", "mamba", "delta_net"}
 )
@@ -69,7 +67,7 @@ def model_fields(arch: Architecture) -> dict[str, Any]:
     if arch.mla is not None or arch.hidden == arch.heads * arch.head_dim:
         content["head_dim"] = None  # follows from the rest
     content["layer_pattern"] = arch.layer_pattern or None
-    if (moe := arch.moe) is not None:
+    if (moe := arch.moe) is not None and arch.moe_layers:
         content["experts"] = {
             "routed": moe.routed_experts,
             "per_token": moe.experts_per_token,
@@ -132,11 +130,6 @@ def no_rope_every(config: Config) -> int:
     return every
 
 
-def balance(config: Config) -> str:
-    """How the experts of a config are kept evenly used."""
-    return "bias" if config["model_type"] in BALANCED_BY_BIAS else "auxiliary_loss"
-
-
 def _number(config: Config, names: tuple[str, ...], default: float) -> float:
     for name in names:
         value: Any = config
@@ -159,14 +152,20 @@ def published_model(name: str) -> dict[str, Any]:
         raise UserError(
             f"there is no published model {name!r}", remedy=suggestion(name, sorted(models()))
         )
-    shape, _ = architecture_of_config(row.config, where=f"model {name}")
-    content, kind = model_fields(shape), row.config["model_type"]
+    return model_of_config(row.config, where=f"model {name}")
+
+
+def model_of_config(config: Config, *, where: str) -> dict[str, Any]:
+    """Fields of a spec's model for a Hugging Face config. Raises UserError for what is not counted,
+    BadField and ValueError for what no spec holds."""
+    shape, _ = architecture_of_config(config, where=where)
+    content, kind = model_fields(shape), config["model_type"]
     content |= {
-        "no_rope_every": no_rope_every(row.config),
-        "rope_theta": _number(row.config, THETA_FIELDS, default_theta(kind)),
-        "norm_eps": _number(row.config, NORM_EPS_FIELDS, default_norm_eps(kind)),
-        "init_std": _number(row.config, ("initializer_range",), default_init_std(kind)),
+        "no_rope_every": no_rope_every(config),
+        "rope_theta": _number(config, THETA_FIELDS, default_theta(kind)),
+        "norm_eps": _number(config, NORM_EPS_FIELDS, default_norm_eps(kind)),
+        "init_std": _number(config, ("initializer_range",), default_init_std(kind)),
     }
     if "experts" in content:
-        content["experts"]["balance"] = balance(row.config)
+        content["experts"] |= routing(config)
     return content

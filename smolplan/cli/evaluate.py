@@ -7,8 +7,6 @@ import typer
 from smolplan.cli.run import Json, RunArgument
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.table import Table
 
 
@@ -34,59 +32,18 @@ def evaluate(
 
     from launcher.store import Store
     from smolplan.cli.style import progress_line, show
+    from smolplan.cli.trainer_program import answer_of
 
     found = Store().find(run)
     arguments = [str(found.path), *(f"--step={n}" for n in step or ())]
     arguments += [f"--task={name}" for name in task or ()]
     with progress_line("Evaluating") as say:
-        results = _evaluate(arguments, say)
+        lines = answer_of("trainer.evaluate", [*arguments, "--json", "--progress"], say)
+    results = [json.loads(line) for line in lines]
     if as_json:
         print(json.dumps(results, indent=1))
     else:
         show(lambda out: out.print(_table(results)), narrow=False)
-
-
-def _evaluate(arguments: list[str], say: "Callable[[str], None]") -> list[dict[str, Any]]:
-    """What the trainer's program says of each checkpoint. Raises SmolplanError in its words."""
-    import json
-    import subprocess
-    import sys
-    import tempfile
-
-    from smolplan.errors import SmolplanError, UserError
-
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as answer:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "trainer.evaluate", *arguments, "--json", "--progress"],
-            stdin=subprocess.DEVNULL,
-            stdout=answer,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        assert process.stderr is not None
-        last = ""
-        try:
-            for line in process.stderr:
-                last = line.strip() or last
-                say(last)
-            code = process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        answer.seek(0)
-        results = [json.loads(line) for line in answer]
-    if code == 2:
-        raise UserError(last.removeprefix("smolplan: "))
-    if missing := last.partition("ModuleNotFoundError: ")[2]:
-        raise UserError(
-            f"the trainer is not installed here ({missing})",
-            remedy="Install it: pip install 'smolplan[train]'",
-        )
-    if code:
-        raise SmolplanError(f"the evaluation ended with exit code {code}: {last}")
-    return results
 
 
 def _table(results: list[dict[str, Any]]) -> "Table":

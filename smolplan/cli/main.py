@@ -82,6 +82,7 @@ def _register() -> None:
         demo,
         estimate,
         evaluate,
+        export,
         goodput,
         hosts,
         monitor,
@@ -111,6 +112,7 @@ def _register() -> None:
     run.register(app)
     app.command()(top.top)
     evaluate.register(app)
+    app.command()(export.export)
     app.command()(object_store.upload)
     app.command()(object_store.restore)
     app.command()(report.report)

@@ -23,10 +23,10 @@ TOKENS_PER_PARAMETER = 20
 BATCH_TOKENS = 2**21
 """About 2M tokens a step, as SmolLM3 had (2.36M: Smol Training Playbook, 2025)."""
 
-ROUTING = "how the router chooses and is trained, beyond model.experts.balance"
+ROUTING = "how the router chooses and is trained, beyond model.experts"
 
 _REASONS = [
-    (r"rope_scaling|rope_parameters", "a run spec's rotary embeddings are not scaled"),
+    (r"rope_scaling|rope_parameters", "of the scalings a run spec has YaRN alone, by its rule"),
     (r"\w+_token_id", "the tokeniser's matter"),
     (r"(torch_)?dtype", "the type of the stored weights; the run computes in optim.precision"),
     (

@@ -8,13 +8,15 @@ from planner.hf.fields import BadField
 from planner.hf.model import (
     NORM_EPS_FIELDS,
     THETA_FIELDS,
-    balance,
     default_init_std,
     default_norm_eps,
     default_theta,
     model_fields,
     no_rope_every,
 )
+from planner.hf.rope import NAMES as SCALING
+from planner.hf.rope import rope_scaling, where_scaled
+from planner.hf.routing import routing
 from smolplan.errors import UserError
 from smolplan.importers.draft import Draft
 from smolplan.importers.options import usual
@@ -38,7 +40,7 @@ def take_model(draft: Draft, architecture: Architecture, config: dict[str, Any])
     if source.find("head_dim") and architecture.mla is None:
         content["head_dim"] = architecture.head_dim
     if "experts" in content:
-        content["experts"]["balance"] = balance(config)
+        content["experts"] |= routing(config)
     for name, value in flatten(content, source.where).items():
         _put(draft, f"model.{name}", value)
     for name in READ_BY_THE_PLANNER:
@@ -50,12 +52,7 @@ def take_model(draft: Draft, architecture: Architecture, config: dict[str, Any])
         default=default_theta(kind),
         why=f"the default of {kind} in transformers",
     )
-    if source.find("rope_parameters.rope_type"):
-        draft.leave_if_there(
-            "rope_parameters.rope_type",
-            "a run spec's rotary embeddings are not scaled",
-            unless=("default",),
-        )
+    _take_scaling(draft, config)
     said_by = source.find("no_rope_layers", "no_rope_layer_interval", "position_embedding_type")
     for name in ("no_rope_layers", "no_rope_layer_interval", "position_embedding_type"):
         source.get(name)
@@ -82,6 +79,19 @@ def take_model(draft: Draft, architecture: Architecture, config: dict[str, Any])
         draft.leave_if_there(
             name, "a run spec says whether there is a gate, not which function", unless=SILU
         )
+
+
+def _take_scaling(draft: Draft, config: dict[str, Any]) -> None:
+    where = where_scaled(config)
+    try:
+        scaling = rope_scaling(config)
+    except BadField:
+        return  # what it has is left, with the reason
+    for name in ("rope_type", "type"):
+        draft.source.get(f"{where}.{name}")
+    for theirs, ours in SCALING.items() if scaling else ():
+        if (value := draft.source.get(f"{where}.{theirs}")) is not None:
+            draft.put(f"model.rope_scaling.{ours}", value, f"{where}.{theirs}")
 
 
 SOURCES = {
@@ -115,6 +125,11 @@ SOURCES = {
         "shared_intermediate_size",
     ),
     "experts.first_dense_layers": ("first_k_dense_replace", "mlp_only_layers"),
+    "experts.scores": ("scoring_func",),
+    "experts.normalise": ("norm_topk_prob",),
+    "experts.scale": ("routed_scaling_factor",),
+    "experts.groups": ("n_group",),
+    "experts.chosen_groups": ("topk_group",),
     "experts.every": ("decoder_sparse_step", "moe_layer_freq"),
     "latent_attention.kv_rank": ("kv_lora_rank",),
     "latent_attention.q_rank": ("q_lora_rank",),

@@ -5,12 +5,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from smolplan.errors import UserError
-from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
+from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart, UserPath
 from smolplan.spec.model_parts import (
     ExpertsSpec,
     GatedDeltaNetSpec,
     LatentAttentionSpec,
     Mamba2Spec,
+    RopeScalingSpec,
 )
 
 KINDS = {
@@ -24,10 +25,7 @@ KINDS = {
 NEEDED = {"W": "window", "M": "mamba", "L": "delta_net"}
 """Field that says what a layer of that letter is."""
 
-NOT_TRAINED = (
-    *("experts", "mamba", "delta_net", "mtp_layers"),
-    *("embedding_norm", "learned_positions", "attention_sinks"),
-)
+NOT_TRAINED = (*("mtp_layers", "embedding_norm", "learned_positions", "attention_sinks"),)
 """Fields of a model whose other values than the default only the planner knows yet."""
 
 Off = Annotated[bool, ADDED_LATER]
@@ -85,6 +83,9 @@ class ModelSpec(SpecPart):
     experts: Annotated[ExpertsSpec | None, ADDED_LATER] = Field(
         default=None, description="A mixture of experts in place of dense feed-forward parts."
     )
+    rope_scaling: Annotated[RopeScalingSpec | None, ADDED_LATER] = Field(
+        default=None, description="YaRN, for sequences longer than before."
+    )
     latent_attention: Annotated[LatentAttentionSpec | None, ADDED_LATER] = Field(
         default=None, description="MLA; then kv_heads equals heads."
     )
@@ -132,6 +133,11 @@ class ModelSpec(SpecPart):
     learned_positions: Annotated[CountOrZero, ADDED_LATER] = Field(
         default=0, description="Rows of a learned position embedding."
     )
+    init_from: Annotated[UserPath | None, ADDED_LATER] = Field(
+        default=None,
+        description="A folder of a Hugging Face model of this shape, on storage that every rank "
+        "sees: the run starts from its weights, not from random ones.",
+    )
     attention_sinks: Off = Field(
         default=False, description="A learned logit a head that takes attention (gpt-oss)."
     )
@@ -170,18 +176,30 @@ class ModelSpec(SpecPart):
         parts = sum(map(str.isupper, self.layer_kinds))
         return parts // every - min(parts, first) // every
 
+    def has_experts(self, layer: int) -> bool:
+        """Whether the feed-forward part of decoder block `layer` (from 0) is experts."""
+        if self.experts is None or self.layer_kinds[layer].islower():
+            return False
+        part = sum(map(str.isupper, self.layer_kinds[:layer]))
+        return part >= self.experts.first_dense_layers and (part + 1) % self.experts.every == 0
+
     def unsupported_by_trainer(self) -> list[str]:
         """What the bundled trainer cannot run yet, a clause that names the fields; empty if it can
         run it all."""
         known = type(self).model_fields
-        named = ", ".join(
-            f"model.{name}" for name in NOT_TRAINED if getattr(self, name) != known[name].default
-        )
+        fields = [name for name in NOT_TRAINED if getattr(self, name) != known[name].default]
+        if self.experts is not None:
+            fields += ["experts.capacity_factor"] * (self.experts.capacity_factor is not None)
+            fields += ["experts.expert_bias"] * self.experts.expert_bias
+        named = ", ".join(f"model.{name}" for name in fields)
         return [f"{named}: the bundled trainer does not run it"] if named else []
 
     def unsplit_by_trainer(self) -> list[str]:
         """Fields with which the bundled trainer shares no layer out over tensor-parallel ranks."""
         return [
+            *(["model.mamba"] if self.mamba is not None else []),
+            *(["model.delta_net"] if self.delta_net is not None else []),
+            *(["model.experts"] if self.experts is not None else []),
             *(["model.latent_attention"] if self.latent_attention is not None else []),
             *(["model.qk_norm full_width"] if self.qk_norm == "full_width" else []),
         ]
@@ -228,6 +246,15 @@ class ModelSpec(SpecPart):
             raise ValueError(
                 f"head_dim {self.attention_head_dim} is odd; rotary embedding rotates pairs, "
                 f"so make it even"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_anywhere(self) -> Self:
+        if self.init_from is not None and not self.init_from.is_absolute():
+            raise ValueError(
+                f"init_from {str(self.init_from)!r} is not an absolute path; ranks start "
+                f"elsewhere, so write all of it"
             )
         return self
 

@@ -1,10 +1,10 @@
 """What a model may have beyond a dense decoder's blocks: a part of its own each."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from smolplan.spec.fields import Count, CountOrZero, SpecPart
+from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
 
 
 class ExpertsSpec(SpecPart):
@@ -37,6 +37,27 @@ class ExpertsSpec(SpecPart):
         description="How tokens are spread evenly: by a loss (Switch Transformer, arXiv "
         "2101.03961), or by a bias of the choice (arXiv 2408.15664).",
     )
+    auxiliary_loss: Annotated[float, ADDED_LATER] = Field(
+        default=1e-3, ge=0, description="Coefficient of the loss that balances, over each sequence."
+    )
+    bias_step: Annotated[float, ADDED_LATER] = Field(
+        default=1e-3, ge=0, description="By how much a step moves the bias that balances."
+    )
+    scores: Annotated[Literal["softmax", "sigmoid"], ADDED_LATER] = Field(
+        default="softmax", description="What the router makes of its logits (sigmoid: DeepSeek-V3)."
+    )
+    normalise: Annotated[bool, ADDED_LATER] = Field(
+        default=True, description="The scores of a token's experts are made to add up to one."
+    )
+    scale: Annotated[float, ADDED_LATER] = Field(
+        default=1.0, gt=0, description="The routed experts' output is multiplied by it."
+    )
+    groups: Annotated[Count, ADDED_LATER] = Field(
+        default=1, description="The experts lie in so many groups (DeepSeek-V3's nodes)…"
+    )
+    chosen_groups: Annotated[Count, ADDED_LATER] = Field(
+        default=1, description="…of which a token's experts come from so many."
+    )
     capacity_factor: float | None = Field(
         default=None,
         gt=0,
@@ -44,17 +65,47 @@ class ExpertsSpec(SpecPart):
         "none are dropped unless given.",
     )
 
+    @property
+    def corrects_choice(self) -> bool:
+        """Whether the router has a bias of the choice, as all of transformers' classes with
+        sigmoid scores have."""
+        return self.balance == "bias" or self.scores == "sigmoid"
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.per_token > self.routed:
             raise ValueError(
                 f"per_token {self.per_token} is more than the {self.routed} routed experts"
             )
+        if self.routed % self.groups or self.chosen_groups > self.groups:
+            raise ValueError(
+                f"groups {self.groups} of which chosen_groups {self.chosen_groups} are taken do "
+                f"not fit {self.routed} routed experts; let groups divide them and be no fewer"
+            )
+        if self.per_token > self.routed // self.groups * self.chosen_groups:
+            raise ValueError(
+                f"per_token {self.per_token} is more than the experts of chosen_groups "
+                f"{self.chosen_groups}, {self.routed // self.groups} each"
+            )
         if not self.shared and (self.shared_ffn_hidden is not None or self.shared_gate):
             raise ValueError(
                 "there are no shared experts for shared_ffn_hidden or shared_gate; give shared: 1"
             )
         return self
+
+
+class RopeScalingSpec(SpecPart):
+    """YaRN (Peng et al. 2023, arXiv 2309.00071): a rotary embedding for sequences `factor` times as
+    long as those that the model was trained on."""
+
+    factor: float = Field(gt=1, description="By how much sequences are longer.")
+    original_length: Count = Field(description="Tokens of a sequence before.")
+    beta_fast: float = Field(
+        default=32.0, gt=0, description="Dimensions that turn more often over it stay as they are."
+    )
+    beta_slow: float = Field(
+        default=1.0, gt=0, description="Dimensions that turn less often are stretched in full."
+    )
 
 
 class LatentAttentionSpec(SpecPart):

@@ -88,7 +88,9 @@ def test_small_departures_are_said(tmp_path: Path) -> None:
         )
     )
     assert told["attention_dropout"] == (0.1, "the trainer has no dropout")
-    assert told["rope_scaling.factor"][1] == "a run spec's rotary embeddings are not scaled"
+    assert (
+        told["rope_scaling.factor"][1] == "of the scalings a run spec has YaRN alone, by its rule"
+    )
     assert told["brand_new"][1] == UNKNOWN
 
 

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from torch.utils.flop_counter import FlopCounterMode
 
-from planner.architecture import Architecture, GatedDeltaNet, Mamba2
+from planner.architecture import Architecture, GatedDeltaNet, Mamba2, architecture_of
 from planner.flops import (
     attention_flops_per_token,
     backward_flops_per_token,
@@ -30,7 +30,7 @@ from planner.flops import (
 from planner.hf_config import FAMILIES, architecture_of_config
 from smolplan.spec import ModelSpec
 from tests.planner.test_hf_config import small
-from trainer.model.transformer import CausalLM
+from trainer.model.transformer import CausalLM, initialise
 
 BATCH, SEQ_LEN = 2, 64
 SCANS = ["bamba", "granitemoehybrid", "mamba2", "nemotron_h"]
@@ -51,6 +51,7 @@ def executed(run: Callable[[], torch.Tensor]) -> tuple[int, int]:
     return forward.get_total_flops() - rotary, backward.get_total_flops()
 
 
+EXPERTS = {"routed": 8, "per_token": 3, "ffn_hidden": 24}
 LATENT = {"kv_rank": 24, "q_rank": 20, "nope_head_dim": 12, "rope_head_dim": 8}
 
 
@@ -63,6 +64,7 @@ LATENT = {"kv_rank": 24, "q_rank": 20, "nope_head_dim": 12, "rope_head_dim": 8}
         {"qk_norm": "per_head", "qkv_bias": True, "output_bias": True, "ffn_bias": True},
         {"gated_ffn": False, "attention_gate": True, "layer_pattern": "aAA"},
         {"latent_attention": {**LATENT, "value_head_dim": 16}},
+        {"experts": {**EXPERTS, "shared": 1, "shared_gate": True, "first_dense_layers": 1}},
     ],
     ids=str,
 )
@@ -78,6 +80,29 @@ def test_the_bundled_trainers_model_executes_what_is_counted(change: dict[str, A
     assert backward == BATCH * SEQ_LEN * backward_flops_per_token(spec, SEQ_LEN, causal=False)
     total = BATCH * SEQ_LEN * flops_per_token(spec, SEQ_LEN, causal=False)
     assert forward + backward == total
+
+
+def test_its_recurrent_layers_execute_what_is_counted() -> None:
+    mamba = {"heads": 4, "head_dim": 24, "state_size": 20, "groups": 2, "chunk_size": 16}
+    net = {"key_heads": 2, "value_heads": 4, "key_head_dim": 12, "value_head_dim": 20}
+    spec = ModelSpec.model_validate(
+        {
+            **{"layers": 4, "hidden": 64, "heads": 4, "kv_heads": 4, "ffn_hidden": 160},
+            **{"vocab_size": 320, "layer_pattern": "MLlA", "mamba": mamba},
+            "delta_net": {**net, "chunk_size": 16},
+        }
+    )
+    model, arch = CausalLM(spec, SEQ_LEN), architecture_of(spec)
+    initialise(model, 0.02, seed=0)
+    tokens = torch.randint(spec.vocab_size, (BATCH, SEQ_LEN))
+    with sdpa_kernel(SDPBackend.MATH):
+        forward, _ = executed(lambda: model(tokens))
+    counted = sum(forward_components(spec, SEQ_LEN, causal=False).values())
+    # Convolutions are sums here, and two triangular systems are solved: the counter sees neither.
+    assert arch.mamba is not None and arch.delta_net is not None
+    channels = arch.mamba.conv_channels + 2 * arch.delta_net.conv_channels
+    solved = 2 * 2 * 16 * 4 * (12 + 20)
+    assert forward / (BATCH * SEQ_LEN) == counted - 2.0 * 4 * channels - solved
 
 
 def built(config: dict[str, Any]) -> torch.nn.Module:

@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from planner.params import parameter_count
 from preflight.runner import run
-from smolplan.spec import load_preset
+from preflight.small_model import small_model
+from smolplan.spec import ModelSpec, load_preset, preset_names
 from tests.preflight.support import only, put_first, with_part
 from tests.support import make_spec, smolplan, wait_until
 
@@ -140,7 +142,7 @@ def test_an_unknown_check_or_spec_exits_2_with_near_names() -> None:
     assert smolplan("preflight").returncode == 2
 
 
-@pytest.mark.parametrize("preset", ["nemotron-h-8b", "mixtral-8x7b"])
+@pytest.mark.parametrize("preset", ["bloom-176b", "gpt-oss-20b"])
 def test_a_model_that_the_trainer_cannot_run_is_refused_before_any_check(
     preset: str, tmp_path: Path
 ) -> None:
@@ -177,3 +179,14 @@ def test_the_small_run_has_the_ranks_and_sharding_of_the_real_one(tmp_path: Path
     assert small.seed == spec.seed
     assert small.model.no_rope_every == spec.model.no_rope_every
     assert small.unsupported_by_trainer() == []
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_small_model_has_every_kind_of_layer_of_the_real_one(preset: str) -> None:
+    model = load_preset(preset).model
+    small = ModelSpec.model_validate(small_model(model))
+    assert set(small.layer_kinds) == set(model.layer_kinds)
+    assert small.unsupported_by_trainer() == model.unsupported_by_trainer()
+    for part in ("experts", "latent_attention", "mamba", "delta_net"):
+        assert (getattr(small, part) is None) == (getattr(model, part) is None)
+    assert parameter_count(small) < 500_000

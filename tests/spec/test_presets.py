@@ -174,5 +174,5 @@ def test_the_list_has_a_line_for_each_within_eighty_columns() -> None:
 def test_what_the_trainer_cannot_run_is_refused_before_a_launch() -> None:
     result = CliRunner().invoke(app, ["launch", "mixtral-8x7b"])
     assert isinstance(result.exception, UserError)
-    assert "model.experts: the bundled trainer does not run it" in str(result.exception)
+    assert "parallel.expert_parallel is 8" in str(result.exception)
     assert result.exception.exit_code == 2

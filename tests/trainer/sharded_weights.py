@@ -1,6 +1,6 @@
 """Under torchrun, on every rank: exit 0 if a model that was shared out before it had weights has
 the weights of one that was not, still tied, and gives its logits, losses, gradients and their norm.
-The arguments are the number of ranks in a tensor-parallel group, and changes of the model (JSON)."""
+The arguments: the number of ranks in a tensor-parallel group, and changes of the model (JSON)."""
 
 import json
 import os
@@ -51,6 +51,10 @@ def gathered(tensor: Tensor | None) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def _named(name: str, told: str) -> str:
+    return f"{name}: {told}"
+
+
 def main() -> int:
     spec = a_spec(int(os.environ["WORLD_SIZE"]), int(sys.argv[1]), **json.loads(sys.argv[2]))
     # Several chunks of few tokens.
@@ -85,7 +89,7 @@ def main() -> int:
             expected_gradient,
             rtol=1e-4,
             atol=rounding,
-            msg=lambda told, name=name: f"{name}: {told}",
+            msg=partial(_named, name),
         )
     world.barrier()
     return 0

@@ -1,4 +1,5 @@
 import torch
+import torch.nn.functional as F
 
 from smolplan.spec import ModelSpec, load_preset
 from trainer.model.transformer import CausalLM, initialise
@@ -11,6 +12,38 @@ def build(**changes: object) -> CausalLM:
     model = CausalLM(ModelSpec.model_validate(SHAPE | changes), 24)
     initialise(model, 0.2, seed=3)
     return model
+
+
+RECURRENT = {
+    "layer_pattern": "MLlA",
+    "mamba": {"heads": 4, "head_dim": 16, "state_size": 10, "groups": 2, "chunk_size": 8},
+    "delta_net": {
+        **{"key_heads": 2, "value_heads": 4, "key_head_dim": 6, "value_head_dim": 10},
+        "chunk_size": 8,
+    },
+}
+
+
+def test_no_layer_carries_anything_from_one_document_into_the_next() -> None:
+    model = build(no_rope_every=0, **RECURRENT)
+    numbers = torch.Generator().manual_seed(4)
+    # Ends amid chunks, at the end of one, and in the same chunk.
+    texts = [torch.randint(1, 97, (1, n), generator=numbers) for n in (4, 2, 7, 7)]
+    texts = [torch.cat([text, torch.zeros(1, 1, dtype=torch.int64)], dim=1) for text in texts]
+    packed = torch.cat(texts, dim=1)
+    with torch.no_grad():
+        apart = torch.cat([model(text, separator=0) for text in texts], dim=1)
+        torch.testing.assert_close(model(packed, separator=0), apart, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(model(packed)[:, 8:], apart[:, 8:], atol=1e-2)
+
+
+def test_recurrent_layers_start_with_decays_and_steps_of_their_own() -> None:
+    weights = build(**RECURRENT).state_dict()
+    for layer, mixer in [(0, "mamba"), (1, "linear_attn")]:
+        decay = weights[f"model.layers.{layer}.{mixer}.A_log"].exp()
+        step = F.softplus(weights[f"model.layers.{layer}.{mixer}.dt_bias"])
+        assert ((decay >= 1) & (decay <= 16)).all() and decay.unique().numel() == 4
+        assert ((step >= 0.99e-3) & (step <= 0.101)).all()
 
 
 def test_packed_documents_do_not_see_each_other() -> None:

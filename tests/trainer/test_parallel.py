@@ -10,13 +10,14 @@ EVERYTHING = {
     **{"attention_gate": True, "post_norms": True, "layer_pattern": "Wa", "window": 9},
     **{"norm": "weight_and_bias", "gated_ffn": False},
 }
+EXPERTS = {"routed": 6, "per_token": 2, "ffn_hidden": 10, "shared": 1, "auxiliary_loss": 0.1}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "tensor", "model"),
-    [(2, 1, {}), (4, 2, {}), (2, 2, EVERYTHING)],
-    ids=["2 of data", "2 × 2", "2 of layers, with all that they may have"],
+    [(2, 1, {"experts": EXPERTS}), (4, 2, {}), (2, 2, EVERYTHING)],
+    ids=["2 of data, with experts", "2 × 2", "2 of layers, with all that they may have"],
 )
 def test_a_model_on_several_ranks_computes_what_it_does_on_one(
     ranks: int, tensor: int, model: dict[str, Any]

@@ -1,7 +1,13 @@
 """Attention itself: every mixer that attends calls this one function."""
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from trainer.model.places import Places
 
@@ -12,6 +18,54 @@ def attend(q: Tensor, k: Tensor, v: Tensor, places: Places, window: int | None =
     q: (batch, heads, seq, d); k: (batch, kv heads, seq, d), of which each serves heads / kv heads
     queries; v: (batch, kv heads, seq, value dim) → (batch, heads, seq, value dim).
     """
+    if places.document is None and window is None:
+        # Without a mask torch takes a kernel that skips what is not met.
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    if q.is_cuda:
+        return _skipping(q, k, v, places, window, *_compiled())
+    # A CPU's kernel computes all scores, masked or not.
     groups = q.shape[1] // k.shape[1]
     k, v = (part.repeat_interleave(groups, dim=1) for part in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=places.mask(window))
+
+
+Kernel = Callable[..., Any]
+
+
+@cache
+def _compiled() -> tuple[Kernel, Kernel]:
+    """FlexAttention is one kernel only when compiled, and its backward pass adds in one order."""
+    return torch.compile(flex_attention), torch.compile(create_block_mask)
+
+
+def _skipping(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    places: Places,
+    window: int | None,
+    attention: Kernel = flex_attention,
+    blocks: Kernel = create_block_mask,
+) -> Tensor:
+    """By FlexAttention (Dong et al. 2024, arXiv 2412.05496), which leaves out blocks of keys that
+    no query of a block may meet: other documents and what is outside the window."""
+    key = ("blocks", window)
+    if key not in places.made:
+        places.made[key] = _blocks(places, window, blocks)
+    out: Tensor = attention(q, k, v, block_mask=places.made[key], enable_gqa=True)
+    return out
+
+
+def _blocks(places: Places, window: int | None, make: Kernel) -> Any:
+    document, (batch, length) = places.document, places.shape
+
+    def met(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        allowed = query >= key
+        if window is not None:
+            allowed = allowed & (query - key < window)
+        if document is not None:
+            allowed = allowed & (document[row, query] == document[row, key])
+        return allowed
+
+    rows = None if document is None else batch
+    return make(met, rows, None, length, length, device=places.cos.device)

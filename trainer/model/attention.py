@@ -28,9 +28,10 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries, hidden, bias=spec.output_bias)
         if spec.qk_norm != "none":
             widths = (self.head_dim,) * 2 if self.norm_per_head else (queries, keys)
-            self.q_norm, self.k_norm = (nn.RMSNorm(width, eps=spec.norm_eps) for width in widths)
+            norms: list[nn.Module] = [nn.RMSNorm(width, eps=spec.norm_eps) for width in widths]
         else:
-            self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+            norms = [nn.Identity(), nn.Identity()]
+        self.q_norm, self.k_norm = norms
 
     def forward(self, x: Tensor, places: Places) -> Tensor:
         """x: (batch, seq, hidden)."""
@@ -38,10 +39,10 @@ class Attention(nn.Module):
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         gate = None
         if self.gated:
-            q, gate = (part.flatten(2) for part in self._heads(q, 2 * self.head_dim).chunk(2, -1))
+            q, gate = (part.flatten(2) for part in _heads(q, 2 * self.head_dim).chunk(2, -1))
         if not self.norm_per_head:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (self._heads(part, self.head_dim) for part in (q, k, v))
+        q, k, v = (_heads(part, self.head_dim) for part in (q, k, v))
         if self.norm_per_head:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
@@ -53,6 +54,8 @@ class Attention(nn.Module):
         mixed: Tensor = self.o_proj(out)
         return mixed
 
-    def _heads(self, projected: Tensor, width: int) -> Tensor:
-        """(batch, seq, heads · width) → (batch, seq, heads, width)."""
-        return projected.unflatten(-1, (-1, width))
+
+def _heads(projected: Tensor, width: int) -> Tensor:
+    """(batch, seq, heads · width) → (batch, seq, heads, width)."""
+    heads: Tensor = projected.unflatten(-1, (-1, width))
+    return heads

@@ -1,37 +1,32 @@
 """One decoder block: a mixer of tokens and a feed-forward part, each around a residual."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smolplan.spec import ModelSpec
 from trainer.model.attention import Attention
+from trainer.model.delta_net import GatedDeltaNet
+from trainer.model.experts import MixtureOfExperts
+from trainer.model.feed_forward import FeedForward
 from trainer.model.latent import LatentAttention
+from trainer.model.mamba import Mamba2
 from trainer.model.norms import residual_norm
 from trainer.model.places import Places
 
 
-class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv 2002.05202), or without a gate GELU, by tanh as in GPT-2."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        bias = spec.ffn_bias
-        if spec.gated_ffn:
-            self.gate_proj = nn.Linear(spec.hidden, spec.ffn_hidden, bias=bias)
-        self.gated = spec.gated_ffn
-        self.up_proj = nn.Linear(spec.hidden, spec.ffn_hidden, bias=bias)
-        self.down_proj = nn.Linear(spec.ffn_hidden, spec.hidden, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.gated:
-            out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        else:
-            out = self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
-        return out
+def _mixer(spec: ModelSpec, layer: int) -> tuple[str, nn.Module]:
+    """What mixes a layer's tokens, and its name, which is that of transformers' classes."""
+    match spec.layer_kinds[layer].upper():
+        case "M":
+            return "mamba", Mamba2(spec, layer)
+        case "L":
+            return "linear_attn", GatedDeltaNet(spec, layer)
+    return "self_attn", (LatentAttention if spec.latent_attention else Attention)(spec, layer)
 
 
-def _mixer(spec: ModelSpec, layer: int) -> nn.Module:
-    return LatentAttention(spec, layer) if spec.latent_attention else Attention(spec, layer)
+def _feed_forward(spec: ModelSpec, layer: int) -> nn.Module:
+    if spec.has_experts(layer):
+        return MixtureOfExperts(spec)
+    return FeedForward(spec.hidden, spec.ffn_hidden, gated=spec.gated_ffn, bias=spec.ffn_bias)
 
 
 class Block(nn.Module):
@@ -47,12 +42,13 @@ class Block(nn.Module):
             return residual_norm(spec) if there else nn.Identity()
 
         self.input_layernorm = norm(spec.pre_norms)
-        self.self_attn = _mixer(spec, layer)
+        self.mixer, module = _mixer(spec, layer)
+        self.add_module(self.mixer, module)
         if self.norms_behind or self.has_ffn:
             self.post_attention_layernorm = norm(True)
         if not self.has_ffn:
             return
-        self.mlp = FeedForward(spec)
+        self.mlp = _feed_forward(spec, layer)
         if self.norms_behind:
             self.pre_feedforward_layernorm = norm(spec.pre_norms)
             self.post_feedforward_layernorm = norm(True)
@@ -71,5 +67,5 @@ class Block(nn.Module):
         return x
 
     def _mix(self, x: Tensor, places: Places) -> Tensor:
-        mixed: Tensor = self.self_attn(x, places)
+        mixed: Tensor = getattr(self, self.mixer)(x, places)
         return mixed

@@ -63,16 +63,20 @@ class LatentAttention(nn.Module):
 
     def _queries(self, x: Tensor) -> Tensor:
         if self.latent.q_rank is None:
-            return self.q_proj(x)  # type: ignore[no-any-return]
-        return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))  # type: ignore[no-any-return]
+            queries: Tensor = self.q_proj(x)
+        else:
+            queries = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        return queries
 
 
 def _heads(projected: Tensor, width: int) -> Tensor:
     """(batch, seq, heads · width) → (batch, heads, seq, width)."""
-    return projected.unflatten(-1, (-1, width)).transpose(1, 2)
+    heads: Tensor = projected.unflatten(-1, (-1, width)).transpose(1, 2)
+    return heads
 
 
 def _halves_of_pairs(x: Tensor) -> Tensor:
     """DeepSeek's weights have what is rotated together side by side, (0, 1), (2, 3), …; `rotate`
     takes all firsts, then all seconds."""
-    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    halves: Tensor = x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    return halves

@@ -1,18 +1,46 @@
 """Where the tokens of a micro-batch stand: in which document, and at which angle."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from smolplan.spec.model_parts import RopeScalingSpec
 
-def rotary_table(seq_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+
+def rotary_table(
+    seq_len: int, head_dim: int, theta: float, scaling: RopeScalingSpec | None = None
+) -> tuple[Tensor, Tensor]:
     """cos and sin of shape (seq_len, head_dim), halves repeated, as in RoFormer
     (Su et al. 2021, arXiv 2104.09864) in the layout of transformers' Llama classes."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    longer = 1.0
+    if scaling is not None:
+        frequencies = frequencies * _stretched(head_dim, theta, scaling)
+        # What YaRN's softmax is sharpened by (equation 22), half of it on each side.
+        longer = 0.1 * math.log(scaling.factor) + 1.0
     angles = torch.outer(torch.arange(seq_len, dtype=torch.float32), frequencies)
     angles = torch.cat([angles, angles], dim=-1)
-    return angles.cos(), angles.sin()
+    return angles.cos() * longer, angles.sin() * longer
+
+
+def _stretched(head_dim: int, theta: float, scaling: RopeScalingSpec) -> Tensor:
+    """What YaRN multiplies each frequency by, (head_dim / 2): 1 for those that turn more than
+    beta_fast times over the old length, 1 / factor below beta_slow turns, and a ramp between
+    (section 3.2; whole dimensions at its ends, as in the authors' code)."""
+
+    def dimension(turns: float) -> float:
+        """That turns so many times: the inverse of the frequency's formula."""
+        length = scaling.original_length / (2 * math.pi * turns)
+        return head_dim * math.log(length) / (2 * math.log(theta))
+
+    low = max(math.floor(dimension(scaling.beta_fast)), 0)
+    high = min(math.ceil(dimension(scaling.beta_slow)), head_dim - 1)
+    ramp = (torch.arange(head_dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)
+    slow = ramp.clamp(0, 1)
+    return slow / scaling.factor + (1 - slow)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -39,16 +67,18 @@ class Places:
     sin: Tensor
     document: Tensor | None
     """int64 (batch, seq); None where a token attends to all before it."""
-    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    made: dict[Any, Any] = field(default_factory=dict)
+    """What all layers need alike, such as masks, by what it is: made once, by the first."""
 
     def mask(self, window: int | None = None) -> Tensor:
         """Who may attend to whom: bool of shape (batch, 1, seq, seq), causal, within a document,
         and, with a window, to so many tokens, the token itself included. Made once."""
-        if window not in self._masks:
-            self._masks[window] = self._made(window)
-        return self._masks[window]
+        if window not in self.made:
+            self.made[window] = self._mask(window)
+        mask: Tensor = self.made[window]
+        return mask
 
-    def _made(self, window: int | None) -> Tensor:
+    def _mask(self, window: int | None) -> Tensor:
         batch, length = self.shape
         allowed = torch.ones(length, length, dtype=torch.bool, device=self.cos.device).tril()
         if window is not None:

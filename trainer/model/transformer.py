@@ -19,7 +19,7 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden)
         self.layers = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))
         self.norm = residual_norm(spec)
-        self._rotary = seq_len, spec.rotary_width, spec.rope_theta
+        self._rotary = seq_len, spec.rotary_width, spec.rope_theta, spec.rope_scaling
         cos, sin = rotary_table(*self._rotary)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -70,6 +70,9 @@ class CausalLM(nn.Module):
         self.to_empty(device=device)
         self.tie()
         self.model.fill_rotary()
+        for name, buffer in self.named_buffers():
+            if name not in ("model.cos", "model.sin"):
+                buffer.zero_()  # what routers count and correct by
 
     def hidden(self, tokens: Tensor, separator: int | None = None) -> Tensor:
         """What the head makes logits of, (batch, seq, hidden)."""
@@ -94,15 +97,20 @@ def initialise(
     model: nn.Module,
     std: float,
     seed: int,
-    place: Callable[[Tensor, nn.Parameter], Tensor] = lambda whole, parameter: whole,
+    place: Callable[[Tensor, Tensor], Tensor] = lambda whole, parameter: whole,
 ) -> None:
-    """Normal weights of deviation `std`, norms at one, biases at zero. Each parameter draws from a generator of
+    """Normal weights of deviation `std`, norms at one, biases at zero, but for what a
+    module gives a first value of its own (`first_value`). Each parameter draws from a generator of
     its own, keyed by its name, so that the values depend on no layout and no order. `place` gives
     the part of the whole value that a parameter holds, if it does not hold all of it."""
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 1:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-            continue
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ seed)
-        whole = torch.randn(parameter.shape, generator=generator).mul_(std)
-        parameter.copy_(place(whole, parameter))
+        owner, _, own_name = name.rpartition(".")
+        own = getattr(model.get_submodule(owner), "first_value", None)
+        if own is not None and (whole := own(own_name, generator)) is not None:
+            parameter.copy_(place(whole, parameter))
+        elif parameter.dim() == 1:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            whole = torch.randn(parameter.shape, generator=generator).mul_(std)
+            parameter.copy_(place(whole, parameter))

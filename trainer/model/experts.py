@@ -1,0 +1,91 @@
+"""A mixture of experts: each token goes through the few that its router chooses, none is dropped.
+
+How tokens are spread evenly is the router's matter (trainer/model/router.py).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smolplan.spec import ModelSpec
+from trainer.model.feed_forward import FeedForward
+from trainer.model.router import Router
+
+
+class MixtureOfExperts(nn.Module):
+    """Routed experts, and shared ones that every token goes through (DeepSeekMoE, arXiv
+    2401.06066), with a learned gate where the spec has one (Qwen2-MoE)."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        assert spec.experts is not None
+        experts = spec.experts
+        self.gate = Router(experts, spec.hidden)
+        self.experts = Experts(experts.routed, spec.hidden, experts.ffn_hidden, spec.gated_ffn)
+        self.shared = experts.shared * (experts.shared_ffn_hidden or experts.ffn_hidden)
+        if self.shared:
+            self.shared_expert = FeedForward(
+                spec.hidden, self.shared, gated=spec.gated_ffn, bias=False
+            )
+        self.gates_shared = experts.shared_gate
+        if self.gates_shared:
+            self.shared_expert_gate = nn.Linear(spec.hidden, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, seq, hidden)."""
+        weights, chosen = self.gate(x)
+        out: Tensor = self.experts(x.flatten(0, 1), weights, chosen).view_as(x)
+        if self.shared:
+            shared = self.shared_expert(x)
+            if self.gates_shared:
+                shared = shared * torch.sigmoid(self.shared_expert_gate(x))
+            out = out + shared
+        return out
+
+
+class Experts(nn.Module):
+    """The routed experts' matrices, each kind of them stacked, (experts, in, out), so that they can
+    be shared out over ranks by their first dimension."""
+
+    def __init__(self, experts: int, hidden: int, inner: int, gated: bool) -> None:
+        super().__init__()
+        self.gated = gated
+        if gated:
+            self.gate_proj = nn.Parameter(torch.empty(experts, hidden, inner))
+        self.up_proj = nn.Parameter(torch.empty(experts, hidden, inner))
+        self.down_proj = nn.Parameter(torch.empty(experts, inner, hidden))
+
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """x: (tokens, hidden); weights and chosen: (tokens, k), those of a token's experts."""
+        per_token = chosen.shape[1]
+        by_expert = chosen.flatten().argsort(stable=True)
+        counts = chosen.flatten().bincount(minlength=len(self.up_proj))
+        out = self.apply_sorted(x[by_expert // per_token], counts)
+        place = torch.empty_like(by_expert)
+        place[by_expert] = torch.arange(len(by_expert), device=x.device)
+        # Each token's outputs lie side by side again: summed in one order on every device.
+        apart = out[place].unflatten(0, (-1, per_token))
+        mixed: Tensor = (apart * weights[..., None].to(apart.dtype)).sum(dim=1)
+        return mixed
+
+    def apply_sorted(self, x: Tensor, counts: Tensor) -> Tensor:
+        """x: (tokens, hidden), those of the first expert first; counts: int64 (experts), how many
+        each has."""
+        inner = grouped_product(x, counts, self.up_proj)
+        if self.gated:
+            inner = F.silu(grouped_product(x, counts, self.gate_proj)) * inner
+        else:
+            inner = F.gelu(inner, approximate="tanh")
+        return grouped_product(inner, counts, self.down_proj)
+
+
+def grouped_product(x: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
+    """Rows of x, (tokens, in), by the matrix of their expert, (experts, in, out): the first
+    counts[0] by the first one, and so on."""
+    if x.is_cuda and x.dtype == torch.bfloat16:
+        ends = counts.cumsum(0).to(torch.int32)
+        out: Tensor = F.grouped_mm(x, weights, offs=ends)
+        return out
+    # torch has that kernel for bf16 on GPUs; elsewhere a product an expert.
+    parts = zip(x.split(counts.tolist()), weights.unbind(), strict=True)
+    return torch.cat([part @ weight for part, weight in parts])
