@@ -40,6 +40,18 @@ KINDS: dict[str, dict[str, Any]] = {
             **{"rope_head_dim": 8, "value_head_dim": 16},
         },
     },
+    "Qwen3-Next": {
+        **{"no_rope_every": 0, "qk_norm": "per_head", "attention_gate": True},
+        "layer_pattern": "LLLA",
+        "delta_net": {
+            **{"key_heads": 2, "value_heads": 4, "key_head_dim": 16, "value_head_dim": 16},
+            "chunk_size": 64,
+        },
+    },
+    "Bamba": {
+        **{"no_rope_every": 0, "layer_pattern": "MMAM"},
+        "mamba": {"heads": 8, "head_dim": 16, "state_size": 16, "chunk_size": 32},
+    },
     "OLMo 2": {
         **{"no_rope_every": 0, "tied_embeddings": False, "qk_norm": "full_width"},
         **{"pre_norms": False, "post_norms": True},

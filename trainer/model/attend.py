@@ -12,6 +12,10 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from trainer.model.places import Places
 
 
+LEAST_WIDTH = 16
+"""Of a head, for FlexAttention's kernels (torch/_inductor/kernel/flex/flex_attention.py)."""
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, places: Places, window: int | None = None) -> Tensor:
     """softmax(q·kᵀ/√d)·v over the keys that a token may meet.
 
@@ -21,9 +25,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, places: Places, window: int | None =
     if places.document is None and window is None:
         # Without a mask torch takes a kernel that skips what is not met.
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-    if q.is_cuda:
+    if q.is_cuda and min(q.shape[-1], v.shape[-1]) >= LEAST_WIDTH:
         return _skipping(q, k, v, places, window, *_compiled())
-    # A CPU's kernel computes all scores, masked or not.
+    # All scores are computed, masked or not.
     groups = q.shape[1] // k.shape[1]
     k, v = (part.repeat_interleave(groups, dim=1) for part in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=places.mask(window))
