@@ -11,7 +11,6 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from trainer.model.places import Places
 
-
 LEAST_WIDTH = 16
 """Of a head, for FlexAttention's kernels (torch/_inductor/kernel/flex/flex_attention.py)."""
 
