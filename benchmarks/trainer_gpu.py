@@ -87,10 +87,9 @@ def measure(case: Case) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
-    from trainer.loop import _backward, _clip
-    from trainer.model.transformer import CausalLM, initialise
     from trainer.optim import build_optimizer
-    from trainer.parallel import distribute, join, shard_of
+    from trainer.parallel import join
+    from trainer.passes import Passes
 
     spec = case.spec()
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
@@ -98,20 +97,16 @@ def measure(case: Case) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     world = join(spec)
-    with torch.device("meta"):
-        model = CausalLM(spec.model, spec.data.seq_len)
-    distribute(model, spec, world.mesh)
-    model.materialise(world.device)
-    initialise(model, spec.model.init_std, spec.seed, shard_of)
-    optimizer = build_optimizer(model, spec.optim)
+    passes = Passes(spec, world, separator=0)
+    optimizer = build_optimizer(passes.model, spec.optim)
     shape = (spec.optim.global_batch_size, spec.data.seq_len + 1)
     torch.manual_seed(0)
     tokens = torch.randint(spec.model.vocab_size, shape, device=world.device)
     times, losses = [], []
     for _ in range(WARM_STEPS + STEPS):
         began = time.perf_counter()
-        losses.append(_backward(model, tokens, spec.parallel.micro_batch_size, 0))
-        _clip(model, spec.optim.clip_norm)
+        losses.append(passes.backward(tokens))
+        passes.clip(spec.optim.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()

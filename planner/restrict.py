@@ -94,8 +94,8 @@ TRAINER = (
     Restriction("recompute", "!=", "selective"),
     Restriction("shard_group", "=", ALL),
 )
-"""What the bundled trainer runs (RunSpec.unsupported_by_trainer says the same of one spec), less
-tensor parallelism, which its memory account does not know (planner/memory/trainer.py)."""
+"""What the bundled trainer runs and whose memory it counts (planner/memory/trainer.py: is_counted
+says the same of one spec): data-parallel ranks that share all weights."""
 
 
 def parse_restrictions(text: str) -> tuple[Restriction, ...]:

@@ -1,8 +1,8 @@
 """A training run small enough to be made, killed and resumed within seconds.
 
 Same ranks, sharding, precision and recomputation as the user's spec, as far as this machine
-has the devices, and two tensor-parallel ranks for more; another model and text, so that it is quick
-and stands alone.
+has the devices, and two ranks of each other kind of parallelism for more; another model and text,
+so that it is quick and stands alone.
 """
 
 import random
@@ -21,8 +21,10 @@ from preflight.small_run_restart import (
     killed_and_resumed,
     loaded_by_others,
 )
+from preflight.small_run_weights import compare_weights
 from smolplan.rundir import RunDir, write_text
 from smolplan.spec import RunSpec, dump_spec
+from smolplan.spec.parallel import ParallelSpec
 
 if TYPE_CHECKING:
     from preflight.context import Context
@@ -56,6 +58,7 @@ class SmallRun:
         self.reshaped = Once(lambda: loaded_by_others(self))
         self.scores = Once(self._scores)
         self.layouts = Once(lambda: compare_layouts(self))
+        self.weights = Once(lambda: compare_weights(self))
         write_corpus(self.folder / "text", seed=self.spec.seed)
         self._dataset = self._prepare()
 
@@ -72,10 +75,12 @@ class SmallRun:
         write_text(run.spec, dump_spec(spec), durable=False)
         return run
 
-    def start(self, run: RunDir, count: int, attempt: int = 1) -> list[ranks.Child]:
+    def start(
+        self, run: RunDir, count: int, attempt: int = 1, module: str = "trainer"
+    ) -> list[ranks.Child]:
         """Its ranks."""
         write_text(run.dataset, self._dataset, durable=False)
-        return start_ranks(self._context, run, count, attempt)
+        return start_ranks(self._context, run, count, attempt, module)
 
     def train(self, run: RunDir, attempt: int, count: int = 0) -> None:
         """Its ranks, to their end."""
@@ -125,10 +130,31 @@ class SmallRun:
         return [json.loads(child.stdout.read_text("utf-8")) for child in children]
 
 
+def _small_parallel(parallel: ParallelSpec, ranks: int) -> dict[str, Any]:
+    """Two ranks of each kind of parallelism that there is, as far as they go."""
+    degrees, left = {}, ranks
+    for kind in ("tensor_parallel", "context_parallel", "pipeline_parallel"):
+        degrees[kind] = 2 if getattr(parallel, kind) > 1 and left % 2 == 0 else 1
+        left //= degrees[kind]
+    small: dict[str, Any] = {
+        **degrees,
+        "data_parallel": left,
+        "zero_stage": 2 if parallel.zero_stage == 1 else parallel.zero_stage,
+        "recompute": "full" if parallel.recompute == "full" else "none",
+    }
+    replicas = left * degrees["context_parallel"]
+    if parallel.shard_group and replicas % 2 == 0:
+        small["shard_group"] = 2
+    if degrees["pipeline_parallel"] > 1 and parallel.pipeline_schedule == "zero-bubble":
+        small |= {"schedule": "zero-bubble", "zero_stage": min(2, small["zero_stage"])}
+    elif degrees["pipeline_parallel"] > 1 and parallel.virtual_pipeline > 1:
+        small["virtual_pipeline"] = 2
+    return small
+
+
 def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec:
     """The user's spec with everything that makes it long made short."""
-    parallel = spec.parallel
-    tensor = 2 if parallel.tensor_parallel > 1 and ranks % 2 == 0 else 1
+    parallel = _small_parallel(spec.parallel, ranks)
     return RunSpec.model_validate(
         {
             "name": "preflight",
@@ -149,12 +175,7 @@ def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec
                 "warmup_steps": 2,
                 "decay_steps": 4,
             },
-            "parallel": {
-                "data_parallel": ranks // tensor,
-                "tensor_parallel": tensor,
-                "zero_stage": max(2, parallel.zero_stage),
-                "recompute": "full" if parallel.recompute == "full" else "none",
-            },
+            "parallel": parallel,
             "cluster": {
                 "gpus_per_node": ranks,
                 "gpu": spec.cluster.gpu if gpu else "cpu",

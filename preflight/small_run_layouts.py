@@ -31,6 +31,16 @@ another seed makes 1e-3 and more in the first, tensor-parallel ranks that draw t
 (tests/preflight/test_training.py)."""
 
 
+UNDIVIDED: dict[str, Any] = {
+    "tensor_parallel": 1,
+    "context_parallel": 1,
+    "pipeline_parallel": 1,
+    "virtual_pipeline": 1,
+    "schedule": "1f1b",
+    "shard_group": 0,
+}
+"""Data parallel at most."""
+
 Changes: TypeAlias = dict[str, dict[str, Any]]
 """Part of the spec → field → value."""
 
@@ -115,12 +125,16 @@ def _degrees(base: RunSpec) -> Iterator[tuple[str, Changes]]:
         degree = 2 if now == 1 else 1
         data, left = divmod(base.parallel.data_parallel * now, degree)
         if not left:
-            yield f"{kind} {degree}", {"parallel": {kind: degree, "data_parallel": data}}
+            change = {kind: degree, "data_parallel": data, "shard_group": 0}
+            if kind == "pipeline_parallel":
+                change |= {"virtual_pipeline": 1, "schedule": "1f1b"}
+            yield f"{kind} {degree}", {"parallel": change}
 
 
 def _changes(base: RunSpec) -> list[tuple[str, Changes]]:
     parallel = base.parallel
-    stage = 2 if parallel.zero_stage == 3 else 3
+    # Weights that are gathered anew for each pass are no part of a zero-bubble schedule.
+    stage = 2 if parallel.zero_stage == 3 else 0 if parallel.schedule == "zero-bubble" else 3
     recompute = "none" if parallel.recompute == "full" else "full"
     changes: list[tuple[str, Changes]] = [
         (f"zero_stage {stage}", {"parallel": {"zero_stage": stage}}),
@@ -129,7 +143,10 @@ def _changes(base: RunSpec) -> list[tuple[str, Changes]]:
     ]
     if parallel.data_parallel > 1:
         left = parallel.ranks // parallel.data_parallel
-        one = {"parallel": {"data_parallel": 1}, "cluster": {"gpus_per_node": left}}
+        one = {
+            "parallel": {"data_parallel": 1, "shard_group": 0},
+            "cluster": {"gpus_per_node": left},
+        }
         changes.append(("data_parallel 1", one))
     return changes
 

@@ -16,11 +16,13 @@ class TrainingFailed(Exception):
     """The trainer itself ended with an error: training does not work on this machine."""
 
 
-def start_ranks(context: "Context", run: RunDir, count: int, attempt: int) -> list[ranks.Child]:
+def start_ranks(
+    context: "Context", run: RunDir, count: int, attempt: int, module: str = "trainer"
+) -> list[ranks.Child]:
     """The ranks of a run whose folder has spec and dataset, as torchrun would start them."""
     run.attempt(attempt).mkdir(parents=True)
     return context.server().start_ranks(
-        "trainer",
+        module,
         [str(run), "--attempt", str(attempt)],
         count,
         run.attempt(attempt) / "logs" / "trainer",

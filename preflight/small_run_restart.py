@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from launcher.compare import Comparison, compare
 from preflight import ranks
 from preflight.once import ProbeError
-from preflight.small_run_layouts import COMPARED, relative, with_parts
+from preflight.small_run_layouts import COMPARED, UNDIVIDED, relative, with_parts
 from preflight.small_run_ranks import TIMEOUT_S, raise_if_failed
 from smolplan.rundir import RunDir, read_lines, write_text
 from smolplan.spec import dump_spec
@@ -158,7 +158,7 @@ def loaded_by_others(small: "SmallRun") -> Reshaped:
         shutil.rmtree(run.checkpoint(later))
     spec = with_parts(
         small.spec,
-        parallel={"data_parallel": count, "tensor_parallel": 1},
+        parallel={**UNDIVIDED, "data_parallel": count},
         cluster={"gpus_per_node": count},
     )
     write_text(run.spec, dump_spec(spec), durable=False)

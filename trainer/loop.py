@@ -6,23 +6,20 @@ import time
 from dataclasses import asdict
 
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.parallel import loss_parallel
 
 from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
-from trainer.balance import balance, share_losses
+from trainer.balance import balance
 from trainer.checkpoint import Checkpoints
 from trainer.data.dataset import open_dataset
 from trainer.data.loader import checksum, open_loader
 from trainer.data.prefetch import Batches
 from trainer.huggingface.start import load_weights
-from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
-from trainer.parallel import distribute, join, shard_of
+from trainer.parallel import join
+from trainer.passes import Passes
 from trainer.replicas import CHECK_EVERY_STEPS, difference, digests
 from trainer.report import Efficiency, Reporter
 from trainer.schedule import learning_rate
@@ -50,11 +47,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     loader = open_loader(spec, dataset)
     world = join(spec)
 
-    with torch.device("meta"):  # no rank ever holds the whole model
-        model = CausalLM(spec.model, spec.data.seq_len)
-    distribute(model, spec, world.mesh)
-    model.materialise(world.device)
-    initialise(model, spec.model.init_std, spec.seed, shard_of)
+    passes = Passes(spec, world, dataset.separator)
+    model = passes.model
     optimizer = build_optimizer(model, spec.optim)
 
     checkpoints = Checkpoints(run, spec, dataset.fingerprint, world, report, attempt)
@@ -92,8 +86,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             decay=spec.optim.decay_steps,
         )
         tokens = torch.from_numpy(batch).to(world.device)
-        loss = _backward(model, tokens, spec.parallel.micro_batch_size, dataset.separator)
-        grad_norm = _clip(model, spec.optim.clip_norm)
+        loss = passes.backward(tokens)
+        grad_norm = passes.clip(spec.optim.clip_norm)
         asked = stop.is_set() or (
             world.rank == 0 and (run.stop_request.exists() or run.yield_request(attempt).exists())
         )
@@ -101,7 +95,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         counted = float(world.leads)
         summed = world.sum(
             [
-                counted * loss / world.data_size,
+                loss * world.part_of_loss,
                 counted * checksum(batch),
                 float(asked),
                 float(request is not None),
@@ -148,7 +142,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         due = step == spec.steps or step % spec.checkpoint.every_steps == 0
         saves = due or stop_votes or save_votes
         if saves or step % CHECK_EVERY_STEPS == 0:
-            odd = difference(world.gather(digests(model, optimizer, step, position)))
+            odd = difference(world.gather(digests(model, optimizer, step, position, world.mesh)))
             if odd is not None:
                 report.event("replicas_differ", step=step, **asdict(odd))
                 raise NamedExit(
@@ -170,30 +164,3 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     report.event("finished", step=step)
     report.beat(step, "finished", last_step_s)
     world.barrier()
-
-
-def _backward(model: CausalLM, tokens: Tensor, micro_batch_size: int, separator: int) -> float:
-    """Gradients of this rank's share, micro-batch by micro-batch; its mean loss in nats.
-    tokens: int64 (share, seq_len + 1)."""
-    pieces = tokens.split(micro_batch_size)
-    share_losses(model, len(pieces))
-    losses = []
-    for number, piece in enumerate(pieces):
-        # FSDP reduces gradients once, in the last backward pass.
-        model.set_requires_gradient_sync(number == len(pieces) - 1)  # type: ignore[operator]
-        with loss_parallel():  # of logits that lie on several ranks; of others as ever
-            loss, objective = model(piece[:, :-1], separator, piece[:, 1:])
-            (objective / len(pieces)).backward()
-        losses.append(loss.detach())
-    # Looked at once, at the end: each look makes the host wait for the device.
-    return float(torch.stack(losses).double().mean().item())
-
-
-def _clip(model: CausalLM, longest: float) -> float:
-    """Shorten the gradients to a norm of `longest`; the norm that they had, over all ranks."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    # One number for all, summed once: ranks that hold the same weight must scale it alike.
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    torch.nn.utils.clip_grads_with_norm_(model.parameters(), longest, norm)
-    return float(norm.item())

@@ -11,17 +11,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
+from trainer.context_parallel import share_sequence
+from trainer.mesh import Mesh, mesh_of
 from trainer.model.block import Block
 from trainer.model.places import Places
 from trainer.model.transformer import CausalLM
 from trainer.report import peak_resident_bytes
+from trainer.stages import Elsewhere, Stage, cut
 from trainer.tensor_parallel import split_layers
 
 log = logging.getLogger("trainer")
@@ -36,23 +38,31 @@ class World:
     rank: int
     size: int
     device: torch.device
-    mesh: DeviceMesh
-    """(data, tensor). The ranks of a tensor-parallel group are neighbours: on one host, where a
-    host's ranks divide by them."""
+    mesh: Mesh
 
     @property
     def data_rank(self) -> int:
-        """Which share of a batch this rank reads; all of a tensor-parallel group read the same."""
-        return self.mesh.get_local_rank("data")
+        """Which share of a batch this rank reads: the same as all that hold parts of its replica of
+        the model, or parts of its sequences."""
+        return self.mesh.tokens.get_local_rank("data")
 
     @property
     def data_size(self) -> int:
-        return self.mesh["data"].size()
+        return self.mesh.tokens["data"].size()
 
     @property
     def leads(self) -> bool:
-        """Whether it speaks for its tensor-parallel group, whose ranks all know the same."""
-        return self.mesh.get_local_rank("tensor") == 0
+        """Whether it speaks for those that read the same."""
+        return not any(map(self.mesh.tokens.get_local_rank, ("pipeline", "context", "tensor")))
+
+    @property
+    def part_of_loss(self) -> float:
+        """What of the batch's mean loss this rank's is, where all are summed up: nothing, if it
+        does not end a pipeline or a neighbour in its tensor-parallel group tells the same."""
+        at, tokens = self.mesh.tokens.get_local_rank, self.mesh.tokens
+        if at("tensor") or at("pipeline") + 1 < tokens["pipeline"].size():
+            return 0.0
+        return 1 / (tokens["data"].size() * tokens["context"].size())
 
     def sum(self, values: list[float]) -> list[float]:
         """Element-wise sum over all ranks, in float64 (exact for integers below 2**53)."""
@@ -104,27 +114,6 @@ def join(spec: RunSpec) -> World:
     return World(rank, size, device, mesh_of(spec, size, device.type))
 
 
-def mesh_of(spec: RunSpec, ranks: int, kind: str) -> DeviceMesh:
-    """(data, tensor): as many replicas as the ranks that there are make. Raises NamedExit BAD_SPEC
-    if they make none, or the batch does not divide by them."""
-    tensor, micro = spec.parallel.tensor_parallel, spec.parallel.micro_batch_size
-    if ranks % tensor:
-        raise NamedExit(
-            ExitCode.BAD_SPEC,
-            f"{ranks} ranks do not divide by parallel.tensor_parallel {tensor}",
-        )
-    data = ranks // tensor
-    if spec.optim.global_batch_size % (data * micro):
-        raise NamedExit(
-            ExitCode.BAD_SPEC,
-            f"optim.global_batch_size {spec.optim.global_batch_size} does not divide by "
-            f"{data} data-parallel ranks × parallel.micro_batch_size {micro}",
-        )
-    mesh = init_device_mesh(kind, (data, tensor), mesh_dim_names=("data", "tensor"))
-    mesh._flatten("world")  # so that what is summed over both is summed at once
-    return mesh
-
-
 def _loopback_store() -> dict[str, Any]:
     """Rank 0's store on 127.0.0.1 where that is where the ranks meet without an agent: a store
     that torch opens itself listens on every interface. Empty where torch is to see to it."""
@@ -143,23 +132,32 @@ def _loopback_store() -> dict[str, Any]:
     return {"store": store, "rank": rank, "world_size": size}
 
 
-def distribute(model: CausalLM, spec: RunSpec, mesh: DeviceMesh) -> None:
-    """Share layers out over the tensor-parallel ranks; then shard parameters, gradients and
-    optimiser state over the data-parallel ranks (FSDP2), a block at a time. Stage 2 keeps gathered
-    weights between forward and backward. mesh: (data, tensor)."""
-    data, tensor = mesh["data"], mesh["tensor"]
+def distribute(
+    model: CausalLM, spec: RunSpec, mesh: Mesh, stage: Stage | None = None, separator: int = 0
+) -> None:
+    """Share sequences out over the context-parallel ranks and layers over the tensor-parallel ones;
+    keep what a stage of a pipeline holds; then shard parameters, gradients and optimiser state
+    over the others (FSDP2), a block at a time. Stage 2 keeps gathered weights between forward and
+    backward."""
+    context, tensor = mesh.tokens["context"], mesh.weights["tensor"]
+    if context.size() > 1:
+        share_sequence(model, context)
     if tensor.size() > 1:
         split_layers(model, tensor)
+    if stage is not None:
+        cut(model, stage, separator)
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if spec.optim.precision == "bf16" else None,
         reduce_dtype=torch.float32,
     )
     reshard = spec.parallel.zero_stage == 3
     for block in model.model.layers:
+        if isinstance(block, Elsewhere):
+            continue
         if spec.parallel.recompute == "full":
             _recompute(block)
-        fully_shard(block, mesh=data, mp_policy=policy, reshard_after_forward=reshard)
-    fully_shard(model, mesh=data, mp_policy=policy, reshard_after_forward=reshard)
+        fully_shard(block, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
+    fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
 
 
 def shard_of(whole: Tensor, parameter: Tensor) -> Tensor:

@@ -2,9 +2,10 @@
 raises no error; its copy drifts from the others' and training goes on, slightly worse.
 
 Under FSDP no rank holds a copy of another's weights, so there is nothing to compare them with. What
-there are copies of is compared bit by bit: over all ranks the rotary tables, routers' biases,
-optimiser steps, step and position in the data; over the ranks of a tensor-parallel group the norms
-with their moments.
+there are copies of is compared bit by bit, weights with their moments: over all ranks the rotary
+tables, routers' biases, optimiser steps, step and position in the data; over the ranks of a
+tensor-parallel group the norms; over groups of replicas (HSDP) all weights; over a pipeline's ends
+a tied embedding.
 """
 
 import hashlib
@@ -12,14 +13,17 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from trainer.model.transformer import CausalLM
+from trainer.mesh import Mesh
 
 CHECK_EVERY_STEPS = 100
-"""And before every checkpoint, so that none holds what differs. The copies are small: norms and
-tables, a few thousandths of the weights."""
+"""And before every checkpoint, so that none holds what differs. Without HSDP the copies are small:
+norms and tables, a few thousandths of the weights."""
+
+AT_ONCE_BYTES = 16 * 2**20
+"""Of a weight that are looked at together: each takes eight bytes and its place eight more."""
 
 EVERYWHERE = "rotary tables, routers' biases, optimiser steps, step or position in the data"
 
@@ -33,15 +37,15 @@ class Difference:
 
 
 def digests(
-    model: CausalLM, optimizer: torch.optim.Optimizer, step: int, position: int
+    model: nn.Module, optimizer: torch.optim.Optimizer, step: int, position: int, mesh: Mesh
 ) -> dict[str, str]:
     """What is held → hash of it. Ranks that have the same key are to have the same hash."""
     copies: dict[str, list[Tensor]] = defaultdict(list)
     copies[EVERYWHERE] += [_bits(buffer) for buffer in model.buffers()]
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         state = optimizer.state[parameter]
         copies[EVERYWHERE].append(_bits(state["step"]))
-        if share := _share(parameter):
+        if share := _share(name, parameter, mesh):
             moments = (state["exp_avg"], state["exp_avg_sq"])
             copies[share] += [_bits(_local(held)) for held in (parameter.data, *moments)]
     # One look at the device for all: each makes the host wait for it.
@@ -49,7 +53,8 @@ def digests(
     numbers = torch.stack([bits.to(device) for held in copies.values() for bits in held]).tolist()
     counted = iter(numbers)
     told = {what: [next(counted) for _ in held] for what, held in copies.items()}
-    told[EVERYWHERE] += [step, position]
+    # Stages of a pipeline have these as often as they have weights: each value counts once.
+    told[EVERYWHERE] = [*sorted(set(told[EVERYWHERE])), step, position]
     return {what: hashlib.sha256(str(held).encode()).hexdigest() for what, held in told.items()}
 
 
@@ -65,19 +70,26 @@ def difference(by_rank: list[dict[str, str]]) -> Difference | None:
     return None
 
 
-def _share(parameter: Tensor) -> str:
+def _share(name: str, parameter: Tensor, mesh: Mesh) -> str:
     """Which ranks hold the same as this one, by the share that they have of the whole; empty if
     none does."""
-    if not isinstance(parameter, DTensor):
+    pipeline = mesh.weights["pipeline"]
+    # Both ends of a pipeline have the embedding where it is tied; one, where it is not.
+    at_the_ends = pipeline.size() > 1 and name == "model.embed_tokens.weight"
+    copied, share = at_the_ends, [f"stage {pipeline.get_local_rank()}"]
+    if at_the_ends or pipeline.size() == 1:
+        share = ["the embedding"] if at_the_ends else []
+    if isinstance(parameter, DTensor):
+        inner, names = parameter.device_mesh, parameter.device_mesh.mesh_dim_names or ()
+        where: list[int] = list(inner.get_coordinate() or ())
+        for placement, at, dimension in zip(parameter.placements, where, names, strict=True):
+            if placement.is_replicate():
+                copied = copied or inner[dimension].size() > 1
+            else:
+                share.append(f"{dimension} {at}")
+    if not copied:
         return ""
-    mesh, names = parameter.device_mesh, parameter.device_mesh.mesh_dim_names or ()
-    where: list[int] = list(mesh.get_coordinate() or ())
-    placed = list(zip(parameter.placements, where, names, strict=True))
-    copied = [mesh[name].size() for placement, _, name in placed if placement.is_replicate()]
-    if max(copied, default=1) == 1:
-        return ""
-    share = [f"{name} {at}" for placement, at, name in placed if not placement.is_replicate()]
-    return " ".join(["norms or their moments", *(["of", *share] if share else [])])
+    return " ".join(["weights or their moments", *(["of", *share] if share else [])])
 
 
 def _local(held: Tensor) -> Tensor:
@@ -86,6 +98,10 @@ def _local(held: Tensor) -> Tensor:
 
 def _bits(held: Tensor) -> Tensor:
     """int64, a sum of the bytes by their places: no single flipped bit leaves it as it is."""
-    octets = held.detach().contiguous().reshape(-1).view(torch.uint8).to(torch.int64)
-    places = torch.arange(1, octets.numel() + 1, device=octets.device)
-    return (octets * places).sum()
+    octets = held.detach().contiguous().reshape(-1).view(torch.uint8)
+    total = torch.zeros((), dtype=torch.int64, device=octets.device)
+    for number, piece in enumerate(octets.split(AT_ONCE_BYTES)):
+        first = number * AT_ONCE_BYTES + 1
+        places = torch.arange(first, first + piece.numel(), device=octets.device)
+        total += (piece * places).sum()
+    return total

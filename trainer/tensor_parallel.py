@@ -31,15 +31,20 @@ def split_layers(model: CausalLM, mesh: DeviceMesh) -> None:
     plan = {
         "model.embed_tokens": RowwiseParallel(input_layouts=WHOLE, output_layouts=BY_SEQUENCE),
         "model.norm": SequenceParallel(),
-        "model": PrepareModuleOutput(
-            output_layouts=BY_SEQUENCE, desired_output_layouts=WHOLE, use_local_output=False
-        ),
         "lm_head": ColwiseParallel(output_layouts=BY_VOCABULARY, use_local_output=False),
     }
     for number, block in enumerate(model.model.layers):
         assert isinstance(block, Block)
         plan |= {f"model.layers.{number}.{name}": style for name, style in _styles(block).items()}
     parallelize_module(model, mesh, plan)
+    # The head takes hidden states whole, also where it is given them piece by piece.
+    parallelize_module(
+        model.model.norm,
+        mesh,
+        PrepareModuleOutput(
+            output_layouts=BY_SEQUENCE, desired_output_layouts=WHOLE, use_local_output=False
+        ),
+    )
     model.tie()  # each of its places was given a share of its own
 
 

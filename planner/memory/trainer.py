@@ -2,13 +2,13 @@
 
 The trainer shards with FSDP2, a block at a time: fp32 weights, gradients and moments; what it
 computes with is gathered in the compute type. Each moment below is a set of lines; the peak is the
-moment whose lines add up to the most. It counts data-parallel ranks only: of tensor-parallel ones
-the general account (sharded.py) tells. Which tensors a block keeps depends on the device's kernels:
-nn.RMSNorm is one kernel on a GPU, and on a CPU a row of operations that keep fp32 copies. The CPU's
-figures are held against torch's FSDPMemTracker (tests/trainer/test_memory_tracked.py), the GPU's
-against the allocator's peak on an H100 (python -m benchmarks.trainer_gpu). Not counted: the CUDA
-context, NCCL's buffers and what the allocator cannot use; leave a tenth of the memory or more for
-them.
+moment whose lines add up to the most. It counts data-parallel ranks only, which share all weights:
+of other layouts the general account (sharded.py) tells. Which tensors a block keeps depends on the
+device's kernels: nn.RMSNorm is one kernel on a GPU, and on a CPU a row of operations that keep fp32
+copies. The CPU's figures are held against torch's FSDPMemTracker
+(tests/trainer/test_memory_tracked.py), the GPU's against the allocator's peak on an H100 (python -m
+benchmarks.trainer_gpu). Not counted: the CUDA context, NCCL's buffers and what the allocator cannot
+use; leave a tenth of the memory or more for them.
 """
 
 from typing import TYPE_CHECKING
@@ -53,11 +53,14 @@ def trainer_memory_bytes(
 
 
 def is_counted(spec: "RunSpec") -> bool:
-    """Whether this is the account of a spec: the trainer runs it, the model is plain, and there is
-    no tensor parallelism, of which it does not know. The general account (sharded.py) estimates
+    """Whether this is the account of a spec: the trainer runs it on data-parallel ranks alone, all
+    of which share the weights, and the model is plain. The general account (sharded.py) estimates
     the others."""
-    tensor = spec.parallel.tensor_parallel
-    return tensor == 1 and is_plain(spec.model) and not spec.unsupported_by_trainer()
+    parallel = spec.parallel
+    others = parallel.tensor_parallel * parallel.context_parallel * parallel.pipeline_parallel
+    shares = parallel.zero_stage >= 2 and parallel.shard_group in (0, parallel.data_parallel)
+    alone = others == 1 and shares
+    return alone and is_plain(spec.model) and not spec.unsupported_by_trainer()
 
 
 def is_plain(model: "ModelSpec | Architecture") -> bool:

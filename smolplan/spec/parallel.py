@@ -16,7 +16,9 @@ class ParallelSpec(SpecPart):
     tensor_parallel: Count = Field(
         default=1, description="Neighbouring ranks that share out each layer, and the sequence."
     )
-    pipeline_parallel: Count = Field(default=1)
+    pipeline_parallel: Count = Field(
+        default=1, description="Stages of neighbouring layers that micro-batches pass through."
+    )
     virtual_pipeline: Count = Field(
         default=1, description="Parts of the model that each pipeline stage holds (interleaving)."
     )
@@ -29,7 +31,9 @@ class ParallelSpec(SpecPart):
         description="Order of the pipeline's passes; with virtual_pipeline above 1, 1f1b is "
         "interleaved. zero-bubble: Qi et al. 2023, arXiv 2401.10241.",
     )
-    context_parallel: Count = Field(default=1)
+    context_parallel: Count = Field(
+        default=1, description="Ranks that share out the tokens of each sequence."
+    )
     expert_parallel: Count = Field(
         default=1,
         description="Ranks among the data- and context-parallel ones that hold different experts.",
@@ -63,6 +67,29 @@ class ParallelSpec(SpecPart):
         if self.schedule == "1f1b" and self.virtual_pipeline > 1:
             return "interleaved"
         return self.schedule
+
+    def layers_of_stage(self, stage: int, layers: int) -> range:
+        """Of a model's layers those of one of pipeline_parallel × virtual_pipeline parts. Where
+        they do not divide, the first parts have one more: the last has the head to compute."""
+        each, more = divmod(layers, self.pipeline_parallel * self.virtual_pipeline)
+        first = stage * each + min(stage, more)
+        return range(first, first + each + (stage < more))
+
+    def misfit_of_pipeline(self, micro_batches: int) -> str:
+        """Why a pipeline cannot run so many micro-batches in a step; empty if it can."""
+        stages = self.pipeline_parallel
+        if micro_batches < stages:
+            return (
+                f"{micro_batches} micro-batches a step are fewer than the {stages} stages of "
+                f"parallel.pipeline_parallel; a larger optim.global_batch_size makes more, or a "
+                f"smaller parallel.micro_batch_size or data_parallel"
+            )
+        if self.pipeline_schedule != "1f1b" and micro_batches % stages:
+            return (
+                f"{micro_batches} micro-batches a step do not divide by "
+                f"parallel.pipeline_parallel {stages}, as schedule {self.pipeline_schedule} needs"
+            )
+        return ""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

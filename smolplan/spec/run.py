@@ -70,42 +70,57 @@ class RunSpec(SpecPart):
 
     def unsupported_by_trainer(self) -> list[str]:
         """What the bundled trainer cannot run yet, a clause each; empty if it can run it all."""
-        parallel = self.parallel
+        parallel, length = self.parallel, self.data.seq_len
         problems = self.model.unsupported_by_trainer()
-        problems += [
-            f"parallel.{name} is {degree}: the bundled trainer runs data_parallel and "
-            "tensor_parallel only"
-            for name in (
-                "pipeline_parallel",
-                "virtual_pipeline",
-                "context_parallel",
-                "expert_parallel",
-            )
-            if (degree := getattr(parallel, name)) > 1
-        ]
-        if self.data.seq_len % parallel.tensor_parallel:
+        if parallel.expert_parallel > 1:
             problems.append(
-                f"data.seq_len {self.data.seq_len} does not divide by parallel.tensor_parallel "
-                f"{parallel.tensor_parallel}: the bundled trainer shares each sequence out"
+                f"parallel.expert_parallel is {parallel.expert_parallel}: the bundled trainer "
+                f"keeps a layer's experts together"
             )
         if parallel.tensor_parallel > 1 and (whole := self.model.unsplit_by_trainer()):
             problems.append(
                 f"{', '.join(whole)}: the bundled trainer runs it with "
                 f"parallel.tensor_parallel 1 only"
             )
-        if parallel.schedule != "1f1b":
+        tensor, context = parallel.tensor_parallel, parallel.context_parallel
+        # Of a context-parallel rank's sequence one half is from the beginning, one from the end.
+        if length % (context * tensor) or (context > 1 and length % (2 * context)):
             problems.append(
-                f"parallel.schedule is {parallel.schedule}: the bundled trainer runs no pipeline"
+                f"data.seq_len {length} does not divide by parallel.context_parallel {context} × "
+                f"tensor_parallel {tensor}{' and by 2 × context_parallel' * (context > 1)}: the "
+                f"bundled trainer shares each sequence out"
             )
-        replicas = parallel.data_parallel * parallel.context_parallel
-        if parallel.shard_group not in (0, replicas):
+        if context > 1 and set(self.model.layer_kinds.upper()) & set("ML"):
             problems.append(
-                f"parallel.shard_group is {parallel.shard_group}: the bundled trainer shards over "
-                f"all {replicas} replicas"
+                f"parallel.context_parallel is {context}: the bundled trainer has layers M and L "
+                f"go through a sequence on one rank"
             )
-        if parallel.zero_stage < 2:
+        if self.model.experts is not None and context * parallel.pipeline_parallel > 1:
             problems.append(
-                f"parallel.zero_stage is {parallel.zero_stage}: the bundled trainer runs 2 and 3"
+                "model.experts is set: the bundled trainer runs experts with "
+                "parallel.context_parallel 1 and pipeline_parallel 1 only"
+            )
+        if problem := parallel.misfit_of_pipeline(self.gradient_accumulation):
+            problems.append(problem)
+        if parallel.pipeline_parallel == 1 and parallel.pipeline_schedule != "1f1b":
+            problems.append(
+                f"parallel.schedule is {parallel.pipeline_schedule} with "
+                f"{parallel.virtual_pipeline} parts a stage: without a pipeline leave it out"
+            )
+        if parallel.schedule == "zero-bubble" and parallel.virtual_pipeline > 1:
+            problems.append(
+                f"parallel.virtual_pipeline is {parallel.virtual_pipeline}: the bundled trainer's "
+                f"zero-bubble schedule has one part a stage"
+            )
+        if parallel.schedule == "zero-bubble" and parallel.zero_stage == 3:
+            problems.append(
+                "parallel.zero_stage is 3 with schedule zero-bubble, which goes back through the "
+                "weights twice: the bundled trainer keeps them gathered, so make it 2"
+            )
+        if parallel.zero_stage == 1:
+            problems.append(
+                "parallel.zero_stage is 1: the bundled trainer runs 0, 2 and 3; 2 holds less and "
+                "sends as much"
             )
         if parallel.recompute == "selective":
             problems.append(

@@ -168,7 +168,7 @@ def test_a_spec_is_validated_against_the_catalogue_too(tmp_path: Path) -> None:
 def test_a_dry_run_refuses_what_a_launch_would_and_starts_nothing(
     store: Store, tmp_path: Path
 ) -> None:
-    refused = smolplan("launch", "smollm3-3b", "--dry-run")
+    refused = smolplan("launch", "qwen3-235b-a22b", "--dry-run")
     assert refused.returncode == 2
     assert "zero_stage" in refused.stderr
     shown = smolplan("launch", "tiny-cpu", "--dry-run", "--runs-dir", str(tmp_path / "runs"))

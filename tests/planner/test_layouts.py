@@ -20,6 +20,7 @@ from planner.memory import (
     state_lines,
     trainer_memory_bytes,
 )
+from planner.memory.trainer import is_counted
 from planner.restrict import NAMED, SHORT_NAMES, TRAINER, parse_restrictions
 from preflight.checks import config
 from smolplan.errors import UserError
@@ -220,14 +221,10 @@ def test_experts_are_spread_among_the_data_parallel_ranks_and_take_less_memory_e
     assert sharded(8) == pytest.approx(sharded(1), rel=1e-6)
 
 
-def test_the_trainers_restriction_is_what_the_spec_says_of_the_trainer() -> None:
+def test_the_trainers_restriction_is_what_its_memory_account_knows() -> None:
     job = replace(JOB, gpus=8, global_batch_size=16)
     everything = layouts_of(legal_layouts(job))
-    runs = {
-        one
-        for one in everything
-        if not as_spec(job, one).unsupported_by_trainer() and one.tensor_parallel == 1
-    }
+    runs = {one for one in everything if is_counted(as_spec(job, one))}
     assert set(layouts_of(legal_layouts(replace(job, restrictions=TRAINER)))) == runs
     assert 0 < len(runs) < len(everything)
 

@@ -13,7 +13,7 @@ import pytest
 from planner.params import parameter_count
 from preflight.runner import run
 from preflight.small_model import small_model
-from smolplan.spec import ModelSpec, load_preset, preset_names
+from smolplan.spec import ModelSpec, dump_spec, load_preset, preset_names
 from tests.preflight.support import only, put_first, with_part
 from tests.support import make_spec, smolplan, wait_until
 
@@ -60,7 +60,13 @@ def test_a_fit_machine_passes_and_nothing_is_left_behind(data_cache: Path, tmp_p
     unfit = {r.name: (r.state, r.why) for r in report.results if r.state in ("fail", "unknown")}
     assert unfit == {}
     states = {r.name: r.state for r in report.results}
-    for name in ("network.all_reduce", "training.loss", "training.layouts", "training.speed"):
+    for name in (
+        "network.all_reduce",
+        "training.loss",
+        "training.layouts",
+        "training.weights",
+        "training.speed",
+    ):
         assert states[name] == "pass"
     for what in ("save", "resume", "torn", "reshard"):
         assert states[f"checkpoint.{what}"] == "pass"
@@ -125,8 +131,14 @@ def test_ranks_that_cannot_reach_each_other_are_told_of_in_their_own_words(
     assert "nosuch0" in result.why
 
 
+def wrongly_laid_out(folder: Path) -> str:
+    path = folder / "run.yaml"
+    path.write_text(dump_spec(with_part(load_preset("smollm3-3b"), "parallel", zero_stage=1)))
+    return str(path)
+
+
 def test_the_command_answers_in_json_and_by_exit_code(tmp_path: Path) -> None:
-    done = smolplan("preflight", "smollm3-3b", "--only", "config", "--json")
+    done = smolplan("preflight", wrongly_laid_out(tmp_path), "--only", "config", "--json")
     assert done.returncode == 1
     results = {r["name"]: r for r in json.loads(done.stdout)["results"]}
     assert results["config.layout"]["state"] == "fail"
@@ -154,8 +166,9 @@ def test_a_model_that_the_trainer_cannot_run_is_refused_before_any_check(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_table_is_80_columns_wide_and_says_why_and_what_to_do() -> None:
-    done = smolplan("preflight", "smollm3-3b", "--only", "config.layout", "--only", "data.sources")
+def test_the_table_is_80_columns_wide_and_says_why_and_what_to_do(tmp_path: Path) -> None:
+    checks = ("--only", "config.layout", "--only", "data.sources")
+    done = smolplan("preflight", wrongly_laid_out(tmp_path), *checks)
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "fail data.sources: data.sources is empty" in done.stdout
     assert "→ Add a source" in done.stdout

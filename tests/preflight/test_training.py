@@ -56,7 +56,7 @@ def broken(module):
     right = module.shard_of
 
     def shard_of(whole, parameter):
-        # Of (data, tensor), where a parameter lies on several tensor-parallel ranks.
+        # Of (shard, tensor), where a parameter lies on several tensor-parallel ranks.
         for placement in parameter.placements[1:]:
             if placement.is_shard():
                 first, second = whole.chunk(2, placement.dim)
@@ -79,13 +79,15 @@ def test_ranks_that_draw_from_seeds_of_their_own_are_found_out_and_the_layout_na
     data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(ONE_SEED_A_RANK, tmp_path / "broken", monkeypatch)
-    checks = ["training.layouts", "training.loss", "training.speed"]
+    checks = ["training.layouts", "training.loss", "training.speed", "training.weights"]
     results = {r.name: r for r in run(make_spec(data_cache), tmp_path, only=checks).results}
     layouts = results["training.layouts"]
     assert layouts.state == "fail"
     assert "data_parallel 1: loss or gradient norm differ by" in layouts.why
     assert "micro_batch_size" not in layouts.why
     assert layouts.measured["first_step_apart"] > 1e-4
+    weights = results["training.weights"]
+    assert weights.state == "fail" and "the spec's layout: mean or deviation" in weights.why
     # Neither shows in the first loss nor in the speed: that is why it was noticed so late.
     assert results["training.loss"].state == "pass"
     speed = results["training.speed"]
@@ -99,7 +101,13 @@ def test_tensor_parallel_ranks_that_draw_the_same_shards_are_found_out(
     data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(ONE_SEED_FOR_ALL_SHARDS, tmp_path / "broken", monkeypatch)
-    (found,) = run(make_spec(data_cache), tmp_path, only=["training.layouts"]).results
+    checks = ["training.layouts", "training.weights"]
+    results = {r.name: r for r in run(make_spec(data_cache), tmp_path, only=checks).results}
+    weights = results["training.weights"]
+    assert weights.state == "fail"
+    assert "in tensor_parallel 2: shares of two tensor-parallel ranks correlate" in weights.why
+    assert weights.measured["shares_correlate"] > 0.99
+    found = results["training.layouts"]
     assert found.state == "fail"
     assert found.why.startswith("tensor_parallel 2: loss or gradient norm differ by")
     assert "data_parallel 1" not in found.why
@@ -141,9 +149,12 @@ def test_all_that_the_trainer_can_lay_out_otherwise_is_tried(tmp_path: Path) -> 
         "zero_stage 2",
         "recompute full",
         "tensor_parallel 2",
+        "context_parallel 2",
+        "pipeline_parallel 2",
     }
-    (together, split) = variants(base)
+    (together, split, *others) = variants(base)
     assert (split.spec.parallel.tensor_parallel, split.spec.parallel.ranks) == (2, 2)
+    assert [other.spec.parallel.ranks for other in others] == [2, 2]
     assert together.spec.parallel.ranks == 1
     assert together.spec.optim.global_batch_size == base.optim.global_batch_size
 

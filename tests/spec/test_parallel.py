@@ -1,10 +1,13 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
-from planner.memory import layout_of
+from planner.architecture import architecture_of
+from planner.memory import Layout, layout_of
+from planner.memory.state import stage_layers
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec, dump_spec, load_preset, parse_spec
+from smolplan.spec.parallel import ParallelSpec
 
 SMOLLM3 = dump_spec(load_preset("smollm3-3b"))
 
@@ -67,10 +70,49 @@ def test_what_no_pipeline_or_shard_group_can_be_is_refused(added: str, said: str
 
 
 def test_the_trainer_says_what_it_cannot_run_of_schedule_and_shard_group() -> None:
-    told = " ".join(parsed(schedule="zero-bubble", shard_group=8).unsupported_by_trainer())
-    assert "parallel.schedule is zero-bubble" in told
-    assert "parallel.shard_group is 8" in told
-    assert "shard_group" not in " ".join(parsed(shard_group=192).unsupported_by_trainer())
+    told = " ".join(parsed(schedule="zero-bubble", zero_stage=1).unsupported_by_trainer())
+    assert "without a pipeline leave it out" in told
+    assert "parallel.zero_stage is 1" in told
+    assert parsed(shard_group=8, zero_stage=3).unsupported_by_trainer() == []
+
+
+@pytest.mark.parametrize(
+    ("parallel", "said"),
+    [
+        ({"data_parallel": 96, "pipeline_parallel": 2}, ""),
+        ({"data_parallel": 48, "context_parallel": 4}, ""),
+        ({"data_parallel": 96, "pipeline_parallel": 2, "micro_batch_size": 6}, "fewer than the 2"),
+        (
+            {"data_parallel": 48, "pipeline_parallel": 4, "micro_batch_size": 2}
+            | {"virtual_pipeline": 9},
+            "do not divide by parallel.pipeline_parallel 4",
+        ),
+        (
+            {"data_parallel": 96, "pipeline_parallel": 2, "schedule": "zero-bubble"},
+            "make it 2",
+        ),
+    ],
+)
+def test_the_trainer_says_which_pipelines_it_cannot_run(
+    parallel: dict[str, object], said: str
+) -> None:
+    spec = parsed(**{"zero_stage": 3, **parallel})
+    told = " ".join(spec.unsupported_by_trainer())
+    assert said in told and bool(said) == bool(told), told
+
+
+def test_stages_hold_every_layer_once_and_the_first_as_many_as_the_planner_says() -> None:
+    for layers, pipeline, virtual in [(36, 4, 1), (30, 4, 1), (30, 4, 2), (7, 3, 2), (5, 4, 1)]:
+        parallel = ParallelSpec(
+            pipeline_parallel=pipeline, virtual_pipeline=virtual, uneven_stages=True
+        )
+        stages = [parallel.layers_of_stage(n, layers) for n in range(pipeline * virtual)]
+        assert [layer for stage in stages for layer in stage] == list(range(layers))
+        if virtual == 1:
+            arch = architecture_of(load_preset("smollm3-3b").model)
+            layout = Layout(pipeline_parallel=pipeline)
+            of_first = stage_layers(replace(arch, layers=layers), layout, last_stage=False)
+            assert len(stages[0]) == of_first
 
 
 def test_the_planners_layout_says_all_that_the_specs_does() -> None:

@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
-from torch.distributed.device_mesh import DeviceMesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from planner.memory.trainer import trainer_memory_lines
 from smolplan.spec import RunSpec, load_preset
+from trainer.mesh import Mesh, mesh_of
 from trainer.model.transformer import CausalLM
 from trainer.optim import build_optimizer
-from trainer.parallel import distribute, mesh_of
+from trainer.parallel import distribute
 
 MODEL = {
     "layers": 4,
@@ -57,7 +57,7 @@ def a_spec(
 
 
 @contextmanager
-def ranks_of_nothing(spec: RunSpec) -> Iterator[DeviceMesh]:
+def ranks_of_nothing(spec: RunSpec) -> Iterator[Mesh]:
     count = spec.parallel.ranks
     dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
     try:

@@ -12,6 +12,36 @@ EVERYTHING = {
 }
 EXPERTS = {"routed": 6, "per_token": 2, "ffn_hidden": 10, "shared": 1, "auxiliary_loss": 0.1}
 
+LAYOUTS: list[dict[str, Any]] = [
+    {"shard_group": 2, "recompute": "full"},
+    {"context_parallel": 4},
+    {"context_parallel": 2, "tensor_parallel": 2},
+    {"pipeline_parallel": 4},
+    {"pipeline_parallel": 2, "tensor_parallel": 2},
+    {"pipeline_parallel": 2, "context_parallel": 2, "tied_embeddings": False},
+    {"pipeline_parallel": 2, "virtual_pipeline": 2, "zero_stage": 0},
+    {
+        "pipeline_parallel": 2,
+        "schedule": "zero-bubble",
+        "zero_stage": 2,
+        "recompute": "full",
+    },
+]
+
+
+def on_ranks(ranks: int, module: str, *arguments: str, timeout_s: float = 120.0) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    command = ["--local-addr", "127.0.0.1", "-m", f"tests.trainer.{module}", *arguments]
+    done = subprocess.run(
+        [*torchrun, *address, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -22,14 +52,9 @@ EXPERTS = {"routed": 6, "per_token": 2, "ffn_hidden": 10, "shared": 1, "auxiliar
 def test_a_model_on_several_ranks_computes_what_it_does_on_one(
     ranks: int, tensor: int, model: dict[str, Any]
 ) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    module = ["--local-addr", "127.0.0.1", "-m", "tests.trainer.sharded_weights", str(tensor)]
-    done = subprocess.run(
-        [*torchrun, *address, *module, json.dumps(model)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    on_ranks(ranks, "sharded_weights", str(tensor), json.dumps(model))
+
+
+@pytest.mark.slow
+def test_every_layout_begins_and_trains_as_one_device_does() -> None:
+    on_ranks(4, "layout_curves", *map(json.dumps, LAYOUTS), timeout_s=900)

@@ -24,11 +24,11 @@ if {{"trainer", "launcher.forge.server"}} & set(sys.orig_argv):  # a rank, or wh
 
     real, marker = replicas.digests, pathlib.Path({marker!r})
 
-    def digests(model, optimizer, step, position):
+    def digests(model, optimizer, step, position, mesh):
         if step == 20 and os.environ.get("RANK") == "1" and not marker.exists():
             marker.touch()
             model.model.norm.weight.data.to_local().view(torch.int32)[0] ^= 1  # the lowest bit
-        return real(model, optimizer, step, position)
+        return real(model, optimizer, step, position, mesh)
 
     replicas.digests = digests
 """
@@ -47,7 +47,7 @@ def test_one_flipped_bit_of_a_copy_ends_the_attempt_before_it_is_saved(
     assert first.exit_code == ExitCode.REPLICAS_DIFFER or "ranks 0, 1 differ" in first.cause
     (event,) = events(run, "replicas_differ")
     assert event["ranks"] == [0, 1] and event["by_majority"] is False  # of two, either may be it
-    assert event["what"] == "norms or their moments of data 0"
+    assert event["what"] == "weights or their moments of shard 0"
     assert [e["step"] for e in events(run, "checkpoint_saved")] == [10, 20, 30, 40]
     assert [e["step"] for e in events(run, "resumed")] == [10]
     assert second.step_at_end == 40 and RunDir(run.path).read_metrics()[-1]["attempt"] == 2

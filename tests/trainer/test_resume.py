@@ -31,25 +31,8 @@ def train(run: RunDir, attempt: int, ranks: int) -> int:
         [*torchrun, *address, "127.0.0.1", "-m", "trainer", str(run), "--attempt", str(attempt)],
         capture_output=True,
         check=False,
-        timeout=120,
+        timeout=300,
     ).returncode
-
-
-def test_a_checkpoint_of_two_ranks_goes_on_with_one_within_rounding(
-    tmp_path: Path, data_cache: Path
-) -> None:
-    import shutil
-
-    run = make_run(tmp_path / "run", make_spec(data_cache, steps=8))
-    assert train(run, 1, 2) == 0
-    before = run.read_metrics()
-    shutil.rmtree(run.checkpoint(8))
-    assert train(run, 2, 1) == 0
-    after = run.read_metrics()
-    assert [m["attempt"] for m in after] == [1] * 4 + [2] * 4
-    for old, new in zip(before, after, strict=True):
-        assert new["batch_checksum"] == old["batch_checksum"]
-        assert new["loss"] == pytest.approx(old["loss"], rel=1e-5)
 
 
 def test_an_attempt_that_is_no_longer_the_newest_writes_nothing(

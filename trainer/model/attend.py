@@ -21,7 +21,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, places: Places, window: int | None =
     q: (batch, heads, seq, d); k: (batch, kv heads, seq, d), of which each serves heads / kv heads
     queries; v: (batch, kv heads, seq, value dim) → (batch, heads, seq, value dim).
     """
-    if places.document is None and window is None:
+    k, v = places.everywhere(k), places.everywhere(v)
+    if places.document is None and window is None and not places.shared:
         # Without a mask torch takes a kernel that skips what is not met.
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     if q.is_cuda and min(q.shape[-1], v.shape[-1]) >= LEAST_WIDTH:
@@ -60,9 +61,11 @@ def _skipping(
 
 
 def _blocks(places: Places, window: int | None, make: Kernel) -> Any:
-    document, (batch, length) = places.document, places.shape
+    document, batch = places.document, places.shape[0]
+    here, there = places.positions()
 
     def met(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        query, key = here[query], there[key]
         allowed = query >= key
         if window is not None:
             allowed = allowed & (query - key < window)
@@ -71,4 +74,4 @@ def _blocks(places: Places, window: int | None, make: Kernel) -> Any:
         return allowed
 
     rows = None if document is None else batch
-    return make(met, rows, None, length, length, device=places.cos.device)
+    return make(met, rows, None, len(here), len(there), device=places.cos.device)

@@ -58,32 +58,46 @@ def documents_of(tokens: Tensor, separator: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Places:
-    """Whole on every rank, whatever of the sequence the rank computes."""
+    """Of all tokens on every rank, whatever of the sequence the rank computes."""
 
     shape: torch.Size
     """(batch, seq) of the tokens."""
     cos: Tensor
-    """(seq, head_dim), as sin."""
+    """(seq, head_dim), as sin: of the tokens that are computed here."""
     sin: Tensor
     document: Tensor | None
     """int64 (batch, seq); None where a token attends to all before it."""
     made: dict[Any, Any] = field(default_factory=dict)
     """What all layers need alike, such as masks, by what it is: made once, by the first."""
 
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Of the tokens that are computed here, and of those that `everywhere` gives, int64."""
+        all_tokens = torch.arange(self.shape[1], device=self.cos.device)
+        return all_tokens, all_tokens
+
+    @property
+    def shared(self) -> bool:
+        """Whether other ranks compute some of the tokens."""
+        return False
+
+    def everywhere(self, part: Tensor) -> Tensor:
+        """Keys or values of all tokens, (batch, heads, seq, width), from those computed here."""
+        return part
+
     def mask(self, window: int | None = None) -> Tensor:
-        """Who may attend to whom: bool of shape (batch, 1, seq, seq), causal, within a document,
-        and, with a window, to so many tokens, the token itself included. Made once."""
+        """Who may attend to whom: bool of shape (batch, 1, queries, keys), causal, within a
+        document, and, with a window, to so many tokens, the token itself included. Made once."""
         if window not in self.made:
             self.made[window] = self._mask(window)
         mask: Tensor = self.made[window]
         return mask
 
     def _mask(self, window: int | None) -> Tensor:
-        batch, length = self.shape
-        allowed = torch.ones(length, length, dtype=torch.bool, device=self.cos.device).tril()
+        here, there = self.positions()
+        allowed = there <= here[:, None]
         if window is not None:
-            allowed = allowed.triu(1 - window)
+            allowed = allowed & (there > here[:, None] - window)
         if self.document is None:
-            return allowed.expand(batch, 1, length, length)
-        same = self.document[:, :, None] == self.document[:, None, :]
+            return allowed.expand(self.shape[0], 1, *allowed.shape)
+        same = self.document[:, here, None] == self.document[:, None, there]
         return (same & allowed)[:, None]

@@ -56,13 +56,13 @@ class CausalLM(nn.Module):
         self.z_loss = spec.z_loss
         self.model = Decoder(spec, seq_len)
         self.lm_head = nn.Linear(spec.hidden, spec.vocab_size, bias=False)
-        self._tied = spec.tied_embeddings
+        self.tied = spec.tied_embeddings
         self.tie()
 
     def tie(self) -> None:
         """Have embedding and head be one weight again, where the spec says so and each of its
         places was given one of its own."""
-        if self._tied:
+        if self.tied:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def materialise(self, device: torch.device) -> None:

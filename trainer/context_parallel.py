@@ -1,0 +1,79 @@
+"""Context parallelism, put on the model from outside: ranks that share a sequence's tokens.
+
+Each computes all layers for its own tokens. Attention alone looks further: it meets the keys and
+values of all of them, gathered before it and, as gradients, summed and scattered behind it (Llama
+3, arXiv 2407.21783, section 3.3.2). Masks are made of the tokens' places, which every rank knows
+whole, so documents and windows mean what they mean on one rank.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+
+from trainer.model.places import Places
+from trainer.model.transformer import CausalLM
+
+
+def positions_of(rank: int, ranks: int, seq_len: int) -> Tensor:
+    """Of a sequence's tokens those of one rank, int64 (seq_len / ranks,). Cut into 2 × ranks
+    chunks, the nth from the beginning goes with the nth from the end: a token meets those before
+    it, so that all ranks have the same to do. seq_len divides by 2 × ranks (RunSpec sees to it)."""
+    chunks = torch.arange(seq_len).view(2 * ranks, -1)
+    return torch.cat([chunks[rank], chunks[2 * ranks - 1 - rank]])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedPlaces(Places):
+    """Those of a micro-batch that several ranks compute. Its angles are of this rank's tokens."""
+
+    mine: Tensor
+    """Positions, int64, as `all_ranks`: by rank, in the order in which keys are gathered."""
+    all_ranks: Tensor
+    mesh: DeviceMesh
+
+    @property
+    def shared(self) -> bool:
+        return True
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        return self.mine, self.all_ranks
+
+    def everywhere(self, part: Tensor) -> Tensor:
+        shared = DTensor.from_local(part, self.mesh, [Shard(2)], run_check=False)
+        whole = shared.redistribute(placements=[Replicate()])
+        # Each rank's queries have a gradient of their own for every key.
+        return whole.to_local(grad_placements=[Partial()])
+
+
+def share_sequence(model: CausalLM, mesh: DeviceMesh) -> None:
+    """Have it compute this rank's tokens of the sequences that it is given, and their part of the
+    loss: the mean over the ranks is that of all tokens. mesh: of one dimension."""
+    decoder, ranks = model.model, mesh.size()
+    places, forward = decoder.places, model.forward
+
+    def shared(tokens: Tensor, separator: int | None) -> SharedPlaces:
+        whole, length = places(tokens, separator), tokens.shape[1]
+        by_rank = [positions_of(r, ranks, length).to(tokens.device) for r in range(ranks)]
+        mine = by_rank[mesh.get_local_rank()]
+        angles = {"cos": whole.cos[mine], "sin": whole.sin[mine]}
+        here = {"mine": mine, "all_ranks": torch.cat(by_rank), "mesh": mesh}
+        return SharedPlaces(**{**vars(whole), **angles, **here})
+
+    def own(tokens: Tensor) -> Tensor:
+        at = positions_of(mesh.get_local_rank(), ranks, tokens.shape[1])
+        return tokens[:, at.to(tokens.device)]
+
+    def of_own_tokens(
+        tokens: Tensor, separator: int | None = None, targets: Tensor | None = None
+    ) -> Tensor:
+        return forward(tokens, separator, None if targets is None else own(targets))
+
+    def embed_own(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+        return (own(given[0]),)
+
+    decoder.places = shared  # type: ignore[method-assign]
+    decoder.embed_tokens.register_forward_pre_hook(embed_own)
+    model.forward = of_own_tokens  # type: ignore[method-assign]

@@ -1,0 +1,96 @@
+"""A step's passes through what this rank holds of the model: all of its layers, or some stages."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import loss_parallel
+
+from smolplan.spec import RunSpec
+from trainer.balance import share_losses
+from trainer.model.transformer import CausalLM, initialise
+from trainer.parallel import World, distribute, shard_of
+from trainer.stages import Parts, Stage, TiedEnds, stages_of
+
+if TYPE_CHECKING:
+    from trainer.pipeline import Pipeline
+
+
+class Passes:
+    """Makes the model, laid out as the spec says, with its first weights."""
+
+    def __init__(self, spec: RunSpec, world: World, separator: int) -> None:
+        self._micro_batch_size, self._separator = spec.parallel.micro_batch_size, separator
+        self._along = world.mesh.weights["pipeline"]
+        self._pipeline: Pipeline | None = None
+        self._ends: TiedEnds | None = None
+        self.model: nn.Module
+        """Its parameters are named as in the whole model."""
+        if self._along.size() == 1:
+            self.model = _made(spec, world, None, separator)
+        else:
+            rank = self._along.get_local_rank()
+            stages = stages_of(spec.parallel, spec.model.layers, rank)
+            self.model = Parts(_made(spec, world, stage, separator) for stage in stages)
+            self._pipeline = _pipeline(self.model, stages, spec, world)
+            if spec.model.tied_embeddings:
+                self._ends = TiedEnds(self.model, world.mesh.weights)
+
+    def backward(self, tokens: Tensor) -> float:
+        """Gradients of this rank's share, micro-batch by micro-batch; its mean loss in nats, where
+        this rank knows it. tokens: int64 (share, seq_len + 1)."""
+        with loss_parallel():  # of logits that lie on several ranks; of others as ever
+            if self._pipeline is not None:
+                loss = self._pipeline.backward(tokens)
+            else:
+                loss = self._backward(tokens)
+        if self._ends is not None:
+            self._ends.sum_gradients()
+        # Looked at once, at the end: each look makes the host wait for the device.
+        return float(loss.item())
+
+    def _backward(self, tokens: Tensor) -> Tensor:
+        pieces = tokens.split(self._micro_batch_size)
+        share_losses(self.model, len(pieces))
+        losses = []
+        for number, piece in enumerate(pieces):
+            # FSDP reduces gradients once, in the last backward pass.
+            self.model.set_requires_gradient_sync(number == len(pieces) - 1)  # type: ignore[operator]
+            loss, objective = self.model(piece[:, :-1], self._separator, piece[:, 1:])
+            (objective / len(pieces)).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).double().mean()
+
+    def clip(self, longest: float) -> float:
+        """Shorten the gradients to a norm of `longest`; the norm that they had, over all ranks."""
+        twice = self._ends.weight if self._ends is not None and self._ends.second_copy else None
+        counted = [p for p in self.model.parameters() if p is not twice]
+        norm = nn.utils.get_total_norm([p.grad for p in counted if p.grad is not None])
+        # One number for all, summed once: ranks that hold the same weight must scale it alike.
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if self._pipeline is not None:
+            squares = norm.square()
+            dist.all_reduce(squares, group=self._along.get_group())
+            norm = squares.sqrt()
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), longest, norm)
+        return float(norm.item())
+
+
+def _pipeline(parts: Parts, stages: list[Stage], spec: RunSpec, world: World) -> "Pipeline":
+    # Torch's schedules bring its compiler with them, which takes a good part of a second.
+    from trainer.pipeline import Pipeline
+
+    share = spec.optim.global_batch_size // world.data_size
+    micro_batches = share // spec.parallel.micro_batch_size
+    return Pipeline(parts, stages, spec, world.mesh, micro_batches)
+
+
+def _made(spec: RunSpec, world: World, stage: Stage | None, separator: int) -> CausalLM:
+    with torch.device("meta"):  # no rank ever holds the whole model
+        model = CausalLM(spec.model, spec.data.seq_len)
+    distribute(model, spec, world.mesh, stage, separator)
+    model.materialise(world.device)
+    initialise(model, spec.model.init_std, spec.seed, shard_of)
+    return model
