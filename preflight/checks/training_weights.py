@@ -25,7 +25,7 @@ def weights(context: Context) -> Finding:
         )
     why = ""
     if found.odd:
-        worst = max(found.odd, key=lambda odd: (odd.alike > ALIKE, odd.alike, odd.apart))
+        worst = max(found.odd, key=lambda odd: (odd.alike > ALIKE, odd.apart))
         why = f"{len(found.odd)} weights, {worst.weight} in {worst.layout}: "
         why += (
             f"shares of two tensor-parallel ranks correlate by {worst.alike:.2f}, as if drawn from "

@@ -87,7 +87,7 @@ def test_ranks_that_draw_from_seeds_of_their_own_are_found_out_and_the_layout_na
     assert "micro_batch_size" not in layouts.why
     assert layouts.measured["first_step_apart"] > 1e-4
     weights = results["training.weights"]
-    assert weights.state == "fail" and "the spec's layout: mean or deviation" in weights.why
+    assert weights.state == "fail" and "mean or deviation differ from one" in weights.why
     # Neither shows in the first loss nor in the speed: that is why it was noticed so late.
     assert results["training.loss"].state == "pass"
     speed = results["training.speed"]
