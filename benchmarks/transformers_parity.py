@@ -58,6 +58,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 BATCH, LENGTH = 8, 64
+TOKENS = 32
 LEARNING_RATE, CLIP = 1e-3, 1.0
 
 
@@ -71,15 +72,15 @@ def write_model(folder: Path, spec: ModelSpec, model: CausalLM) -> Family:
     return family
 
 
-def batches(vocabulary: int, steps: int) -> list[Tensor]:
-    """int64 (BATCH, LENGTH + 1): walks whose next step follows from the last two, so that there is
-    something to learn."""
+def batches(steps: int) -> list[Tensor]:
+    """int64 (BATCH, LENGTH + 1): walks over TOKENS numbers whose next step follows from the last
+    two, so that there is something to learn, soon and later."""
     generator = torch.Generator().manual_seed(7)
-    start = torch.randint(vocabulary, (steps * BATCH, 2), generator=generator)
+    start = torch.randint(TOKENS, (steps * BATCH, 2), generator=generator)
     noise = torch.randint(4, (steps * BATCH, LENGTH + 1), generator=generator)
     walk = [start[:, 0], start[:, 1]]
     for place in range(2, LENGTH + 1):
-        walk.append((walk[-1] + 3 * walk[-2] + noise[:, place]) % vocabulary)
+        walk.append((walk[-1] + 3 * walk[-2] + noise[:, place]) % TOKENS)
     return list(torch.split(torch.stack(walk, dim=1), BATCH))
 
 
@@ -113,7 +114,7 @@ def curves(changes: dict[str, Any], steps: int) -> tuple[list[float], list[float
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), spec, ours)
         theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
-    data = batches(spec.vocab_size, steps)
+    data = batches(steps)
     mine, peers = (
         losses_of(model, build_optimizer(model, optim), data) for model in (ours, theirs)
     )

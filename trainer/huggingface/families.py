@@ -281,6 +281,7 @@ def config_of(spec: ModelSpec, family: Family, longest: int) -> Config:
         "attention_dropout": 0.0,
         "pad_token_id": None,
         "bos_token_id": None,
+        "eos_token_id": None,
         **family.own(spec),
     }
 
