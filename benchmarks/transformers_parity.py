@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from smolplan.spec import ModelSpec, OptimSpec
-from trainer.checkpoint import saved_tensors
 from trainer.huggingface.families import Family, family_of
 from trainer.huggingface.weights import write_weights
 from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
+from trainer.shards import saved_tensors
 
 SHAPE: dict[str, Any] = {
     **{"layers": 4, "hidden": 64, "heads": 4, "kv_heads": 2, "ffn_hidden": 160},

@@ -105,6 +105,8 @@ class Ledger:
         self._not_before = 0
         self._step = self.best_step = 0
         self._step_length = 0
+        self._staged = 0
+        """Stall that is booked already of the checkpoint under way."""
         self._first: tuple[int, int, Cause] | None = None
         """The first step of an attempt, from, to, and as what it counts: not booked until the
         second tells how much of it was compilation."""
@@ -190,7 +192,7 @@ class Ledger:
 
     def _next_attempt(self, number: int) -> None:
         if number > self._attempt:
-            self._attempt, self._step = number, 0
+            self._attempt, self._step, self._staged = number, 0, 0
             self._begin()
 
     def _take_step(self, row: Record, moment: int, booked: list[Interval]) -> None:
@@ -259,11 +261,16 @@ class Ledger:
                 self._wait(moment - _seconds_of(event, "load_s"), booked)
                 self._book(moment, "loading", booked)
                 self._doing = "starting"
-            case "checkpoint_saved" | "evaluated":
-                cause: Cause = "evaluation" if kind == "evaluated" else "checkpoint"
-                stood_still = _seconds_of(event, "seconds")
-                self._between(moment - stood_still, cause, booked)
-                self._book(moment, cause, booked)
+            case "checkpoint_staged":
+                self._staged = _seconds_of(event, "stall_s")
+                self._stood_still(self._staged, "checkpoint", moment, booked)
+            case "checkpoint_saved":
+                # Written before there was stall_s, it was waited for whole.
+                stall = _seconds_of(event, "stall_s" if "stall_s" in event else "seconds")
+                self._stood_still(stall - self._staged, "checkpoint", moment, booked)
+                self._staged = 0
+            case "evaluated":
+                self._stood_still(_seconds_of(event, "seconds"), "evaluation", moment, booked)
             case "checkpoint_failed":
                 self._book(moment, "checkpoint", booked)
             case "non_finite_loss" | "killed" | "attempt_ended" | "ended":
@@ -283,6 +290,12 @@ class Ledger:
                         self._book(moment, "backoff", booked)
                     self._wait(moment, booked)
                     self._begin()
+
+    def _stood_still(self, length: int, cause: Cause, until: int, booked: list[Interval]) -> None:
+        """Training, for so long before `until`. Not at all: the record came amid a step."""
+        if length > 0:
+            self._between(until - length, cause, booked)
+            self._book(until, cause, booked)
 
     def _take_plan(self, plan: Record, moment: int, booked: list[Interval]) -> None:
         resumed = plan.get("reason") == RESUMED

@@ -182,7 +182,7 @@ class StoryReader:
         told = self._told.setdefault(self._attempt, _Told())
         match event["kind"]:
             case "checkpoint_saved" if isinstance(event.get("seconds"), int | float):
-                self._stalls_s.append(event["seconds"])
+                self._stalls_s.append(event.get("stall_s", event["seconds"]))
                 self._saved_step = int(event.get("step", 0))
             case "resumed" if isinstance(event.get("load_s"), int | float):
                 self._loads_s.append(event["load_s"])

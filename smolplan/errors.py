@@ -2,6 +2,7 @@
 
 import errno
 from enum import IntEnum
+from typing import Self
 
 
 class ExitCode(IntEnum):
@@ -60,3 +61,7 @@ class NamedExit(SmolplanError):
     def __init__(self, exit_code: ExitCode, what: str) -> None:
         self.exit_code = exit_code
         super().__init__(what)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[ExitCode, str]]:
+        """Ranks tell one another of theirs."""
+        return type(self), (self.exit_code, str(self))

@@ -1,38 +1,31 @@
-"""Save and load: sharded by torch.distributed.checkpoint (DCP), in safetensors.
+"""The checkpoints of a run: which one is loaded, and how one is saved while training goes on.
 
-DCP's default format pickles its metadata, and reading a pickle runs whatever code it names. Its
-safetensors storage holds tensors and JSON only, so a checkpoint from anywhere is safe to read.
+Training waits only while a rank's shards are copied to the host's memory. A thread writes them; its
+ranks agree over a process group of their own, so that nothing of it mixes with training's.
 """
 
-import errno
 import logging
-import os
 import shutil
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystem
-from torch.distributed.checkpoint.hf_storage import (
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
-from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
-from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit, SmolplanError
 from smolplan.roll_back import RollBack, read_roll_backs
 from smolplan.rundir import RunDir, sync_folder, write_text
 from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec
 from smolplan.uploads import Uploads, kept_for_upload, store_folder
-from trainer.data.dataset import file_sha256
 from trainer.manifest import (
     MANIFEST,
     Manifest,
@@ -47,21 +40,33 @@ from trainer.manifest import (
 )
 from trainer.parallel import World
 from trainer.report import Reporter, fenced
+from trainer.shards import load, rng_state, storage_error, tensors_of, write_shard
 
 log = logging.getLogger("trainer")
 
-_STORAGE_ERRORS = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG, errno.ESTALE),
-    *(errno.EACCES, errno.EPERM),
-}
+T = TypeVar("T")
 
 
-class _FolderThatIsThere(FileSystem):
-    """torch's writer makes its folder with all that is above it, and so a run anew that somebody
-    has deleted."""
+class _StorageLost(Exception):
+    """The storage would not take a checkpoint; str() is what it said."""
 
-    def mkdir(self, path: str | os.PathLike[str]) -> None:
-        pass
+
+@dataclass
+class _Saving:
+    """A checkpoint on its way. Times are monotonic, in seconds."""
+
+    step: int
+    data_position: int
+    request: CheckpointRequest | None
+    """What it answers."""
+    began: float
+    stall_s: float = 0.0
+    """Training stood still before it was written."""
+    awaited_since: float | None = None
+    """From when on training stands still until it is written."""
+
+    def stalled_s(self, now: float) -> float:
+        return self.stall_s + (0.0 if self.awaited_since is None else now - self.awaited_since)
 
 
 class Checkpoints:
@@ -74,6 +79,19 @@ class Checkpoints:
         self._world, self._report, self._attempt = world, report, attempt
         self._whole: set[int] = set()
         """Steps that may be removed once there are newer ones."""
+        self._beside = world.beside(spec.launch.collective_timeout_s)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        cuda = world.device.type == "cuda"
+        # Its copies on the host are kept for the next checkpoint; on a GPU's host they are pinned.
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=cuda,
+                use_shared_memory=False,
+                use_async_staging=False,
+                use_non_blocking_copy=cuda,
+            )
+        )
+        self._saving: tuple[_Saving, Future[None]] | None = None
         self.skipped = Skipped()
         """What of the data is not trained on; known once the newest checkpoint is loaded."""
 
@@ -164,78 +182,149 @@ class Checkpoints:
         return newest
 
     def save(
-        self, step: int, data_position: int, model: nn.Module, optimizer: torch.optim.Optimizer
+        self,
+        step: int,
+        data_position: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        request: CheckpointRequest | None = None,
     ) -> None:
-        """Save, all ranks together, and make it count by a rename. Raises NamedExit:
-        CHECKPOINT_STORAGE_LOST, or FENCED if a newer attempt owns the run."""
-        started_s = time.monotonic()
-        staging = self._run.checkpoints / f".step-{step}.attempt-{self._attempt}"
+        """Begin to save, all ranks together, and return once training may go on; after the
+        checkpoint before is there. Raises NamedExit as `finish` does, of that one."""
+        called = time.monotonic()
+        self._await()
+        saving = _Saving(step, data_position, request, began=time.monotonic())
+        tensors, rng = tensors_of(model, optimizer), rng_state(self._world.device)
+        if not self._spec.checkpoint.asynchronous:
+            saving.awaited_since = called
+            self._saving = saving, self._thread.submit(self._write, saving, tensors, rng)
+            self._await()
+            return
+        staged = self._stager.stage(tensors)
+        assert isinstance(staged, dict)
+        saving.stall_s = time.monotonic() - called
+        self._report.event("checkpoint_staged", step=step, stall_s=round(saving.stall_s, 3))
+        self._saving = saving, self._thread.submit(self._write, saving, staged, rng)
+
+    @property
+    def answering(self) -> CheckpointRequest | None:
+        """The request that the checkpoint under way is to answer."""
+        if self._saving is None or self._saving[1].done():
+            return None
+        return self._saving[0].request
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known by now that `finish` raises."""
+        if self._saving is None or not self._saving[1].done():
+            return False
+        return self._saving[1].exception() is not None
+
+    def finish(self) -> None:
+        """Wait until the checkpoint under way, if there is one, counts. Raises NamedExit, on all
+        ranks: CHECKPOINT_STORAGE_LOST, or FENCED if a newer attempt owns the run."""
+        if self._saving is not None:
+            self._saving[0].awaited_since = time.monotonic()
+            self._await()
+
+    def _await(self) -> None:
+        if self._saving is not None:
+            (_, done), self._saving = self._saving, None
+            done.result()
+
+    def _write(self, saving: _Saving, tensors: dict[str, Tensor], rng: dict[str, Tensor]) -> None:
+        """Write it, and make it count by a rename. Raises as `finish` does."""
+        staging = self._run.checkpoints / f".step-{saving.step}.attempt-{self._attempt}"
         try:
-            files = self._write_shards(staging, model, optimizer)
+            self._together(lambda: self._make(staging))
+            shards = self._together(lambda: write_shard(staging, tensors, rng, self._beside))
+            files = {name: entry for shard in shards for name, entry in shard.items()}
+            self._together(lambda: self._make_count(saving, staging, files))
+        except _StorageLost as lost:
             if self._world.rank == 0:
-                self._report.sync_metrics()
-                fenced(self._run, self._attempt)
-                manifest = Manifest(
-                    step=step,
-                    data_position=data_position,
-                    tokens=(data_position - self.skipped.before(data_position))
-                    * self._spec.data.seq_len,
-                    spec_hash=self._spec.content_hash(),
-                    dataset=self._dataset,
-                    world_size=self._world.size,
-                    attempt=self._attempt,
-                    seconds=round(time.monotonic() - started_s, 3),
-                    files=files,
-                    skipped=self.skipped.to_json(),
-                )
-                self._publish(staging, manifest)
-        except (Exception, CheckpointException) as error:
-            reason = _storage_error(error)
-            if reason is None:
-                raise
-            shutil.rmtree(staging, ignore_errors=True)
+                shutil.rmtree(staging, ignore_errors=True)
             with suppress(NamedExit):
-                self._report.event("checkpoint_failed", step=step, reason=reason)
+                self._report.event("checkpoint_failed", step=saving.step, reason=str(lost))
             raise NamedExit(
                 ExitCode.CHECKPOINT_STORAGE_LOST,
-                f"checkpoint of step {step} could not be written to {staging.parent}: {reason}",
+                f"checkpoint of step {saving.step} could not be written to {staging.parent}: "
+                f"{lost}",
             ) from None
-        self._world.barrier()
-        self._whole.add(step)
-        if self._world.rank == 0:
-            size = sum(int(str(entry["bytes"])) for entry in files.values())
-            seconds = round(time.monotonic() - started_s, 3)
-            self._report.event("checkpoint_saved", step=step, seconds=seconds, bytes=size)
-            settings = self._spec.checkpoint
-            unsent = kept_for_upload(self._run, settings.upload_to, size)
-            for old in prune(self._run, settings.keep_last, self._whole, unsent):
-                self._whole.discard(old)
-                self._report.event("checkpoint_removed", step=old)
 
-    def _write_shards(
-        self, staging: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> dict[str, dict[str, object]]:
-        """Name → size and checksum of every rank's files, all of them on disk."""
-        rank = self._world.rank
-        if rank == 0:
+    def _together(self, act: Callable[[], T]) -> list[T]:
+        """What it returned on each rank, by rank. Raises on all of them what it raised on any:
+        _StorageLost, NamedExit, or RuntimeError for anything else."""
+        mine: T | None = None
+        cause: Exception | None = None
+        try:
+            mine = act()
+        except NamedExit as error:
+            cause = error
+        except (Exception, CheckpointException) as error:  # DCP's own is not an Exception
+            cause = self._cause(error)
+        results = self._beside.gather((mine, cause))
+        for _, told in results:
+            if told is not None:
+                raise told
+        return [result for result, _ in results]  # type: ignore[misc]
+
+    def _cause(self, error: BaseException) -> Exception:
+        try:
+            fenced(self._run, self._attempt)  # a newer attempt clears away what it finds half done
+        except NamedExit as ended:
+            return ended
+        if reason := storage_error(error):
+            return _StorageLost(reason)
+        log.error("a checkpoint could not be saved", exc_info=error)
+        return RuntimeError(f"rank {self._world.rank} could not save: {error!r}")
+
+    def _make(self, staging: Path) -> None:
+        if self._world.rank == 0:
             shutil.rmtree(staging, ignore_errors=True)
             staging.parent.mkdir(exist_ok=True)  # one level: a deleted run stays deleted
             staging.mkdir()
-        self._world.barrier()
-        writer = HuggingFaceStorageWriter(path=str(staging), save_distributed=True)
-        writer.fs = _FolderThatIsThere()
-        save_sharded(_tensors(model, optimizer), storage_writer=writer)
-        rng = staging / f"rng-{rank}.safetensors"
-        rng.write_bytes(to_safetensors(_rng_state(self._world.device)))
-        # A rank vouches for what it wrote: only its host is sure to flush it, and has it cached.
-        mine = {
-            path.name: {"bytes": path.stat().st_size, "sha256": _sync_and_hash(path)}
-            for path in [rng, *staging.glob(f"shard-{rank + 1:05d}-*")]
-        }
-        files = {name: entry for share in self._world.gather(mine) for name, entry in share.items()}
-        if rank == 0 and files.keys() != {path.name for path in staging.iterdir()}:
+
+    def _make_count(
+        self, saving: _Saving, staging: Path, files: dict[str, dict[str, object]]
+    ) -> None:
+        """Rank 0 alone: publish what all have written, tell, and remove what is not kept."""
+        if self._world.rank != 0:
+            return
+        if files.keys() != {path.name for path in staging.iterdir()}:
             raise RuntimeError(f"DCP wrote files that no rank knows of: {staging}")
-        return files
+        self._report.sync_metrics()
+        fenced(self._run, self._attempt)
+        position = saving.data_position
+        manifest = Manifest(
+            step=saving.step,
+            data_position=position,
+            tokens=(position - self.skipped.before(position)) * self._spec.data.seq_len,
+            spec_hash=self._spec.content_hash(),
+            dataset=self._dataset,
+            world_size=self._world.size,
+            attempt=self._attempt,
+            seconds=round(time.monotonic() - saving.began, 3),
+            files=files,
+            skipped=self.skipped.to_json(),
+        )
+        self._publish(staging, manifest)
+        self._whole.add(saving.step)
+        now = time.monotonic()
+        size = sum(int(str(entry["bytes"])) for entry in files.values())
+        self._report.event(
+            "checkpoint_saved",
+            step=saving.step,
+            seconds=round(now - saving.began, 3),
+            stall_s=round(saving.stalled_s(now), 3),
+            bytes=size,
+        )
+        settings = self._spec.checkpoint
+        unsent = kept_for_upload(self._run, settings.upload_to, size)
+        for old in prune(self._run, settings.keep_last, self._whole, unsent):
+            self._whole.discard(old)
+            self._report.event("checkpoint_removed", step=old)
+        if saving.request is not None:
+            self._report.answered(saving.request, saving.step)
 
     def _publish(self, staging: Path, manifest: Manifest) -> None:
         write_text(staging / MANIFEST, dump(manifest))
@@ -246,83 +335,3 @@ class Checkpoints:
             final.rename(final.with_name(f"rejected-{manifest.step}.attempt-{self._attempt}"))
         staging.rename(final)
         sync_folder(final.parent)
-
-
-def load(
-    folder: Path,
-    manifest: Manifest,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    world: World,
-) -> None:
-    """Load a checkpoint known to be whole, saved by any number of ranks. Raises NamedExit
-    BAD_SPEC if it holds another model."""
-    try:
-        load_sharded(
-            _tensors(model, optimizer), storage_reader=HuggingFaceStorageReader(path=str(folder))
-        )
-    except CheckpointException as error:
-        causes = [str(cause) for cause, _ in error.failures.values()]
-        if any("Size mismatch" in cause or "Missing key" in cause for cause in causes):
-            raise NamedExit(
-                ExitCode.BAD_SPEC,
-                f"checkpoint {manifest.step} holds another model than the spec describes: "
-                f"{causes[0]}",
-            ) from None
-        raise RuntimeError(f"cannot load {folder}") from error
-    if optimizer is None:
-        return
-    for state in optimizer.state.values():
-        state["step"].fill_(manifest.step)
-    if manifest.world_size == world.size:
-        rng = load_file(folder / f"rng-{world.rank}.safetensors")
-        torch.set_rng_state(rng["cpu"])
-        if "cuda" in rng and world.device.type == "cuda":
-            torch.cuda.set_rng_state(rng["cuda"], world.device)
-
-
-def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What of a model a checkpoint holds, by weights.NAME and buffers.NAME. A tied weight appears
-    once."""
-    persistent = model.state_dict().keys()
-    weights = {f"weights.{name}": p.data for name, p in model.named_parameters()}
-    buffers = {f"buffers.{name}": b for name, b in model.named_buffers() if name in persistent}
-    return weights | buffers
-
-
-def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
-    """Everything that training moves, by name."""
-    tensors = saved_tensors(model)
-    for name, parameter in model.named_parameters() if optimizer is not None else ():
-        assert optimizer is not None
-        tensors[f"exp_avg.{name}"] = optimizer.state[parameter]["exp_avg"]
-        tensors[f"exp_avg_sq.{name}"] = optimizer.state[parameter]["exp_avg_sq"]
-    return tensors
-
-
-def _rng_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _sync_and_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return file_sha256(path)
-
-
-def _storage_error(error: BaseException) -> str | None:
-    """What the storage said, if it is at fault. DCP tells every rank of each rank's errors."""
-    causes: list[BaseException] = [error]
-    if isinstance(error, CheckpointException):
-        causes += [cause for cause, _ in error.failures.values()]
-    for cause in causes:
-        if isinstance(cause, OSError) and cause.errno in _STORAGE_ERRORS:
-            return os.strerror(cause.errno)
-        if isinstance(cause, SafetensorError):
-            for number in _STORAGE_ERRORS:
-                if f"os error {number})" in str(cause):
-                    return os.strerror(number)
-    return None

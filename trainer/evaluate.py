@@ -17,11 +17,11 @@ from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 from smolplan.spec.parallel import ParallelSpec
-from trainer.checkpoint import load
 from trainer.data.dataset import Dataset, open_dataset
 from trainer.manifest import Manifest, steps_present, verify
 from trainer.model.transformer import CausalLM
 from trainer.parallel import join
+from trainer.shards import load
 
 if TYPE_CHECKING:
     from trainer.tasks import Suite

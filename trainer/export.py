@@ -17,12 +17,12 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir, sync_folder
 from smolplan.spec import RunSpec, load_spec
-from trainer.checkpoint import saved_tensors
 from trainer.data.dataset import SEPARATOR, TOKENIZER, Dataset, open_dataset
 from trainer.evaluate import whole_checkpoint
 from trainer.huggingface.families import Family, family_of
 from trainer.huggingface.weights import write_weights
 from trainer.model.transformer import CausalLM
+from trainer.shards import saved_tensors
 
 log = logging.getLogger("trainer.export")
 

@@ -91,7 +91,10 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         asked = stop.is_set() or (
             world.rank == 0 and (run.stop_request.exists() or run.yield_request(attempt).exists())
         )
+        answering = checkpoints.answering  # looked up first: it goes away with the answer
         request = CheckpointRequest.read(run) if world.rank == 0 else None
+        if request == answering:
+            request = None
         counted = float(world.leads)
         summed = world.sum(
             [
@@ -99,12 +102,16 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 counted * checksum(batch),
                 float(asked),
                 float(request is not None),
+                float(checkpoints.failed),
             ]
         )
-        global_loss, batch_checksum, stop_votes, save_votes = summed
+        global_loss, batch_checksum, stop_votes, save_votes, failed_votes = summed
+        if failed_votes:
+            checkpoints.finish()
         if not (math.isfinite(global_loss) and math.isfinite(grad_norm)):
             batch_is = {"first_position": positions[0], "last_position": positions[-1]}
             report.event("non_finite_loss", step=step + 1, loss=repr(global_loss), **batch_is)
+            checkpoints.finish()
             raise NamedExit(
                 ExitCode.NON_FINITE_LOSS,
                 f"step {step + 1}: loss {global_loss}, gradient norm {grad_norm}; "
@@ -145,6 +152,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             odd = difference(world.gather(digests(model, optimizer, step, position, world.mesh)))
             if odd is not None:
                 report.event("replicas_differ", step=step, **asdict(odd))
+                checkpoints.finish()
                 raise NamedExit(
                     ExitCode.REPLICAS_DIFFER,
                     f"step {step}: ranks {', '.join(map(str, odd.ranks))} differ in {odd.what}",
@@ -152,9 +160,9 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         if saves:
             report.beat(step, "checkpointing", last_step_s)
             with stop.saving():
-                checkpoints.save(step, position, model, optimizer)
-            if request is not None:
-                report.answered(request, step)
+                checkpoints.save(step, position, model, optimizer, request)
+                if stop_votes or step == spec.steps:
+                    checkpoints.finish()
             report.beat(step, "training", last_step_s)
         if stop_votes and step < spec.steps:
             report.event("stopped", step=step)

@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -39,6 +39,8 @@ class World:
     size: int
     device: torch.device
     mesh: Mesh
+    group: dist.ProcessGroup | None = None
+    """Over which values are gathered; None: training's own."""
 
     @property
     def data_rank(self) -> int:
@@ -75,8 +77,14 @@ class World:
     def gather(self, value: T) -> list[T]:
         """Each rank's value, by rank, on every rank. For small things: it goes by pickle."""
         values: list[T | None] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values  # type: ignore[return-value]
+
+    def beside(self, timeout_s: float) -> "World":
+        """The same ranks in a group of their own, over gloo: what a thread gathers there while
+        training goes on mixes with nothing of it. All ranks call this, at the same point."""
+        group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+        return replace(self, group=group)
 
     def peak_memory_bytes(self) -> int:
         """Peak of the device's allocator, or of the process on a CPU."""

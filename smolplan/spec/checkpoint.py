@@ -46,6 +46,11 @@ class CheckpointSpec(SpecPart):
     keep_last: Count = Field(
         default=2, ge=2, description="Whole checkpoints kept; two, so that one may be damaged."
     )
+    asynchronous: Annotated[bool, ADDED_LATER] = Field(
+        default=True,
+        description="Training goes on while a checkpoint is written, and waits only until each "
+        "rank has a copy in its host's memory; else until it is written.",
+    )
     upload_to: Annotated[StoreUrl | None, ADDED_LATER] = Field(
         default=None,
         description="Folder of an object store that every checkpoint is copied to, as s3://b/runs.",

@@ -12,7 +12,7 @@ import pytest
 
 from preflight.ranks import free_port
 from smolplan.errors import ExitCode
-from smolplan.rundir import RunDir, read_json
+from smolplan.rundir import RunDir, read_json, read_lines
 from tests.support import make_spec, wait_until
 from tests.trainer.test_resume import make_run
 
@@ -77,7 +77,7 @@ def test_a_rank_that_wakes_up_after_a_newer_attempt_has_begun_writes_nothing(
     for attempt, where in ((1, "a step"), (2, "a save")):
         old.append(trainer(attempt, where))
         wait_until(lambda: paused(old[-1]), timeout_s=240)
-    assert {line["attempt"] for line in run.read_metrics()} == {1, 2}
+    assert {line["attempt"] for line in read_lines(run.metrics)} == {1, 2}
     assert trainer(3).wait(240) == 0
     before = contents(run)
     for process in old:

@@ -11,9 +11,9 @@ from benchmarks.transformers_parity import write_model
 from planner.params import parameter_count
 from smolplan.spec import ModelSpec
 from trainer.balance import routers
-from trainer.checkpoint import saved_tensors
 from trainer.huggingface.start import check
 from trainer.model.transformer import CausalLM, initialise
+from trainer.shards import saved_tensors
 
 LENGTH = 24
 SHAPE: dict[str, Any] = {

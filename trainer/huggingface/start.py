@@ -9,12 +9,12 @@ from torch import nn
 from smolplan.errors import ExitCode, NamedExit, UserError
 from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.spec import ModelSpec
-from trainer.checkpoint import saved_tensors
 from trainer.data.dataset import file_sha256
 from trainer.huggingface.families import differences, family_of_config
 from trainer.huggingface.weights import StoredWeights
 from trainer.model.transformer import CausalLM
 from trainer.parallel import World, shard_of
+from trainer.shards import saved_tensors
 
 ROTARY = ("rope_theta", "rope_scaling")
 """Fields that may differ: they are changed to go on with longer sequences; no weight is theirs."""
