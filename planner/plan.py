@@ -10,6 +10,7 @@ from planner.memory.trainer import is_counted, trainer_memory_lines
 from planner.params import parameter_count
 from planner.search import candidate_of
 from planner.site import job_of, site_of
+from planner.stalls import Storage
 from planner.storage import CHECKPOINT_BYTES_PER_PARAM
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
@@ -111,7 +112,7 @@ def make_plan(spec: RunSpec) -> Plan:
 
 def _tokens_per_s(spec: RunSpec) -> float | None:
     try:
-        site = site_of(spec)
+        site = site_of(spec, storage=Storage(asynchronous=spec.checkpoint.asynchronous))
         job = job_of(spec, site)
     except UserError:  # GPUs or a precision that no step time is known for
         return None

@@ -7,6 +7,7 @@ from planner.catalog import find_gpu
 from planner.estimate import DEFAULT_MFU
 from planner.plan import Plan
 from planner.reliability import Checkpoint, find_fleet, interval_for, mttf_s
+from planner.stalls import COPY_BYTES_PER_S
 from smolplan.spec import RunSpec
 
 SLOW_STORAGE_BYTES_PER_S = 1.1 * 2**30
@@ -53,6 +54,16 @@ def expected_save_s(run: Planned) -> float:
     return run.plan.checkpoint_bytes / run.spec.cluster.nodes / SLOW_STORAGE_BYTES_PER_S
 
 
+def expected_checkpoint(run: Planned) -> Checkpoint:
+    """Training waits until it is written, or, where that is done beside training, until each GPU's
+    share is copied to its host; no less than a second."""
+    written_s = max(1.0, expected_save_s(run))
+    if not run.spec.checkpoint.asynchronous:
+        return Checkpoint(stall_s=written_s)
+    copied_s = run.plan.checkpoint_bytes / run.plan.gpus / COPY_BYTES_PER_S
+    return Checkpoint(stall_s=max(1.0, copied_s), write_s=written_s)
+
+
 def expected_mttf_s(run: Planned) -> float | None:
     """Mean time between failures of the whole run; None on a CPU."""
     if run.plan.peak_flops_per_gpu is None:
@@ -66,17 +77,17 @@ def best_interval_s(run: Planned) -> float | None:
     whole_s, mttf = expected_run_s(run), expected_mttf_s(run)
     if whole_s is None or mttf is None:
         return None
-    # The bundled trainer saves in step with training: the stall is the whole write.
-    return interval_for(whole_s, mttf, Checkpoint(stall_s=max(1.0, expected_save_s(run))))
+    return interval_for(whole_s, mttf, expected_checkpoint(run))
 
 
 def lost_share(run: Planned, interval_s: float) -> float | None:
-    """Share of the time that goes into saving, δ/τ, and into work done again, τ/2M (first order,
-    Young 1974); None on a CPU."""
+    """Share of the time that goes into saving, δ/τ, and into work done again, (τ/2 + ω)/M (first
+    order, Young 1974; ω: a checkpoint is written); None on a CPU."""
     mttf = expected_mttf_s(run)
     if mttf is None:
         return None
-    return max(1.0, expected_save_s(run)) / interval_s + interval_s / (2 * mttf)
+    saved = expected_checkpoint(run)
+    return saved.stall_s / interval_s + (interval_s / 2 + saved.write_s) / mttf
 
 
 def usual_learning_rate(run: Planned) -> float:

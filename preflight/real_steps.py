@@ -51,14 +51,25 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Save:
+    """A checkpoint that was saved."""
+
+    size: int
+    """Bytes."""
+    seconds: float
+    """Until it counted."""
+    stall_s: float
+    """Of these training stood still."""
+
+
+@dataclass(frozen=True)
 class Steps:
     piece: Piece
     losses: tuple[float, ...]
     step_s: tuple[float, ...]
     """After the warm-up."""
     memory_bytes: float
-    saves: tuple[tuple[int, float], ...] = ()
-    """Bytes and seconds of each checkpoint that was saved."""
+    saves: tuple["Save", ...] = ()
     no_saves: str = ""
     """Why there are none."""
 
@@ -163,7 +174,9 @@ def make_steps(context: "Context") -> Steps:
     longest_s = GPU_SECONDS if context.uses_gpus else CPU_SECONDS
     deadline, begun = None, time.monotonic() + 120.0
     try:
-        while (done := len(run.read_metrics())) < WARM_UP + MEASURED:
+        while (done := len(run.read_metrics())) < WARM_UP + MEASURED or not (
+            no_saves or saved(run)  # which may come steps after it was due
+        ):
             raise_if_failed(children)
             now = time.monotonic()
             if done and deadline is None:
@@ -183,12 +196,17 @@ def make_steps(context: "Context") -> Steps:
         losses=tuple(line["loss"] for line in lines),
         step_s=tuple(line["step_s"] for line in timed),
         memory_bytes=max(line["memory_bytes"] for line in lines),
-        saves=tuple(
-            (e["bytes"], e["seconds"])
-            for e in run.read_events()
-            if e["kind"] == "checkpoint_saved" and e["seconds"] > 0
-        ),
+        saves=saved(run),
         no_saves=no_saves or f"no {SAVE_AFTER} steps within {longest_s:g} s",
+    )
+
+
+def saved(run: RunDir) -> tuple[Save, ...]:
+    """By its events."""
+    return tuple(
+        Save(e["bytes"], e["seconds"], e["stall_s"])
+        for e in run.read_events()
+        if e["kind"] == "checkpoint_saved" and e["seconds"] > 0
     )
 
 

@@ -26,6 +26,7 @@ from smolplan.rundir import RunDir, sync_folder, write_text
 from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec
 from smolplan.uploads import Uploads, kept_for_upload, store_folder
+from trainer.keep import held_out_scores, kept
 from trainer.manifest import (
     MANIFEST,
     Manifest,
@@ -319,8 +320,10 @@ class Checkpoints:
             bytes=size,
         )
         settings = self._spec.checkpoint
-        unsent = kept_for_upload(self._run, settings.upload_to, size)
-        for old in prune(self._run, settings.keep_last, self._whole, unsent):
+        scores = held_out_scores(self._run, self._whole) if settings.keep_best else {}
+        spared = kept_for_upload(self._run, settings.upload_to, size)
+        spared |= kept(self._whole, settings, scores)
+        for old in prune(self._run, settings.keep_last, self._whole, spared):
             self._whole.discard(old)
             self._report.event("checkpoint_removed", step=old)
         if saving.request is not None:

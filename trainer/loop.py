@@ -146,8 +146,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 **({"sources": loader.by_source(positions)} if loader.is_mixed else {}),
                 **({} if fullest_expert is None else {"fullest_expert": fullest_expert}),
             )
-        due = step == spec.steps or step % spec.checkpoint.every_steps == 0
-        saves = due or stop_votes or save_votes
+        saves = spec.checkpoint.due(step, spec.steps) or stop_votes or save_votes
         if saves or step % CHECK_EVERY_STEPS == 0:
             odd = difference(world.gather(digests(model, optimizer, step, position, world.mesh)))
             if odd is not None:

@@ -166,16 +166,18 @@ def stall(context: Context) -> Finding:
     if not steps.saves:
         return Finding(state="skipped", summary=steps.no_saves)
     spec, settings = context.spec, context.spec.monitor
-    size, seconds = max(steps.saves, key=lambda save: save[1])
+    save = max(steps.saves, key=lambda save: save.seconds)
     # Each node writes its share of a sharded checkpoint.
-    expected_s = context.plan.checkpoint_bytes / spec.cluster.nodes * seconds / size
+    scale = context.plan.checkpoint_bytes / spec.cluster.nodes / save.size
+    expected_s, stall_s = scale * save.seconds, scale * save.stall_s
     step_s = expected_step_s(context) or steps.median_step_s
     interval_s = step_s * spec.checkpoint.every_steps
     measured = {
-        "save_bytes": size,
-        "save_s": seconds,
-        "save_bytes_per_s": size / seconds,
+        "save_bytes": save.size,
+        "save_s": save.seconds,
+        "save_bytes_per_s": save.size / save.seconds,
         "expected_save_s": expected_s,
+        "expected_stall_s": stall_s,
         "interval_s": interval_s,
     }
     state, why = "pass", ""
@@ -183,20 +185,23 @@ def stall(context: Context) -> Finding:
     if expected_s > settings.checkpoint_timeout_s:
         state, why = "fail", f"{told}; after {format_duration(settings.checkpoint_timeout_s)} "
         why += "(monitor.checkpoint_timeout_s) it is taken for hung"
-    elif expected_s > max(SHORT_STALL_S, STALL_SHARE * interval_s):
-        state, why = "warn", f"{told}, {expected_s / interval_s:.0%} of the time between two"
+    elif stall_s > max(SHORT_STALL_S, STALL_SHARE * interval_s):
+        state, why = "warn", f"{told}, and training waits for {stall_s / interval_s:.0%} of the "
+        why += "time between two"
+    elif expected_s > interval_s:
+        state, why = "warn", f"{told}, longer than from one to the next, which waits for it"
     elif expected_s > settings.stop_grace_s:
         state, why = "warn", f"{told}, longer than a stop waits for it (monitor.stop_grace_s)"
     return Finding.model_validate(
         {
             "state": state,
-            "summary": f"{format_bytes(size)} in {format_duration(seconds)}, "
-            f"{expected_s / (expected_s + interval_s):.1%} of the time",
+            "summary": f"{format_bytes(save.size)} in {format_duration(save.seconds)}, "
+            f"stalls {stall_s / (stall_s + interval_s):.1%} of the time",
             "why": why,
             "measured": measured,
             "needed": {
                 "expected_save_s_max": settings.checkpoint_timeout_s,
-                "expected_save_s_wished": max(SHORT_STALL_S, STALL_SHARE * interval_s),
+                "expected_stall_s_wished": max(SHORT_STALL_S, STALL_SHARE * interval_s),
             },
             "source": "plan",
         }

@@ -104,7 +104,9 @@ def plan(
         price=asked.price(price),
         stored=state_folder() / calibration.FILE,
         fabric=asked.fabric(links, network, oversubscription, pod),
-        storage=asked.storage(storage, async_checkpoint),
+        storage=asked.storage(
+            storage, async_checkpoint or (trainer and loaded.checkpoint.asynchronous)
+        ),
     )
     if order == "cost" and site.price_per_gpu_hour is None:
         raise UserError("no price is known for this GPU", where="--by", remedy="Give --price.")

@@ -162,6 +162,11 @@ class RunSpec(SpecPart):
                 f"{self.cluster.gpus} ({self.cluster.nodes} nodes × "
                 f"{self.cluster.gpus_per_node}); make them equal"
             )
+        if any(step > self.steps for step in self.checkpoint.milestones):
+            raise ValueError(
+                f"checkpoint.milestones has {max(self.checkpoint.milestones)}, and the run ends "
+                f"after {self.steps} steps; name steps of the run"
+            )
         scheduled = self.optim.warmup_steps + self.optim.decay_steps
         if scheduled > self.steps:
             raise ValueError(

@@ -99,7 +99,7 @@ def storage_needs(run: Planned) -> StorageNeeds:
         nodes=spec.cluster.nodes,
         ranks_per_host=spec.cluster.gpus_per_node,
         checkpoint_bytes=plan.checkpoint_bytes,
-        checkpoints_kept=spec.checkpoint.keep_last + 1,
+        checkpoints_kept=spec.checkpoint.most_kept(spec.steps) + 1,
         log_bytes=STEP_LOG_BYTES * spec.steps + RANK_LOG_BYTES * spec.parallel.ranks,
         token_file_bytes=plan.tokens / spec.data.max_epochs * token_bytes,
         hung_s=spec.monitor.checkpoint_timeout_s,
