@@ -21,6 +21,7 @@ def job_memory_bytes(job: "Job", layout: Layout) -> Values:
             job.seq_len,
             element_bytes=job.element_bytes,
             z_loss=job.z_loss,
+            muon=job.muon,
         )
     return memory_bytes(
         job.architecture,
@@ -50,6 +51,7 @@ def job_memory_lines(job: "Job", layout: Layout) -> list[Line]:
             job.seq_len,
             element_bytes=job.element_bytes,
             z_loss=job.z_loss,
+            muon=job.muon,
             device="cuda",
         )
     )

@@ -48,6 +48,8 @@ class Job:
     trainer: bool = False
     """Whether the bundled trainer runs it, whose own peak then counts."""
     z_loss: bool = False
+    muon: bool = False
+    """Whether the bundled trainer's optimiser is Muon."""
     uneven_stages: bool = False
     """Whether stages may differ by a layer."""
     checkpoint_every_steps: int = 0

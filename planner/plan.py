@@ -2,12 +2,13 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from planner.architecture import architecture_of
 from planner.catalog import find_gpu
 from planner.explain import Line
 from planner.flops import flops_per_token
 from planner.memory import layout_of, memory_lines, state_lines
 from planner.memory.trainer import is_counted, trainer_memory_lines
-from planner.params import parameter_count
+from planner.params import layer_matrix_parameters, parameter_count
 from planner.search import candidate_of
 from planner.site import job_of, site_of
 from planner.stalls import Storage
@@ -60,7 +61,9 @@ def make_plan(spec: RunSpec) -> Plan:
     else:
         element_bytes = 4 if spec.optim.precision == "fp32" else 2
         memory = memory_lines(model, layout, seq_len, element_bytes=element_bytes)
-    checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAM * params
+    arch = architecture_of(model)
+    one = arch.layers * layer_matrix_parameters(arch) if spec.optim.optimizer == "muon" else 0
+    checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAM * params - 4 * one
     explanation = [
         Line("parameters", params, "", "sum of the components", "planner/params.py"),
         Line(
@@ -87,7 +90,8 @@ def make_plan(spec: RunSpec) -> Plan:
             "checkpoint",
             checkpoint_bytes,
             "B",
-            f"{CHECKPOINT_BYTES_PER_PARAM} B × {params:,}: fp32 weights, two AdamW moments",
+            f"{CHECKPOINT_BYTES_PER_PARAM} B × {params:,}: fp32 weights, two AdamW moments"
+            + (f"; less 4 B × {one:,} that Muon moves" if one else ""),
         ),
         *memory,
     ]

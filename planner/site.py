@@ -268,6 +268,7 @@ def job_of(
         conventions=find_conventions(site.stack.name),
         trainer=trainer,
         z_loss=spec.model.z_loss > 0,
+        muon=spec.optim.optimizer == "muon",
         uneven_stages=uneven_stages or spec.parallel.uneven_stages,
         checkpoint_every_steps=spec.checkpoint.every_steps,
         restrictions=(*restrictions, *(TRAINER if trainer else ())),

@@ -173,7 +173,7 @@ def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec
                 "global_batch_size": 2 * ranks,
                 "learning_rate": 5e-3,
                 "warmup_steps": 2,
-                "decay_steps": 4,
+                "decay_steps": 4 if spec.optim.schedule == "wsd" else 0,
             },
             "parallel": parallel,
             "cluster": {

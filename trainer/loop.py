@@ -78,13 +78,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         drawn = batches.next()
         positions, batch = drawn.positions, drawn.tokens
         data_wait_s = time.perf_counter() - began
-        lr = learning_rate(
-            step,
-            peak=spec.optim.learning_rate,
-            steps=spec.steps,
-            warmup=spec.optim.warmup_steps,
-            decay=spec.optim.decay_steps,
-        )
+        lr = learning_rate(step, spec.optim, spec.steps)
         tokens = torch.from_numpy(batch).to(world.device)
         loss = passes.backward(tokens)
         grad_norm = passes.clip(spec.optim.clip_norm)

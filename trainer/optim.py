@@ -1,35 +1,53 @@
-"""AdamW, with weight decay on matrices only."""
+"""Which optimiser, and what it does with which weights."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smolplan.spec import OptimSpec
+from trainer.muon import Muon
+
+STEP = "step"
+"""Of an optimiser's state of a weight: the one that is no moment."""
 
 
 def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
-    """AdamW whose state is there from the start, so that a checkpoint has where to load into.
+    """One whose state is there from the start, so that a checkpoint has where to load into.
 
     Embeddings and norms are not decayed (SmolLM3; OLMo 2, arXiv 2501.00656, section 3).
     """
+    matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_matrix = parameter.dim() > 1 and "embed_tokens" not in name
-        (decayed if is_matrix else plain).append(parameter)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": spec.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        lr=spec.learning_rate,
-        betas=(spec.beta1, spec.beta2),
-        eps=spec.eps,
-        fused=True,
+        if parameter.dim() == 1 or "embed_tokens" in name:
+            plain.append(parameter)
+        elif spec.optimizer == "muon" and parameter.dim() == 2 and "lm_head" not in name:
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups: list[dict[str, object]] = [
+        {"params": decayed, "weight_decay": spec.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if matrices:
+        muon = {"muon": True, "momentum": spec.muon_momentum, "weight_decay": spec.weight_decay}
+        groups.append({"params": matrices, **muon})
+    kind = Muon if matrices else torch.optim.AdamW
+    optimizer = kind(
+        groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True
     )
+    for parameter in matrices:
+        optimizer.state[parameter] = _state(parameter, "momentum")
     for parameter in decayed + plain:
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+        optimizer.state[parameter] = _state(parameter, "exp_avg", "exp_avg_sq")
     return optimizer
+
+
+def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """What it holds of a weight, by name, in the weight's own shape."""
+    return {name: held for name, held in optimizer.state[parameter].items() if name != STEP}
+
+
+def _state(parameter: nn.Parameter, *names: str) -> dict[str, Tensor]:
+    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    return {STEP: step, **{name: torch.zeros_like(parameter) for name in names}}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from trainer.mesh import Mesh
+from trainer.optim import STEP, moments
 
 CHECK_EVERY_STEPS = 100
 """And before every checkpoint, so that none holds what differs. Without HSDP the copies are small:
@@ -43,11 +44,10 @@ def digests(
     copies: dict[str, list[Tensor]] = defaultdict(list)
     copies[EVERYWHERE] += [_bits(buffer) for buffer in model.buffers()]
     for name, parameter in model.named_parameters():
-        state = optimizer.state[parameter]
-        copies[EVERYWHERE].append(_bits(state["step"]))
+        copies[EVERYWHERE].append(_bits(optimizer.state[parameter][STEP]))
         if share := _share(name, parameter, mesh):
-            moments = (state["exp_avg"], state["exp_avg_sq"])
-            copies[share] += [_bits(_local(held)) for held in (parameter.data, *moments)]
+            held = (parameter.data, *moments(optimizer, parameter).values())
+            copies[share] += [_bits(_local(one)) for one in held]
     # One look at the device for all: each makes the host wait for it.
     device = next(model.parameters()).device
     numbers = torch.stack([bits.to(device) for held in copies.values() for bits in held]).tolist()

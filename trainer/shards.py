@@ -29,6 +29,7 @@ from torch.futures import Future
 from smolplan.errors import ExitCode, NamedExit
 from trainer.data.dataset import file_sha256
 from trainer.manifest import Manifest
+from trainer.optim import STEP, moments
 from trainer.parallel import World
 
 _STORAGE_ERRORS = {
@@ -116,7 +117,7 @@ def load(
     if optimizer is None:
         return
     for state in optimizer.state.values():
-        state["step"].fill_(manifest.step)
+        state[STEP].fill_(manifest.step)
     if manifest.world_size == world.size:
         rng = load_file(folder / f"rng-{world.rank}.safetensors")
         torch.set_rng_state(rng["cpu"])
@@ -138,8 +139,8 @@ def tensors_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dic
     tensors = saved_tensors(model)
     for name, parameter in model.named_parameters() if optimizer is not None else ():
         assert optimizer is not None
-        tensors[f"exp_avg.{name}"] = optimizer.state[parameter]["exp_avg"]
-        tensors[f"exp_avg_sq.{name}"] = optimizer.state[parameter]["exp_avg_sq"]
+        for moment, held in moments(optimizer, parameter).items():
+            tensors[f"{moment}.{name}"] = held
     return tensors
 
 

@@ -38,13 +38,20 @@ def trainer_memory_bytes(
     *,
     element_bytes: int = 2,
     z_loss: bool = False,
+    muon: bool = False,
     device: Device = "cuda",
 ) -> Values:
     """The peak of one layout, or of arrays of them: the sum of fullest_moment_lines for each. Of
     the layout it reads data_parallel, zero_stage (2 or 3), micro_batch_size, gradient_accumulation
     and recompute ("none" or "full")."""
     shape = shape_of(
-        model, layout, seq_len, element_bytes=element_bytes, z_loss=z_loss, device=device
+        model,
+        layout,
+        seq_len,
+        element_bytes=element_bytes,
+        z_loss=z_loss,
+        muon=muon,
+        device=device,
     )
     peak, *others = (_sum(parts) for parts in moments(shape).values())
     for other in others:
@@ -82,6 +89,7 @@ def trainer_memory_lines(spec: "RunSpec", device: Device) -> list[Line]:
             spec.data.seq_len,
             element_bytes=4 if spec.optim.precision == "fp32" else 2,
             z_loss=spec.model.z_loss > 0.0,
+            muon=spec.optim.optimizer == "muon",
             device=device,
         )
     )

@@ -36,9 +36,20 @@ def _state(shape: Shape, done: int = 0) -> list[Part]:
             FSDP2,
         )
 
+    two, one = shape.parameters, shape.one_moment_parameters
+    optimizer = FP32_STATE.optimizer * two - FP32 * one
     return [
         shared("weights", FP32_STATE.weights),
-        shared("optimiser state", FP32_STATE.optimizer),
+        Part(
+            "optimiser state",
+            optimizer / shape.ranks,
+            lambda: (
+                f"({FP32_STATE.optimizer} B × {two:,}"
+                + (f" - {FP32} B × {one:,} of Muon" if one else "")
+                + f") / {shape.ranks} ranks"
+            ),
+            FSDP2,
+        ),
         Part(
             "rotary tables",
             FP32 * 2 * shape.seq_len * per_head,

@@ -44,6 +44,8 @@ class Shape:
     recompute: Values
     accumulates: Values
     z_loss: bool
+    one_moment_parameters: int
+    """Of matrices that Muon moves, which holds no second moment of them."""
     fused_norm: bool
 
     @property
@@ -101,6 +103,7 @@ def shape_of(
     *,
     element_bytes: int,
     z_loss: bool,
+    muon: bool,
     device: Device,
 ) -> Shape:
     """The shape of what the bundled trainer supports (RunSpec.unsupported_by_trainer)."""
@@ -125,5 +128,6 @@ def shape_of(
         recompute=layout.full_recompute,
         accumulates=either(layout.gradient_accumulation > 1, 1, 0),
         z_loss=z_loss,
+        one_moment_parameters=muon * arch.layers * layer_matrix_parameters(arch),
         fused_norm=device == "cuda",
     )

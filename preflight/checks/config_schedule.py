@@ -27,11 +27,11 @@ def schedule(context: Context) -> Finding:
     optim, steps, usual = context.spec.optim, context.spec.steps, usual_learning_rate(context)
     return judge(
         [*schedule_oddities(context), *optimiser_oddities(context)],
-        f"{optim.warmup_steps:,} up, {optim.decay_steps:,} down to step {steps:,}",
+        f"{optim.warmup_steps:,} up, {optim.decay_length(steps):,} down to step {steps:,}",
         source="table",
         measured={
             "warmup_ratio": optim.warmup_steps / steps,
-            "decay_ratio": optim.decay_steps / steps,
+            "decay_ratio": optim.decay_length(steps) / steps,
             "learning_rate": optim.learning_rate,
         },
         needed={
@@ -68,6 +68,8 @@ def schedule_oddities(run: Planned) -> Iterator[Oddity]:
             f"Set optim.warmup_steps to {settled:,.0f} or more.",
         )
     decay = ("optim.decay_steps", f"{optim.decay_steps:,}")
+    if optim.schedule != "wsd":
+        return
     if optim.decay_steps == 0:
         yield Oddity(
             *decay,

@@ -1,14 +1,14 @@
 """How long is trained, and how the weights move."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from smolplan.spec.fields import Count, CountOrZero, SpecPart
+from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
 
 
 class OptimSpec(SpecPart):
-    """AdamW under a warm-up, stable, decay (WSD) schedule."""
+    """The optimiser; a warm-up, and a schedule of the learning rate behind it."""
 
     steps: Count | None = Field(default=None, description="Optimiser steps; or give tokens.")
     tokens: Count | None = Field(
@@ -18,8 +18,25 @@ class OptimSpec(SpecPart):
     learning_rate: float = Field(gt=0, description="Peak learning rate.")
     warmup_steps: CountOrZero = Field(default=0, description="Steps of linear warm-up.")
     decay_steps: CountOrZero = Field(
-        default=0, description="Steps of linear decay to 0 at the end."
+        default=0, description="Steps of decay at the end, of schedule wsd."
     )
+    schedule: Annotated[Literal["wsd", "cosine", "linear"], ADDED_LATER] = Field(
+        default="wsd",
+        description="wsd: constant, then down in the last decay_steps; cosine and linear go down "
+        "from the end of the warm-up.",
+    )
+    decay_shape: Annotated[Literal["linear", "1-sqrt"], ADDED_LATER] = Field(
+        default="linear", description="How wsd goes down; 1-sqrt: arXiv 2405.18392."
+    )
+    final_lr_fraction: Annotated[float, ADDED_LATER] = Field(
+        default=0.0, ge=0, lt=1, description="Of the peak, where the decay ends."
+    )
+    optimizer: Annotated[Literal["adamw", "muon"], ADDED_LATER] = Field(
+        default="adamw",
+        description="muon: for the matrices of the blocks, at the same learning rate (scaled as in "
+        "arXiv 2502.16982); AdamW for embeddings, head and norms.",
+    )
+    muon_momentum: Annotated[float, ADDED_LATER] = Field(default=0.95, ge=0, lt=1)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
@@ -36,3 +53,23 @@ class OptimSpec(SpecPart):
         if (self.steps is None) == (self.tokens is None):
             raise ValueError("give exactly one of steps and tokens; the other follows from it")
         return self
+
+    @model_validator(mode="after")
+    def _one_decay(self) -> Self:
+        if self.schedule == "wsd":
+            return self
+        if self.decay_steps:
+            raise ValueError(
+                f"decay_steps {self.decay_steps} is of schedule wsd; {self.schedule} goes down "
+                "from the end of the warm-up, so leave it out"
+            )
+        if self.decay_shape != "linear":
+            raise ValueError(
+                f"decay_shape {self.decay_shape} is of schedule wsd; leave it out of "
+                f"{self.schedule}"
+            )
+        return self
+
+    def decay_length(self, steps: int) -> int:
+        """Of a run of so many steps, those that the learning rate goes down in."""
+        return self.decay_steps if self.schedule == "wsd" else steps - self.warmup_steps

@@ -105,11 +105,11 @@ from trainer import schedule
 
 real, marker = schedule.learning_rate, pathlib.Path({marker!r})
 
-def learning_rate(step, **settings):
+def learning_rate(step, *settings):
     if step == 12 and os.environ.get("RANK") == "1" and not marker.exists():
         marker.touch()
         time.sleep(600)
-    return real(step, **settings)
+    return real(step, *settings)
 
 schedule.learning_rate = learning_rate
 """

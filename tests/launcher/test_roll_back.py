@@ -30,8 +30,8 @@ if {"trainer", "launcher.forge.server"} & set(sys.orig_argv):  # a rank, or what
         met[:] = [p for p in batch.positions if 36 <= p < 40]  # that of step 10
         return batch
 
-    def poisoned_rate(step, **settings):
-        return float("nan") if met else learning_rate(step, **settings)
+    def poisoned_rate(step, *settings):
+        return float("nan") if met else learning_rate(step, *settings)
 
     Batches.next, schedule.learning_rate = poisoned_batch, poisoned_rate
 """

@@ -20,7 +20,6 @@ from trainer.data.loader import Loader, checksum, rank_share
 from trainer.data.order import sequence_at, shuffled_index
 from trainer.data.prefetch import Batches
 from trainer.data.shards import Tokens
-from trainer.schedule import learning_rate
 
 SEQ_LEN = 16
 
@@ -207,8 +206,3 @@ def test_weights_that_cannot_be_are_refused(
     with pytest.raises(UserError, match=said) as refused:
         Mixture.of(spec, "abc", sequences)
     assert refused.value.where == "data.stages.0 (one)"
-
-
-def test_the_schedule_warms_up_stays_and_decays() -> None:
-    rates = [learning_rate(s, peak=1.0, steps=10, warmup=4, decay=4) for s in range(10)]
-    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])

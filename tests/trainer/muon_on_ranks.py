@@ -1,0 +1,52 @@
+"""Under torchrun, on every rank: exit 0 if some steps of Muon on a model that is shared out give,
+bit for bit, the weights and moments that the whole model on one rank gets of the same gradients. The
+argument is the number of ranks in a tensor-parallel group."""
+
+import os
+import sys
+
+import torch
+
+from preflight.small_run_layouts import with_parts
+from tests.trainer.sharded_weights import a_spec, gathered
+from trainer.model.transformer import CausalLM, initialise
+from trainer.optim import build_optimizer, moments
+from trainer.parallel import distribute, join, shard_of
+
+STEPS = 3
+
+
+def main() -> int:
+    spec = with_parts(
+        a_spec(int(os.environ["WORLD_SIZE"]), int(sys.argv[1])), optim={"optimizer": "muon"}
+    )
+    whole = CausalLM(spec.model, spec.data.seq_len)
+    initialise(whole, 0.02, seed=5)
+    with torch.device("meta"):
+        model = CausalLM(spec.model, spec.data.seq_len)
+    world = join(spec)
+    distribute(model, spec, world.mesh)
+    model.materialise(world.device)
+    initialise(model, 0.02, 5, shard_of)
+    alone, shared = build_optimizer(whole, spec.optim), build_optimizer(model, spec.optim)
+    names = dict(model.named_parameters())
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step)
+        for name, weight in whole.named_parameters():
+            weight.grad = torch.randn(weight.shape, generator=generator)
+            names[name].grad = shard_of(weight.grad, names[name])
+        alone.step()
+        shared.step()
+    for name, weight in whole.named_parameters():
+        assert torch.equal(gathered(names[name]), weight), name
+        held = moments(shared, names[name])
+        assert ("momentum" in held) == (weight.dim() == 2 and "layers" in name)
+        for moment, value in moments(alone, weight).items():
+            assert torch.equal(gathered(held[moment]), value), (name, moment)
+    world.barrier()
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    os._exit(code)
