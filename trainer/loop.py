@@ -41,7 +41,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     torch.manual_seed(spec.seed)
     torch.set_num_threads(spec.launch.threads_per_rank)
     # Not warn_only: attention picks its deterministic kernel by this being an error.
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(spec.launch.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     dataset = open_dataset(run)
     loader = open_loader(spec, dataset)

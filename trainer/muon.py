@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
 from trainer.parallel import shard_of
@@ -37,7 +37,7 @@ class Muon(torch.optim.AdamW):
                     self._step_of(matrices[first : first + AT_ONCE], group)
         return super().step(closure)  # which passes over what has no gradient any more
 
-    def _step_of(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+    def _step_of(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
         lr, momentum = group["lr"], group["momentum"]
         for matrix, update in zip(matrices, self._updates(matrices, momentum), strict=True):
             matrix.mul_(1 - lr * group["weight_decay"])
@@ -46,7 +46,7 @@ class Muon(torch.optim.AdamW):
             self.state[matrix]["step"] += 1
             matrix.grad = None
 
-    def _updates(self, matrices: list[Tensor], momentum: float) -> Iterator[Tensor]:
+    def _updates(self, matrices: list[nn.Parameter], momentum: float) -> Iterator[Tensor]:
         """Of each its orthogonalised momentum (Nesterov's), sharded as the matrix is."""
         wholes = []
         for matrix in matrices:

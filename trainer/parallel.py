@@ -162,6 +162,9 @@ def distribute(
     for block in model.model.layers:
         if isinstance(block, Elsewhere):
             continue
+        if spec.launch.compile:
+            # The forward pass alone: FSDP's hooks, which gather and reduce, stay outside.
+            block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
         if spec.parallel.recompute == "full":
             _recompute(block)
         fully_shard(block, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)

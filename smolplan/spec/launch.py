@@ -126,6 +126,15 @@ class LaunchSpec(SpecPart):
     collective_timeout_s: Seconds = Field(
         default=1800.0, description="A collective that takes longer breaks the attempt."
     )
+    deterministic: Annotated[bool, ADDED_LATER] = Field(
+        default=True,
+        description="Only kernels that give the same bits every time; without it a resumed run "
+        "equals an undisturbed one within rounding only.",
+    )
+    compile: Annotated[bool, ADDED_LATER] = Field(
+        default=False,
+        description="Compile the blocks by torch.compile; on a CPU that needs a C++ compiler.",
+    )
     hosts: Annotated[tuple[Name, ...], ADDED_LATER] = Field(
         default=(),
         description="Names or patterns, as gpu[01-50]; those beyond cluster.nodes are spares.",

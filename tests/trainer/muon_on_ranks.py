@@ -38,11 +38,18 @@ def main() -> int:
         alone.step()
         shared.step()
     for name, weight in whole.named_parameters():
-        assert torch.equal(gathered(names[name]), weight), name
         held = moments(shared, names[name])
-        assert ("momentum" in held) == (weight.dim() == 2 and "layers" in name)
-        for moment, value in moments(alone, weight).items():
-            assert torch.equal(gathered(held[moment]), value), (name, moment)
+        by_muon = weight.dim() == 2 and "layers" in name
+        assert ("momentum" in held) == by_muon
+        # The CPU's AdamW kernel rounds the last elements of a shard in another way.
+        tolerance = 0.0 if by_muon else 1e-6
+        for one, other in (
+            (names[name], weight),
+            *zip(held.values(), moments(alone, weight).values(), strict=True),
+        ):
+            torch.testing.assert_close(
+                gathered(one), other, rtol=tolerance, atol=tolerance, msg=name
+            )
     world.barrier()
     return 0
 
