@@ -97,12 +97,15 @@ class Checkpoints:
         """What of the data is not trained on; known once the newest checkpoint is loaded."""
 
     def load_newest(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Manifest | None:
-        """Load the newest whole checkpoint into model and optimiser; None if there is none.
+        """Load the newest whole checkpoint into model and optimiser; None if there is none. What
+        saving needs of the host's memory is taken here, so that no step waits for it.
 
         Raises NamedExit BAD_SPEC if it belongs to another model or dataset, and
         CHECKPOINT_STORAGE_LOST if there is none here any longer, though one was uploaded or the
         run was rolled back to it.
         """
+        if self._spec.checkpoint.asynchronous:
+            self._stager.stage(tensors_of(model, optimizer))
         roll_backs = self._roll_backs()
         if self._world.rank == 0:
             clear_partial(self._run, self._attempt)

@@ -164,7 +164,7 @@ def distribute(
             continue
         if spec.launch.compile:
             # The forward pass alone: FSDP's hooks, which gather and reduce, stay outside.
-            block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+            block.forward = torch.compile(block.forward)
         if spec.parallel.recompute == "full":
             _recompute(block)
         fully_shard(block, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)

@@ -1,6 +1,6 @@
 """Under torchrun, on every rank: exit 0 if some steps of Muon on a model that is shared out give,
-bit for bit, the weights and moments that the whole model on one rank gets of the same gradients. The
-argument is the number of ranks in a tensor-parallel group."""
+bit for bit, the weights and moments that one rank with the whole model gets of the same gradients.
+The argument is the number of ranks in a tensor-parallel group."""
 
 import os
 import sys
