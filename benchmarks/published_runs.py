@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +33,6 @@ from smolplan.cli.predict import stack_and_gpu
 from smolplan.cli.predict_view import quantile_table, row_table
 from smolplan.errors import SmolplanError
 
-SEED = 1
 STACKS = Path(__file__).resolve().parent.parent / "planner" / "catalog" / "stacks.yaml"
 MARK = "# Everything below is written by python -m benchmarks.published_runs FILE.csv --fit.\n"
 
@@ -65,7 +63,7 @@ def held_out(rows: Sequence[Row], fitting: Sequence[FitRow]) -> list[Comparison]
     }
     parts = {fold: part for fold, part in parts.items() if part}
     with ProcessPoolExecutor() as pool:
-        fits = dict(zip(parts, pool.map(partial(fit, seed=SEED), parts.values()), strict=True))
+        fits = dict(zip(parts, pool.map(fit, parts.values()), strict=True))
     found = []
     for fold, fitted in fits.items():
         counted = [c for c in compare(rows, fitted) if c.skipped is None]
@@ -81,7 +79,6 @@ def write_constants(fitted: Fitted, used: int, file: Path) -> None:
         f'  date: "{datetime.now(UTC):%Y-%m-%d}"',
         f"  rows: {used}",
         f"  file: {file.name}",
-        f"  seed: {SEED}",
         "constants:",
     ]
     for stack, by_gpu in fitted.items():
@@ -136,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fitting = fit_rows(rows)
     if options.fit:
         print(f"fitting on {len(fitting):,} rows", file=sys.stderr)
-        write_constants(fit(fitting, seed=SEED), len(fitting), options.file)
+        write_constants(fit(fitting), len(fitting), options.file)
         fitted_constants.cache_clear()
     held = []
     if not options.quick:

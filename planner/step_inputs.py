@@ -57,6 +57,9 @@ class Shape:
     vocab: Values
     seq_len: Values
     tokens_per_step: Values
+    parallel_block: Values = 0.0
+    """1 where attention and feed-forward part begin from the same input, and are summed before
+    they are reduced (Wang and Komatsuzaki 2021, GPT-J; PaLM, arXiv 2204.02311, section 2)."""
 
 
 @dataclass(frozen=True)

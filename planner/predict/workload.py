@@ -2,7 +2,7 @@
 default stated here."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from planner.flops import flops_per_token
 from planner.predict.architecture import architecture_of_row, lacking_architecture
@@ -21,6 +21,7 @@ SHARDED_OPTIMIZER = re.compile(r"zero-?[123]|distopt|fsdp|dist-opt|hsdp", re.I)
 EIGHT_BITS = re.compile(r"fp8|int8", re.I)
 FOUR_BITS = re.compile(r"fp4", re.I)
 BLOCK_SCALED = re.compile(r"mxfp8|fp8-mx|rowwise|block", re.I)
+PARALLEL_BLOCK = re.compile(r"parallel block", re.I)
 INTERLEAVED = re.compile(r"(?<!non-)interleaved", re.I)
 NETWORK = re.compile(r"(\d+) ?Gb(?:ps|/s|it/s)/(node|GPU)", re.I)
 MANY_CHUNKS = 12.0
@@ -89,6 +90,8 @@ def workload_of(row: Row) -> Workload:
     assert accelerator is not None
     arch, seq_len = architecture_of_row(row), int(row.numbers["seq_len"])
     shape = shape_of(arch, seq_len, int(row.numbers["global_batch_tokens"]))
+    if PARALLEL_BLOCK.search(row.text("notes")):
+        shape = replace(shape, parallel_block=1.0)
     stack = find_stack(row.origin)
     layout = layout_of_row(row, stack, arch.layers)
     dense = accelerator.peak_bf16_flops

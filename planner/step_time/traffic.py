@@ -36,9 +36,10 @@ def layer_traffic_s(
         lanes=either(layout.tp < domain, layout.tp, domain),
     )
     activation_bytes = BF16_BYTES * tokens * shape.hidden
-    # Two all-reduces forward, one where there is no feed-forward (Shoeybi et al. 2019, arXiv
-    # 1909.08053), each a reduce-scatter and an all-gather.
-    reduced = 2.0 * (1.0 + shape.ffn_share + shape.moe_share)
+    # Two all-reduces forward, one where there is no feed-forward, or it shares attention's (Shoeybi
+    # et al. 2019, arXiv 1909.08053), each a reduce-scatter and an all-gather.
+    apart = (shape.ffn_share + shape.moe_share) * (1.0 - shape.parallel_block)
+    reduced = 2.0 * (1.0 + apart)
     tensor_s = reduced * gather_s(activation_bytes, layout.tp, bytes_per_s=bandwidth)
     kv_bytes = BF16_BYTES * 2.0 * tokens * shape.kv_width / layout.tp * layout.cp
     far = across / ring_slowdown(layout.tp, layout.tp * layout.cp, machine)
