@@ -295,6 +295,8 @@ class Kind:
     """Nobody says that it happened: time has to pass before it is one."""
 
 
+LONG_CHECKPOINT = "long checkpoint"
+
 KINDS: dict[str, Kind] = {
     "rank killed": Kind(kill_rank, True),
     "all ranks killed": Kind(kill_all_ranks, True),
@@ -316,7 +318,7 @@ KINDS: dict[str, Kind] = {
     "monitor paused": Kind(pause_monitor, False),
     "sampler killed": Kind(kill_sampler, False),
     "slow rank": Kind(slow_rank, False),
-    "long checkpoint": Kind(hold_up_checkpoint, False),
+    LONG_CHECKPOINT: Kind(hold_up_checkpoint, False),
     "evaluation beside": Kind(evaluate_beside, False),
     "record locked": Kind(lock_record, False),
 }

@@ -36,7 +36,7 @@ optim:
    decay_steps: 10, precision: fp32}}
 parallel: {{data_parallel: {hosts}, micro_batch_size: 2}}
 cluster: {{nodes: {hosts}, gpus_per_node: 1, gpu: cpu}}
-checkpoint: {{every_steps: {every}, keep_last: 4}}
+checkpoint: {{every_steps: {every}, keep_last: 4, asynchronous: {beside}}}
 monitor:
   {{poll_s: 0.2s, hang_min_s: 5s, host_timeout_s: 4s, startup_timeout_s: 90s,
    checkpoint_timeout_s: 60s, backoff_initial_s: 0.1s, backoff_max_s: 1s, crash_loop_limit: 1000}}
@@ -46,6 +46,11 @@ launch:
   ssh: {{config: "{folder}/ssh_config", connect_timeout_s: 2s}}
   cache: "{folder}/cache"
 """
+
+
+def saves_beside(seed: int) -> bool:
+    """Runs of odd seeds write checkpoints beside training, those of even ones in its way."""
+    return seed % 2 == 1
 
 
 def spec_of(cluster: Lab, hosts: int, steps: int, seed: int) -> RunSpec:
@@ -58,6 +63,7 @@ def spec_of(cluster: Lab, hosts: int, steps: int, seed: int) -> RunSpec:
         hosts=hosts,
         all=hosts + 1,
         every=CHECKPOINT_EVERY,
+        beside=str(saves_beside(seed)).lower(),
     )
     return parse_spec(text, where="chaos")
 
