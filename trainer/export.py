@@ -15,9 +15,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 
 from smolplan.errors import SmolplanError, UserError
-from smolplan.rundir import RunDir, sync_folder
+from smolplan.rundir import RunDir, read_json, sync_folder
 from smolplan.spec import RunSpec, load_spec
-from trainer.data.dataset import SEPARATOR, TOKENIZER, Dataset, open_dataset
+from trainer.data.dataset import SEPARATOR, TOKENIZER, Dataset
 from trainer.evaluate import whole_checkpoint
 from trainer.huggingface.families import Family, family_of
 from trainer.huggingface.weights import write_weights
@@ -39,7 +39,7 @@ def export(run: RunDir, spec: RunSpec, step: int | None, to: Path, dtype: str) -
     if not to.parent.is_dir():
         raise UserError(f"there is no folder {to.parent}", where="--to", remedy="Make it first.")
     manifest = whole_checkpoint(run, step)
-    dataset = open_dataset(run)
+    dataset = _described(run)
     # Under another name until it is whole; what a kill leaves has a dot before its name.
     staging = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
     try:
@@ -84,6 +84,14 @@ def write_from_checkpoint(
     return write_weights(folder, family, shapes, load, dtype)
 
 
+def _described(run: RunDir) -> Dataset:
+    """The run's dataset as it is on record: its tokens need not be here. Raises UserError."""
+    try:
+        return Dataset.from_json(read_json(run.dataset) or {})
+    except ValueError as error:
+        raise UserError(str(error), where=str(run.dataset)) from None
+
+
 def _with_tokens(config: dict[str, Any], dataset: Dataset, dtype: str) -> dict[str, Any]:
     name = {"bf16": "bfloat16", "fp32": "float32"}[dtype]
     return {**config, "eos_token_id": dataset.separator, "torch_dtype": name}
@@ -93,7 +101,7 @@ def _write_tokenizer(folder: Path, dataset: Dataset, longest: int) -> bool:
     """The tokeniser, and what a text ends with; False where the run's is not here any more."""
     end = dataset.separator
     _write_json(folder / "generation_config.json", {"eos_token_id": end, "pad_token_id": end})
-    source = Path(dataset.folder) / TOKENIZER
+    source = dataset.tokenizer_path
     if not source.exists():
         log.warning("%s is gone: the folder has no tokeniser", source)
         return False
