@@ -92,6 +92,7 @@ def _register() -> None:
         preflight,
         report,
         run,
+        scale,
         spec,
         top,
     )
@@ -102,6 +103,7 @@ def _register() -> None:
         plan.plan,
         goodput.goodput,
         budget.budget,
+        scale.scale,
         predict.predict,
         calibrate.calibrate,
         preflight.preflight,
