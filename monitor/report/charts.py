@@ -1,8 +1,10 @@
 """A run's pictures, as SVG to be put into a page (its classes are styled in html.py)."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from html import escape
+from itertools import groupby
 
 from monitor.curve import Point
 from monitor.goodput import Cause, Interval
@@ -65,66 +67,119 @@ def time_line(intervals: Sequence[Interval], launched_at: float, begins: Sequenc
     return "".join([*parts, "</svg>"])
 
 
+@dataclass(frozen=True)
+class Row:
+    """A point of a line: where it is, its mean, and the extremes that the mean would hide."""
+
+    x: float
+    mean: float
+    low: float
+    high: float
+    attempt: int
+
+    @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, (self.x, self.mean, self.low, self.high)))
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run's, joined within each attempt."""
+
+    rows: Sequence[Row]
+    begins: Sequence[float] = ()
+    """Where an attempt began."""
+    name: str = ""
+    colour: str = ""
+    """The page's own unless given."""
+    dotted: bool = False
+    """Each point is drawn, and all are joined: of evaluations, which are few."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    title: str
+    x_label: str
+    y_label: str
+
+
 def loss_chart(points: Sequence[Point], begins: Sequence[int]) -> str | None:
     """The mean loss over the steps, with the highest behind it. `begins`: steps at which an attempt
     began. None where there is nothing to draw."""
-    return _chart(
-        [(p.step, of.mean, of.high, p.attempt) for p in points if (of := p.values.get("loss"))],
-        begins,
-        ("Loss over steps", "step", "loss"),
-    )
+    rows = [
+        Row(p.step, of.mean, of.mean, of.high, p.attempt)
+        for p in points
+        if (of := p.values.get("loss"))
+    ]
+    return chart([Line(rows, begins)], Axes("Loss over steps", "step", "loss"))
 
 
 def throughput_chart(points: Sequence[Point], begins: Sequence[float]) -> str | None:
     """The mean throughput over time, with the lowest behind it."""
-    return _chart(
-        [
-            (p.hours, of.mean, of.low, p.attempt)
-            for p in points
-            if (of := p.values.get("tokens_per_s"))
-        ],
-        begins,
-        ("Throughput over time", "hours since launch", "tokens/s"),
-    )
+    rows = [
+        Row(p.hours, of.mean, of.low, of.mean, p.attempt)
+        for p in points
+        if (of := p.values.get("tokens_per_s"))
+    ]
+    axes = Axes("Throughput over time", "hours since launch", "tokens/s")
+    return chart([Line(rows, begins)], axes)
 
 
-def _chart(
-    rows: Iterable[tuple[float, float, float, int]],
-    begins: Sequence[float],
-    words: tuple[str, str, str],
-) -> str | None:
-    """A curve for each attempt, a band from it to the extremes, and where attempts began."""
-    known = [row for row in rows if all(map(math.isfinite, row))]
-    if len(known) < 2:
+def chart(lines: Sequence[Line], axes: Axes) -> str | None:
+    """Lines over each other, each with a band between its extremes, and where attempts began. None
+    where there is nothing to draw."""
+    lines = [replace(line, rows=[row for row in line.rows if row.is_finite]) for line in lines]
+    rows = [row for line in lines for row in line.rows]
+    if len(rows) < 2:
         return None
-    title, x_label, y_label = words
-    x_ticks = ticks(min(row[0] for row in known), max(row[0] for row in known), 7)
-    values = [value for row in known for value in row[1:3]]
-    y_ticks = ticks(min(values), max(values), 5)
+    x_ticks = ticks(min(row.x for row in rows), max(row.x for row in rows), 7)
+    y_ticks = ticks(min(row.low for row in rows), max(row.high for row in rows), 5)
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     x_of = _scale(x_ticks, LEFT, right)
     y_of = _scale(y_ticks, bottom, TOP)
-    parts = [_open(HEIGHT, title)]
+    parts = [_open(HEIGHT, axes.title)]
     for value in y_ticks:
         parts.append(_line("grid", LEFT, y_of(value), right, y_of(value)))
         parts.append(_text(LEFT - 8, y_of(value) + 4, number(value), "end"))
     for value in x_ticks:
         parts.append(_text(x_of(value), bottom + 18, number(value), "middle"))
-    for attempt in dict.fromkeys(row[3] for row in known):
-        own = [row for row in known if row[3] == attempt]
-        mean = [(x_of(row[0]), y_of(row[1])) for row in own]
-        extreme = [(x_of(row[0]), y_of(row[2])) for row in own]
-        parts.append(f'<polygon class="band" points="{_path([*mean, *extreme[::-1]])}"/>')
-        parts.append(f'<polyline class="curve" points="{_path(mean)}"/>')
-    for begin in begins:
-        if x_ticks[0] <= begin <= x_ticks[-1]:
-            parts.append(_line("begin", x_of(begin), TOP, x_of(begin), bottom))
-    parts.append(_text((LEFT + right) / 2, HEIGHT - 8, x_label, "middle"))
-    parts.append(_text(LEFT, 14, y_label, "start"))
+    for line in lines:
+        parts += _drawn(line, x_of, y_of)
+        for begin in line.begins:
+            if x_ticks[0] <= begin <= x_ticks[-1]:
+                parts.append(_line("begin", x_of(begin), TOP, x_of(begin), bottom))
+    parts.append(_text((LEFT + right) / 2, HEIGHT - 8, axes.x_label, "middle"))
+    parts.append(_text(LEFT, 14, axes.y_label, "start"))
     return "".join([*parts, "</svg>"])
 
 
-def _scale(marks: Sequence[float], first: float, last: float) -> Callable[[float], float]:
+Scale = Callable[[float], float]
+
+
+def _drawn(line: Line, x_of: Scale, y_of: Scale) -> Iterator[str]:
+    ink = f' style="stroke:{line.colour}"' if line.colour else ""
+    fill = f' style="fill:{line.colour};fill-opacity:.2"' if line.colour else ""
+    for rows in stretches(line):
+        mean = [(x_of(row.x), y_of(row.mean)) for row in rows]
+        low = [(x_of(row.x), y_of(row.low)) for row in rows]
+        high = [(x_of(row.x), y_of(row.high)) for row in rows]
+        yield f'<polygon class="band"{fill} points="{_path([*low, *high[::-1]])}"/>'
+        yield f'<polyline class="curve"{ink} points="{_path(mean)}"/>'
+        if line.dotted:
+            solid = ink.replace("stroke", "fill")
+            yield from (f'<circle{solid} cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in mean)
+
+
+def stretches(line: Line) -> Iterator[Sequence[Row]]:
+    """Points in a row that are to be joined: those of one attempt, or all."""
+    if line.dotted:
+        yield line.rows
+        return
+    for _, rows in groupby(line.rows, key=lambda row: row.attempt):
+        yield list(rows)
+
+
+def _scale(marks: Sequence[float], first: float, last: float) -> Scale:
     low, high = marks[0], marks[-1]
     return lambda value: first + (value - low) / (high - low) * (last - first)
 

@@ -5,13 +5,23 @@ from html import escape
 
 from monitor.report.document import Block, Document, Heading, Paragraph, Picture, Table
 
-_STYLE = """
+INK = """
 :root { color-scheme: light dark; --ink: #1c1e21; --dim: #676d76; --line: #dfe2e6; --paper: #fff;
   --card: #f6f7f9; --good: #1a7f37; --bad: #c5221f; --mark: #c5221f; --curve: #0969da;
   --band: #b6d6f6 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e6e9; --dim: #9aa1ab; --line: #33383f;
   --paper: #16181c; --card: #1f2227; --good: #4ac26b; --bad: #ff7b72; --mark: #ff7b72;
   --curve: #58a6ff; --band: #1f4468 } }
+"""
+
+CHARTS = """
+svg text { font: 13px system-ui, sans-serif; fill: var(--ink) }
+.grid { stroke: var(--line) } .curve { fill: none; stroke: var(--curve); stroke-width: 1.5 }
+.band { fill: var(--band) } .begin { stroke: var(--mark); stroke-dasharray: 4 3 }
+"""
+"""What the pictures of charts.py need beside INK, in a page or on their own."""
+
+_PAGE = """
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 60rem; background: var(--paper);
   color: var(--ink); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: break-word }
@@ -26,9 +36,6 @@ tr:last-child > td { border-bottom: 0 } thead th { background: var(--card); font
 .number { text-align: right; white-space: nowrap }
 figure { margin: .75rem 0 } figcaption { color: var(--dim); font-size: .9em }
 svg { display: block; width: 100%; min-width: 34rem; height: auto }
-svg text { font: 13px system-ui, sans-serif; fill: var(--ink) }
-.grid { stroke: var(--line) } .curve { fill: none; stroke: var(--curve); stroke-width: 1.5 }
-.band { fill: var(--band) } .begin { stroke: var(--mark); stroke-dasharray: 4 3 }
 @media print { :root { color-scheme: light } body { padding: 0; font-size: 11px }
   .scroll { border: 0; overflow: visible } svg { min-width: 0 }
   h2, thead { break-after: avoid } figure, tr { break-inside: avoid } }
@@ -43,7 +50,7 @@ def html(document: Document) -> str:
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{escape(document.title)}</title><style>{_STYLE}</style></head><body>
+<title>{escape(document.title)}</title><style>{INK}{CHARTS}{_PAGE}</style></head><body>
 <h1>{escape(document.title)}</h1>
 <p class="{state}"><b>{escape(document.verdict)}</b></p>
 {body}

@@ -34,9 +34,9 @@ def demo(
     from preflight import runner
     from smolplan.cli import style
     from smolplan.cli.estimate import estimate
-    from smolplan.cli.plot import draw_curve
     from smolplan.cli.preflight_view import show
     from smolplan.cli.style import console, progress_line
+    from smolplan.cli.terminal_curve import draw_curve
     from smolplan.errors import SmolplanError
     from smolplan.rundir import RunDir
     from smolplan.spec import load_preset

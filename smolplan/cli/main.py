@@ -88,6 +88,7 @@ def _register() -> None:
         monitor,
         object_store,
         plan,
+        plot,
         predict,
         preflight,
         report,
@@ -118,6 +119,7 @@ def _register() -> None:
     app.command()(object_store.upload)
     app.command()(object_store.restore)
     app.command()(report.report)
+    app.command()(plot.plot)
     app.add_typer(data.app, name="data")
     app.add_typer(monitor.app, name="monitor")
     app.add_typer(spec.app, name="spec")

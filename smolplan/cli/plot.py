@@ -1,30 +1,91 @@
-"""A curve in the terminal."""
+"""smolplan plot: the curves of one run, or of several over each other."""
 
-from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from monitor.report.course import Course
 
 
-def draw_curve(
-    values: Sequence[float], *, marks: dict[int, str], width: int = 70, height: int = 10
-) -> list[str]:
-    """Lines of text with the values as a curve, left to right, and under it a mark below each
-    index of `marks` (a single character each)."""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    columns = min(width, len(values))
-    cells = [[" "] * columns for _ in range(height)]
-    for column in range(columns):
-        start = column * len(values) // columns
-        end = max(start + 1, (column + 1) * len(values) // columns)
-        mean = sum(values[start:end]) / (end - start)
-        row = round((high - mean) / span * (height - 1))
-        cells[row][column] = "•"
-    lines = []
-    for row, line in enumerate(cells):
-        label = high if row == 0 else low if row == height - 1 else None
-        lines.append(f"{'' if label is None else f'{label:.2f}':>6} ┤" + "".join(line).rstrip())
-    below = [" "] * columns
-    for index, mark in marks.items():
-        below[min(columns - 1, index * columns // len(values))] = mark
-    lines.append(" " * 7 + "└" + "─" * columns)
-    lines.append(" " * 8 + "".join(below).rstrip())
-    return lines
+def plot(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Names of runs, or their folders, or latest."),
+    ],
+    to: Annotated[
+        Path, typer.Option(help="The picture: an .html page, an .svg, or a .png (by matplotlib).")
+    ] = Path("runs.html"),
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this: loss, tokens_per_s, mfu, grad_norm, data_wait_share, lr, or an "
+            "evaluation as bits_per_byte; may be repeated."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Draw loss, throughput, MFU, gradient norm, data wait and evaluations over tokens; several
+    runs lie over each other, for comparing them at equal tokens.
+
+    Example: `smolplan plot ablation-a ablation-b --to compare.svg --metric loss`
+    """
+    from monitor.report.overlay import (
+        metrics_of,
+        overlay_html,
+        overlay_png,
+        overlay_svg,
+        panels,
+    )
+    from planner.plot_png import can_draw_png
+    from smolplan.cli.options import check_file, write_file
+    from smolplan.errors import UserError
+
+    writers = {".html": overlay_html, ".svg": overlay_svg, ".png": overlay_png}
+    suffix = to.suffix.lower()
+    if suffix not in writers:
+        raise UserError(
+            f"a plot is no {suffix or 'file without a suffix'}",
+            where="--to",
+            remedy=f"End the name in {', '.join(writers)}.",
+        )
+    if suffix == ".png" and not can_draw_png():
+        raise UserError(
+            "a PNG is drawn by matplotlib, which is not installed",
+            where="--to",
+            remedy="Write an .svg or .html, or run pip install 'smolplan[plot]'.",
+        )
+    check_file("--to", to, force=force)
+    courses = [_course(name) for name in runs]
+    known = metrics_of(courses)
+    for name in metric or ():
+        if name not in known:
+            raise UserError(
+                f"none of the runs has {name!r}",
+                where="--metric",
+                remedy=f"They have: {', '.join(known)}." if known else "None made a step yet.",
+            )
+    drawn = panels(courses, metric or known)
+    if not drawn:
+        raise UserError(
+            "there are not two points to draw", where="RUN", remedy="Wait for the first steps."
+        )
+    write_file("--to", to, writers[suffix](courses, drawn), force=force)
+    print(f"{to}: {', '.join(panel.axes.title.lower() for panel in drawn)}")
+
+
+def _course(name: str) -> "Course":
+    """Of a run on record, or of a folder that was one elsewhere."""
+    from launcher.store import Store
+    from monitor.report.course import read_course
+    from smolplan.cli.run import find_run
+    from smolplan.rundir import RunDir
+    from smolplan.spec import load_spec
+
+    folder = RunDir(name)
+    if folder.spec.is_file():
+        return read_course(folder.path.resolve().name, folder, load_spec(folder.spec))
+    found = find_run(Store(), name)
+    folder = RunDir(found.path)
+    return read_course(found.id, folder, load_spec(folder.spec))

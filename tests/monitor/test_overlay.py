@@ -1,0 +1,116 @@
+"""Curves of runs over each other, from run folders as a trainer and its restarts leave them."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from monitor.report.course import read_course
+from monitor.report.overlay import metrics_of, overlay_svg, panels
+from smolplan.rundir import RunDir, append_line, write_json
+from smolplan.spec import RunSpec, dump_spec, load_preset
+from tests.support import smolplan
+
+SVG = "{http://www.w3.org/2000/svg}"
+SPEC = load_preset("tiny-cpu")
+
+
+def log(run: RunDir, steps: range, attempt: int, loss: float) -> None:
+    for step in steps:
+        line = {"step": step, "tokens": step * SPEC.global_batch_tokens, "attempt": attempt}
+        append_line(
+            run.metrics,
+            line | {"loss": loss, "step_s": 2.0, "data_wait_s": 0.5, "tokens_per_s": 9.0},
+        )
+
+
+def make_run(folder: Path, spec: RunSpec = SPEC) -> RunDir:
+    folder.mkdir()
+    run = RunDir(folder)
+    run.spec.write_text(dump_spec(spec))
+    return run
+
+
+@pytest.fixture
+def restarted(tmp_path: Path) -> RunDir:
+    """Killed after step 50; it went on from step 40."""
+    run = make_run(tmp_path / "restarted")
+    log(run, range(1, 51), 1, loss=3.0)
+    log(run, range(41, 61), 2, loss=2.0)
+    return run
+
+
+def test_steps_done_again_are_drawn_once_as_the_newest_attempt_did_them(restarted: RunDir) -> None:
+    course = read_course("r", restarted, SPEC)
+    assert [p.step for p in course.points] == list(range(1, 61))
+    losses = {p.step: p.values["loss"].mean for p in course.points}
+    assert losses[40] == 3.0 and losses[41] == 2.0
+    assert course.begins == [41 * SPEC.global_batch_tokens]
+    assert course.points[0].values["data_wait_share"].mean == 0.25
+
+
+def test_an_attempt_that_went_back_hides_only_the_steps_that_it_has_reached(
+    restarted: RunDir,
+) -> None:
+    log(restarted, range(21, 31), 3, loss=1.0)
+    course = read_course("r", restarted, SPEC)
+    assert [p.step for p in course.points] == list(range(1, 61))
+    seen = [(p.step, p.attempt) for p in course.points if p.step in (20, 21, 30, 31, 40, 41)]
+    assert seen == [(20, 1), (21, 3), (30, 3), (31, 1), (40, 1), (41, 2)]
+
+
+def test_a_spike_is_seen_in_a_long_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "long")
+    log(run, range(1, 4001), 1, loss=2.0)
+    log(run, range(4001, 4002), 1, loss=90.0)
+    log(run, range(4002, 8001), 1, loss=2.0)
+    course = read_course("r", run, SPEC)
+    assert len(course.points) <= 600
+    assert max(p.values["loss"].high for p in course.points) == 90.0
+
+
+def test_runs_lie_over_each_other_at_equal_tokens(restarted: RunDir, tmp_path: Path) -> None:
+    """Twice the batch is twice the tokens a step, so half the steps reach as far."""
+    optim = SPEC.optim.model_copy(update={"global_batch_size": 2 * SPEC.optim.global_batch_size})
+    large = SPEC.model_copy(update={"optim": optim})
+    other = make_run(tmp_path / "b <&>", large)
+    for step in range(1, 31):
+        append_line(other.metrics, {"step": step, "attempt": 1, "loss": 4.0})
+    for step in (10, 30):
+        other.evals.mkdir(exist_ok=True)
+        write_json(other.evals / f"step-{step}.json", {"step": step, "bits_per_byte": 1.5})
+    courses = [read_course("r", restarted, SPEC), read_course("b <&>", other, large)]
+    assert "bits_per_byte" in metrics_of(courses)
+    (loss,) = panels(courses, ["loss"])
+    assert loss.lines[0].rows[-1].x == loss.lines[1].rows[-1].x == 60 * SPEC.global_batch_tokens
+    (scores,) = panels(courses, ["bits_per_byte"])
+    root = ElementTree.fromstring(overlay_svg(courses, [loss, scores]))
+    inner = root.findall(f"{SVG}svg")
+    assert len(inner) == 2
+    assert len(inner[0].findall(f"{SVG}polyline")) == 3  # two attempts of one run, and the other
+    assert len(inner[0].findall(f"{SVG}line[@class='begin']")) == 1
+    assert len(inner[1].findall(f"{SVG}circle")) == 2
+    assert "b <&>" in "".join(root.itertext())
+
+
+@pytest.mark.parametrize("suffix", ["html", "svg", "png"])
+def test_the_command_draws_a_file(restarted: RunDir, tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"curves.{suffix}"
+    done = smolplan("plot", str(restarted.path), "--to", str(file))
+    if suffix == "png" and find_spec("matplotlib") is None:
+        assert done.returncode == 2 and "pip install 'smolplan[plot]'" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    content = file.read_bytes()
+    assert content.startswith(b"\x89PNG") if suffix == "png" else b"<polyline" in content
+
+
+def test_what_cannot_be_drawn_is_said(restarted: RunDir, tmp_path: Path) -> None:
+    for arguments, said in [
+        (["--to", "a.gif"], "--to"),
+        (["--metric", "los", "--to", str(tmp_path / "a.svg")], "loss"),
+    ]:
+        done = smolplan("plot", str(restarted.path), *arguments)
+        assert done.returncode == 2 and said in done.stderr
+        assert "Traceback" not in done.stderr
