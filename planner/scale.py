@@ -112,7 +112,7 @@ def scale(spec: RunSpec, target: float, tokens: float | None = None) -> Scaled:
     share /= _compute(spec.model, spec.data.seq_len) * spec.tokens
     batch = max(1, round(spec.optim.global_batch_size * share**BATCH_EXPONENT))
     fields = spec.model_dump() | {
-        "name": f"{spec.name[:90]}-{format_count(target)}",
+        "name": f"{spec.name[:90]}-{format_count(target)}".replace(",", ""),
         "model": model.model_dump(),
     }
     scaled = _placed(spec, fields, batch, wanted, share)

@@ -53,8 +53,9 @@ def _steps(run: RunDir) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 def _tokens(line: dict[str, Any], step: int, spec: RunSpec) -> float:
     told = line.get("tokens")
-    good = isinstance(told, int | float) and math.isfinite(told)
-    return float(told if good else step * spec.global_batch_tokens)
+    if isinstance(told, int | float) and math.isfinite(told):
+        return float(told)
+    return float(step * spec.global_batch_tokens)
 
 
 def _figures(line: dict[str, Any], tokens: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from smolplan.units import format_count
 LOGGED = {
     "loss": ("Loss", "loss"),
     "tokens_per_s": ("Throughput", "tokens/s"),
-    "mfu": ("MFU", "share of the dense peak, exact FLOPs"),
+    "mfu": ("MFU", "exact FLOPs / dense peak"),
     "grad_norm": ("Gradient norm", "norm before clipping"),
     "data_wait_share": ("Waiting for data", "share of the step"),
     "lr": ("Learning rate", "learning rate"),
@@ -70,8 +70,10 @@ def _line(course: Course, metric: str) -> Line:
     return Line(scores, (), course.name, dotted=True)
 
 
-def overlay_html(courses: Sequence[Course], drawn: Sequence[Panel]) -> bytes:
-    names = ", ".join(course.name for course in courses)
+def overlay_html(drawn: Sequence[Panel]) -> bytes:
+    """One page that needs nothing else; of one panel or more."""
+    lines = drawn[0].lines
+    names = ", ".join(line.name for line in lines)
     blocks: list[Block] = [
         Paragraph(
             "Mean, with lowest and highest behind it. Dashed: an attempt began. Steps that were "
@@ -82,14 +84,13 @@ def overlay_html(courses: Sequence[Course], drawn: Sequence[Panel]) -> bytes:
     for panel in drawn:
         blocks.append(Heading(panel.axes.title))
         blocks.append(Picture(_legend(panel) + (chart(panel.lines, panel.axes) or ""), ""))
-    last = max((p.values["tokens"].high for c in courses for p in c.points), default=0.0)
-    told = f"{len(courses)} {'run' if len(courses) == 1 else 'runs, at equal tokens'}"
-    return html(
-        Document(names, f"{told}, to {format_count(last)} tokens", True, tuple(blocks))
-    ).encode()
+    last = max(row.x for panel in drawn for line in panel.lines for row in line.rows)
+    told = f"{len(lines)} runs, at equal tokens" if len(lines) > 1 else "One run"
+    verdict = f"{told}, to {format_count(last)} tokens"
+    return html(Document(names, verdict, True, tuple(blocks))).encode()
 
 
-def overlay_svg(courses: Sequence[Course], drawn: Sequence[Panel]) -> bytes:
+def overlay_svg(drawn: Sequence[Panel]) -> bytes:
     """One picture, a panel below the other."""
     each = HEIGHT + TITLE + GAP
     height = each * len(drawn) + 20
@@ -123,7 +124,7 @@ def _names(panel: Panel) -> str:
     )
 
 
-def overlay_png(courses: Sequence[Course], drawn: Sequence[Panel]) -> bytes:
+def overlay_png(drawn: Sequence[Panel]) -> bytes:
     """By matplotlib."""
     size = (8.0, 2.8 * len(drawn))
     figure = import_module("matplotlib.figure").Figure(figsize=size, layout="constrained")

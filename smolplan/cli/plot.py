@@ -71,7 +71,7 @@ def plot(
         raise UserError(
             "there are not two points to draw", where="RUN", remedy="Wait for the first steps."
         )
-    write_file("--to", to, writers[suffix](courses, drawn), force=force)
+    write_file("--to", to, writers[suffix](drawn), force=force)
     print(f"{to}: {', '.join(panel.axes.title.lower() for panel in drawn)}")
 
 
@@ -82,7 +82,9 @@ def _course(name: str) -> "Course":
     from smolplan.cli.run import find_run
     from smolplan.rundir import RunDir
     from smolplan.spec import load_spec
+    from smolplan.touch import require_answer
 
+    require_answer(Path(name).absolute(), where="RUN")
     folder = RunDir(name)
     if folder.spec.is_file():
         return read_course(folder.path.resolve().name, folder, load_spec(folder.spec))

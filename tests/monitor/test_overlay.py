@@ -85,7 +85,7 @@ def test_runs_lie_over_each_other_at_equal_tokens(restarted: RunDir, tmp_path: P
     (loss,) = panels(courses, ["loss"])
     assert loss.lines[0].rows[-1].x == loss.lines[1].rows[-1].x == 60 * SPEC.global_batch_tokens
     (scores,) = panels(courses, ["bits_per_byte"])
-    root = ElementTree.fromstring(overlay_svg(courses, [loss, scores]))
+    root = ElementTree.fromstring(overlay_svg([loss, scores]))
     inner = root.findall(f"{SVG}svg")
     assert len(inner) == 2
     assert len(inner[0].findall(f"{SVG}polyline")) == 3  # two attempts of one run, and the other
