@@ -10,6 +10,9 @@ from monitor.curve import Curve, Point, point
 from smolplan.rundir import RunDir, read_lines
 from smolplan.spec import RunSpec
 
+LOGGED = ("loss", "tokens_per_s", "mfu", "grad_norm", "lr")
+"""What of a line of metrics.jsonl is kept as it stands."""
+
 
 @dataclass(frozen=True)
 class Course:
@@ -63,4 +66,5 @@ def _figures(line: dict[str, Any], tokens: float) -> dict[str, Any]:
     share = None
     if isinstance(waited, int | float) and isinstance(took, int | float) and took > 0:
         share = waited / took
-    return {**line, "tokens": tokens, "data_wait_share": share}
+    logged = {name: line.get(name) for name in LOGGED}
+    return logged | {"tokens": tokens, "data_wait_share": share}

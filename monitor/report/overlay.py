@@ -14,7 +14,7 @@ from monitor.report.html import CHARTS, INK, html
 from planner.plot import number
 from smolplan.units import format_count
 
-LOGGED = {
+OF_STEPS = {
     "loss": ("Loss", "loss"),
     "tokens_per_s": ("Throughput", "tokens/s"),
     "mfu": ("MFU", "exact FLOPs / dense peak"),
@@ -41,7 +41,7 @@ def metrics_of(courses: Sequence[Course]) -> list[str]:
     """What can be drawn of them: quantities of a step, then tasks of evaluations."""
     logged = {name for course in courses for p in course.points for name in p.values}
     tasks = dict.fromkeys(task for course in courses for task in course.scores)
-    return [*(name for name in LOGGED if name in logged), *tasks]
+    return [*(name for name in OF_STEPS if name in logged), *tasks]
 
 
 def panels(courses: Sequence[Course], metrics: Sequence[str]) -> list[Panel]:
@@ -53,13 +53,13 @@ def panels(courses: Sequence[Course], metrics: Sequence[str]) -> list[Panel]:
             for index, course in enumerate(courses)
         ]
         if sum(len(line.rows) for line in lines) > 1:
-            title, label = LOGGED.get(metric, (metric, "score"))
+            title, label = OF_STEPS.get(metric, (metric, "score"))
             found.append(Panel(Axes(title, "tokens", label), lines))
     return found
 
 
 def _line(course: Course, metric: str) -> Line:
-    if metric in LOGGED:
+    if metric in OF_STEPS:
         rows = [
             Row(p.values["tokens"].high, of.mean, of.low, of.high, p.attempt)
             for p in course.points
