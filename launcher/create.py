@@ -24,6 +24,7 @@ from smolplan.errors import UserError
 from smolplan.rundir import RunDir, sync_folder, write_text
 from smolplan.spec import RunSpec, dump_spec
 from smolplan.touch import require_answer
+from smolplan.trackers import check_trackers
 
 BUILDER = "builder"
 """Names the process that builds a run directory, so that others know when to sweep."""
@@ -71,6 +72,7 @@ def check(spec: RunSpec) -> None:
     _check_init(spec)
     make_plan(spec)  # refuses a GPU that nobody knows
     check_store(spec.checkpoint.upload_to)
+    check_trackers(spec.log.trackers)
     match spec.launch.backend:
         case "slurm":
             check_for_slurm(spec)

@@ -4,24 +4,17 @@ They run on the machine that launches and watches, with its credentials, and bel
 no attempt's end ends them. A lock in the run folder lets one be at work at a time.
 """
 
-import logging
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from launcher.helpers import Helpers
 from smolplan.errors import SmolplanError, UserError
-from smolplan.lock import is_held
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
 from smolplan.uploads import Uploads, check_package, lost_here, store_folder
-
-log = logging.getLogger("launcher.uploads")
-
-AGAIN_AFTER_S = 30.0
-"""Between two starts for one run: one that ends at once would be started at every look."""
 
 
 def check_store(upload_to: str | None) -> None:
@@ -39,10 +32,10 @@ def check_store(upload_to: str | None) -> None:
 
 
 class Transfers:
-    """What one daemon has started. It need not remember: another finds the same by the lock."""
+    """What one daemon has started."""
 
-    def __init__(self) -> None:
-        self._started: dict[tuple[str, str], tuple[float, subprocess.Popen[bytes]]] = {}
+    def __init__(self, helpers: Helpers) -> None:
+        self._helpers = helpers
 
     def upload(self, run: RunDir, spec: RunSpec, *, is_over: bool = False) -> bool:
         """See to it that the checkpoints that are here get there; whether any still has to. For a
@@ -68,27 +61,8 @@ class Transfers:
         return f"checkpoint {step} is fetched from {spec.checkpoint.upload_to}"
 
     def _start(self, module: str, run: RunDir) -> None:
-        now_s, key = time.monotonic(), (module, str(run.path))
-        if key in self._started:
-            started_at_s, process = self._started[key]
-            if process.poll() is None or now_s - started_at_s < AGAIN_AFTER_S:
-                return
-        if is_held(run.upload_lock):
-            return
-        log.info("run %s: starting %s", run.path.name, module)
-        try:
-            with (run.path / "upload.log").open("ab") as output:
-                process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, str(run.path)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,  # it outlives the daemon
-                )
-        except OSError as error:  # a full disk: the run is looked after all the same
-            log.error("run %s: %s cannot be started: %s", run.path.name, module, error.strerror)
-            return
-        self._started[key] = now_s, process
+        output = run.path / "upload.log"
+        self._helpers.start(module, str(run.path), lock=run.upload_lock, output=output)
 
 
 def fetch_now(run: RunDir, spec: RunSpec, on_progress: Callable[[str], None]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from launcher import node_check
 from launcher.backends.base import Backend, NotNow, Observation, backend_of
+from launcher.helpers import Helpers
 from launcher.old_logs import cut_old_logs
 from launcher.outcome import read_exit
 from launcher.placement import read_placement
@@ -37,6 +38,7 @@ from monitor.host_watch import HostWatch
 from monitor.notify.notifier import Held, Notifier
 from monitor.policy import Decision, decide, news
 from monitor.record import Record
+from monitor.track.start import start_trackers
 from monitor.view import Finding, RunView
 from smolplan.checkpoint_request import request_checkpoint
 from smolplan.errors import SmolplanError
@@ -122,7 +124,8 @@ class Daemon:
         self._until_idle = until_idle
         self._registered_at_s = float("-inf")
         self._troubles: dict[str, str] = {}
-        self._transfers = Transfers()
+        self._helpers = Helpers()
+        self._transfers = Transfers(self._helpers)
         self._aside = Aside()
         self.hung: dict[str, float] = {}
         """Runs of which a look does not come back, and since when (wall clock)."""
@@ -247,6 +250,8 @@ class Daemon:
             self.hung.pop(gone, None)
             watch.backend.close()
             self._over[gone] = watch.dir, watch.spec
+            # Of a run too short to be seen at work; a tracker that fails is not waited for.
+            start_trackers(self._helpers, watch.dir, watch.spec)
         for run_id in list(self._over):
             if run_id in active:
                 self._over.pop(run_id, None)
@@ -326,6 +331,7 @@ class Daemon:
         findings = detect(view)
         if not view.blind:
             self._transfers.upload(watch.dir, watch.spec)
+            start_trackers(self._helpers, watch.dir, watch.spec)
             if view.attempt.state == "running":
                 findings = (*findings, *_tell_findings(watch, view, findings))
         if not any(finding.kind == "hang" for finding in findings):

@@ -111,6 +111,16 @@ class RunDir:
         """Held by the process that uploads checkpoints, or fetches them, while it lives."""
         return self.path / "upload.lock"
 
+    def tracking(self, tracker: str) -> Path:
+        """How far metrics were passed on to a tracker (monitor/track). Written by the process that
+        does so; beside it .lock, which it holds, and .log."""
+        return self.path / "tracking" / f"{tracker}.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files of TensorBoard. Written by monitor/track."""
+        return self.path / "tensorboard"
+
     @property
     def evals(self) -> Path:
         return self.path / "evals"

@@ -39,11 +39,12 @@ def read_evaluations(run: RunDir, tokens_per_step: float) -> Curves:
         content = read_json(file) or {}
         step = content.get("step")
         if isinstance(step, int):
-            scores += _scores_of(content, step * tokens_per_step)
+            scores += scores_of(content, step * tokens_per_step)
     return curves(scores)
 
 
-def _scores_of(content: Mapping[str, Any], tokens: float) -> Iterable[tuple[str, Score]]:
+def scores_of(content: Mapping[str, Any], tokens: float) -> Iterable[tuple[str, Score]]:
+    """(task and metric, score) of what one file of evals/ holds."""
     if isinstance(bits := content.get("bits_per_byte"), int | float):
         yield "bits_per_byte", Score(tokens, float(bits), _error(content.get("standard_error")))
     tasks = content.get("tasks")

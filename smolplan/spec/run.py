@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,8 +12,9 @@ from smolplan.spec.checkpoint import CheckpointSpec
 from smolplan.spec.cluster import ClusterSpec
 from smolplan.spec.data import DataSpec
 from smolplan.spec.eval import EvalSpec
-from smolplan.spec.fields import SpecPart
+from smolplan.spec.fields import ADDED_LATER, SpecPart
 from smolplan.spec.launch import LaunchSpec
+from smolplan.spec.log import LogSpec
 from smolplan.spec.model import ModelSpec
 from smolplan.spec.monitor import MonitorSpec
 from smolplan.spec.optim import OptimSpec
@@ -36,6 +37,7 @@ class RunSpec(SpecPart):
     launch: LaunchSpec = LaunchSpec()
     monitor: MonitorSpec = MonitorSpec()
     eval: EvalSpec = EvalSpec()
+    log: Annotated[LogSpec, ADDED_LATER] = LogSpec()
 
     @property
     def global_batch_tokens(self) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher import control, uploads
+from launcher import control, helpers
 from launcher.compare import compare
+from launcher.helpers import Helpers
 from launcher.store import Store
 from launcher.uploads import Transfers, fetch_now
 from smolplan.errors import SmolplanError
@@ -43,10 +44,10 @@ def processes(run: RunDir) -> list[int]:
 def test_an_upload_that_is_killed_is_started_again_and_what_is_lost_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "AGAIN_AFTER_S", 0.0)
+    monkeypatch.setattr(helpers, "AGAIN_AFTER_S", 0.0)
     store = tmp_path / "store"
     run = make_run(tmp_path / "small-1", f"file://{store}")
-    spec, transfers = load_spec(run.spec), Transfers()
+    spec, transfers = load_spec(run.spec), Transfers(Helpers())
     assert not transfers.upload(run, spec)  # there is nothing yet
     make_checkpoint(run, 4)
     assert transfers.upload(run, spec)
@@ -56,7 +57,7 @@ def test_an_upload_that_is_killed_is_started_again_and_what_is_lost_is_fetched(
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not is_held(run.upload_lock))
     store.mkdir()
-    assert Transfers().upload(run, spec)  # another daemon
+    assert Transfers(Helpers()).upload(run, spec)  # another daemon
     wait_until(lambda: record(run).pending(run) == [])
     wait_until(lambda: not transfers.upload(run, spec) and not processes(run))
 
@@ -72,7 +73,7 @@ def test_a_fetch_that_fails_says_why(tmp_path: Path) -> None:
     run = make_run(tmp_path / "small-1", f"file://{tmp_path}/store")
     spec = load_spec(run.spec)
     make_checkpoint(run, 4)
-    Transfers().upload(run, spec)
+    Transfers(Helpers()).upload(run, spec)
     wait_until(lambda: record(run).pending(run) == [])
     shutil.rmtree(run.checkpoints)
     shutil.rmtree(tmp_path / "store")
