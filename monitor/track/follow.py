@@ -10,8 +10,12 @@ from typing import Any, Self
 
 from monitor.collect.evaluations import scores_of, steps_evaluated
 from monitor.collect.tail import Tail
-from monitor.track.sinks import Sink
+from monitor.track.sinks import Sink, open_sink
+from smolplan.errors import SmolplanError
+from smolplan.lock import hold
 from smolplan.rundir import RunDir, read_json, write_json
+from smolplan.spec import RunSpec
+from smolplan.spec.log import LogSpec
 
 NOT_SHOWN = {"step", "attempt", "time", "batch_checksum"}
 """Fields of a metrics line that say which line it is, not how training goes."""
@@ -55,6 +59,23 @@ def is_behind(run: RunDir, tracker: str) -> bool:
     return size > sent.offset or any(_new_evaluations(run, sent))
 
 
+def send_all(run: RunDir, spec: RunSpec, log: LogSpec, tracker: str) -> int:
+    """Tell it all there is; the step it is told up to. Raises SmolplanError."""
+    if not hold(run.tracking(tracker).with_suffix(".lock")):
+        raise SmolplanError(f"another process tells {tracker} of {run} already")
+    try:
+        sink = open_sink(tracker, run, spec, log)
+        follower = Follower(run, tracker, sink)
+        while follower.look():
+            pass
+        sink.close()
+    except SmolplanError:
+        raise
+    except Exception as error:  # a tracker may raise anything
+        raise SmolplanError(f"{tracker}: {type(error).__name__}: {error}") from None
+    return follower.step
+
+
 class Follower:
     """Tells one tracker of one run. Only the holder of the tracker's lock may have one."""
 
@@ -66,6 +87,11 @@ class Follower:
         if sink.goes_back and self._sent.step:
             # Killed before it could note what it had sent, the one before sent more than is noted.
             self._go_back(self._sent.step + 1)
+
+    @property
+    def step(self) -> int:
+        """The last that the tracker has been told."""
+        return self._sent.step
 
     def look(self) -> bool:
         """Send what is new; whether there was any. Raises OSError, and what the tracker raises."""

@@ -103,7 +103,8 @@ class Trackio:
         import trackio
 
         assert log.trackio is not None
-        self._run = trackio.init(
+        self._trackio = trackio
+        trackio.init(
             project=log.trackio.project,
             name=run.path.name,
             resume="allow",
@@ -117,13 +118,13 @@ class Trackio:
         raise NotImplementedError
 
     def send(self, step: int, at: float, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._trackio.log(dict(values), step=step)
 
     def flush(self) -> None:
         """trackio has a thread of its own for that."""
 
     def close(self) -> None:
-        self._run.finish()
+        self._trackio.finish()
 
 
 def open_sink(name: str, run: RunDir, spec: RunSpec, log: LogSpec) -> Sink:

@@ -85,6 +85,7 @@ def _register() -> None:
         export,
         goodput,
         hosts,
+        log,
         monitor,
         object_store,
         plan,
@@ -118,6 +119,7 @@ def _register() -> None:
     app.command()(export.export)
     app.command()(object_store.upload)
     app.command()(object_store.restore)
+    app.command()(log.log)
     app.command()(report.report)
     app.command()(plot.plot)
     app.add_typer(data.app, name="data")

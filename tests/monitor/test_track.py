@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from launcher.create import create_run
 from launcher.environment import decides
 from launcher.helpers import Helpers
+from launcher.store import Store
 from monitor.track.follow import Follower, Sent, is_behind
 from monitor.track.sinks import TensorBoard
 from monitor.track.start import start_trackers
@@ -20,7 +22,7 @@ from smolplan.lock import is_held
 from smolplan.rundir import RunDir, append_line, write_json, write_text
 from smolplan.spec import dump_spec, load_spec, parse_spec
 from smolplan.trackers import check_trackers
-from tests.support import smolplan, wait_until
+from tests.support import make_spec, smolplan, wait_until
 from tests.trainer.checkpoints import SPEC
 
 
@@ -179,6 +181,21 @@ def test_a_tracker_whose_package_is_missing_is_refused_before_anything_starts(
     monkeypatch.setattr("smolplan.trackers.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install wandb"):
         check_trackers(["wandb"])
+
+
+def test_by_hand_a_run_of_before_gets_its_curves_and_what_is_missing_is_named(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    run, _ = create_run(make_spec(data_cache), store, tmp_path, monitored=False)
+    train(RunDir(run.path), 1, 3, attempt=1)
+    refused = smolplan("log", run.id)
+    assert refused.returncode == 2 and "--to tensorboard" in refused.stderr
+    refused = smolplan("log", run.id, "--to", "trackio")
+    assert refused.returncode == 2 and "--project" in refused.stderr
+    answer = smolplan("log", run.id, "--to", "tensorboard")
+    assert answer.returncode == 0, answer.stderr
+    assert "up to step 3" in answer.stdout
+    assert [step for step, _ in shown(RunDir(run.path), "train/loss")] == [1, 2, 3]
 
 
 def test_a_project_that_cannot_be_one_is_refused_by_its_field(tmp_path: Path) -> None:
