@@ -1,17 +1,12 @@
 """Have a run save a checkpoint now, and go on."""
 
-import time
 from collections.abc import Callable
 
-from launcher.control import run_folder, settle
+from launcher.answers import await_answer
+from launcher.control import run_folder
 from launcher.store import Run, Store
-from smolplan.checkpoint_request import CheckpointRequest, request_checkpoint
-from smolplan.errors import SmolplanError, UserError
-from smolplan.rundir import RunDir, read_tail
-
-LOOK_S = 0.2
-LATEST_EVENTS = 200
-"""The answer is among them, looked at so often."""
+from smolplan.checkpoint_request import request_checkpoint
+from smolplan.errors import UserError
 
 
 def save_now(
@@ -30,23 +25,13 @@ def save_now(
             where=str(directory.checkpoint_request),
             remedy="Make the run folder writable, or free space there.",
         ) from None
-    deadline = time.monotonic() + timeout_s
-    while (step := _answered(directory, asked)) is None:
-        state = settle(store, store.run(run.id)).state
-        if state != "active" and _answered(directory, asked) is None:
-            raise SmolplanError(f"run {run.id} is {state}, and saved no checkpoint before")
-        if time.monotonic() > deadline:
-            raise SmolplanError(
-                f"run {run.id} saved no checkpoint within {timeout_s:g} s; it does so after its "
-                f"next step"
-            )
-        on_wait()
-        time.sleep(LOOK_S)
-    return step
-
-
-def _answered(run: RunDir, asked: CheckpointRequest) -> int | None:
-    for event in read_tail(run.events, LATEST_EVENTS):
-        if event.get("kind") == "checkpoint_on_request" and event.get("request") == asked.id:
-            return int(event["step"])
-    return None
+    event = await_answer(
+        store,
+        run,
+        "checkpoint_on_request",
+        asked.id,
+        what="saved no checkpoint",
+        timeout_s=timeout_s,
+        on_wait=on_wait,
+    )
+    return int(event["step"])

@@ -5,12 +5,11 @@ checkpoint is there, with the event `checkpoint_on_request`.
 """
 
 import json
-import os
 import secrets
 from dataclasses import dataclass
 from typing import Self
 
-from smolplan.rundir import RunDir, read_json, write_text
+from smolplan.rundir import RunDir, read_json, write_new
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,7 @@ def request_checkpoint(run: RunDir, by: str, reason: str) -> CheckpointRequest:
     """Ask for one; the request that stands from now on. Raises OSError."""
     asked = CheckpointRequest(secrets.token_hex(4), by, reason)
     content = {"id": asked.id, "by": asked.by, "reason": asked.reason}
-    mine = run.checkpoint_request.with_name(f".{run.checkpoint_request.name}.{asked.id}")
-    write_text(mine, json.dumps(content) + "\n")
-    try:
-        # By link, which refuses a name that is there: a request that is being answered must not
-        # be taken for the one that came in meanwhile.
-        os.link(mine, run.checkpoint_request)
-    except FileExistsError:
+    if not write_new(run.checkpoint_request, json.dumps(content) + "\n"):
         return CheckpointRequest.read(run) or asked
-    finally:
-        mine.unlink(missing_ok=True)
     run.record("checkpoint_requested", by, request=asked.id, reason=reason)
     return asked

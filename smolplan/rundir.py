@@ -8,6 +8,7 @@ by whole lines; a folder counts once its manifest, written last, is there.
 import errno
 import json
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -175,6 +176,16 @@ class RunDir:
         (smolplan/checkpoint_request.py)."""
         return self.path / "checkpoint-requested"
 
+    @property
+    def profile_request(self) -> Path:
+        """Present: some ranks record their next steps (smolplan/profile_request.py)."""
+        return self.path / "profile-requested"
+
+    @property
+    def profiles(self) -> Path:
+        """Traces of steps, a file a rank, as chrome://tracing reads them. Written by the ranks."""
+        return self.path / "profiles"
+
     def yield_request(self, number: int) -> Path:
         """Present: the attempt's ranks do the same, since its time on the hosts is nearly over;
         the run goes on with the next attempt. Written by whoever knows of the time."""
@@ -317,6 +328,21 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def write_new(path: Path, text: str) -> bool:
+    """As write_text, but False, and nothing written, where the name is there already."""
+    mine = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write_text(mine, text)
+    try:
+        # By link, which refuses a name that is there: a request that is being answered must not
+        # be taken for the one that came in meanwhile.
+        os.link(mine, path)
+    except FileExistsError:
+        return False
+    finally:
+        mine.unlink(missing_ok=True)
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@ from trainer.huggingface.start import load_weights
 from trainer.optim import build_optimizer
 from trainer.parallel import join
 from trainer.passes import Passes
+from trainer.profile import Profiles
 from trainer.replicas import CHECK_EVERY_STEPS, difference, digests
 from trainer.report import Efficiency, Reporter
 from trainer.schedule import learning_rate
@@ -70,10 +71,12 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     efficiency = Efficiency(run, spec, world.size)
     batch_size = spec.optim.global_batch_size
     batches = Batches(loader, skipped, position, batch_size, world.data_rank, world.data_size)
+    profiles = Profiles(run, world, report)
     last_step_s = None
     stop.listen()
     report.beat(step, "training")
     while step < spec.steps:
+        profiles.begin(step + 1)
         began = time.perf_counter()
         drawn = batches.next()
         positions, batch = drawn.positions, drawn.tokens
@@ -89,6 +92,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         request = CheckpointRequest.read(run) if world.rank == 0 else None
         if request == answering:
             request = None
+        to_profile = profiles.requested()
         counted = float(world.leads)
         summed = world.sum(
             [
@@ -97,9 +101,10 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 float(asked),
                 float(request is not None),
                 float(checkpoints.failed),
+                float(to_profile is not None),
             ]
         )
-        global_loss, batch_checksum, stop_votes, save_votes, failed_votes = summed
+        global_loss, batch_checksum, stop_votes, save_votes, failed_votes, profile_votes = summed
         if failed_votes:
             checkpoints.finish()
         if not (math.isfinite(global_loss) and math.isfinite(grad_norm)):
@@ -140,6 +145,9 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 **({"sources": loader.by_source(positions)} if loader.is_mixed else {}),
                 **({} if fullest_expert is None else {"fullest_expert": fullest_expert}),
             )
+        profiles.end(step)
+        if profile_votes and not stop_votes and step < spec.steps:
+            profiles.accept(to_profile, step, spec.steps)
         saves = spec.checkpoint.due(step, spec.steps) or stop_votes or save_votes
         if saves or step % CHECK_EVERY_STEPS == 0:
             odd = difference(world.gather(digests(model, optimizer, step, position, world.mesh)))

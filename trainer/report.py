@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from smolplan.checkpoint_request import CheckpointRequest
@@ -104,8 +105,12 @@ class Reporter:
         answers once more."""
         told = {"request": request.id, "by": request.by, "reason": request.reason}
         self.event("checkpoint_on_request", step=step, **told)
+        self.take_away(self._run.checkpoint_request)
+
+    def take_away(self, request: Path) -> None:
+        """What stands in the run folder for a request."""
         try:
-            self._run.checkpoint_request.unlink(missing_ok=True)
+            request.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(error, self._run) from None
 

@@ -92,6 +92,7 @@ def _register() -> None:
         plot,
         predict,
         preflight,
+        profile,
         report,
         run,
         scale,
@@ -120,6 +121,7 @@ def _register() -> None:
     app.command()(object_store.upload)
     app.command()(object_store.restore)
     app.command()(log.log)
+    app.command()(profile.profile)
     app.command()(report.report)
     app.command()(plot.plot)
     app.add_typer(data.app, name="data")
