@@ -34,6 +34,13 @@ def test_a_run_saves_when_asked_goes_on_and_loses_nothing_before_it(
     (asked,) = events(run, "checkpoint_requested")
     (answered,) = events(run, "checkpoint_on_request")
     assert (answered["request"], answered["by"]) == (asked["request"], "user")
+    # It is looked into while it goes on.
+    refused = smolplan("profile", run.id, "--rank", "2")
+    assert refused.returncode == 2 and "ranks 0 to 1" in refused.stderr
+    answer = smolplan("profile", run.id, "--steps", "2", "--rank", "0", "--rank", "1", "--json")
+    assert answer.returncode == 0, answer.stderr
+    told = json.loads(answer.stdout)
+    assert len(told["files"]) == 2 and all(Path(file).stat().st_size for file in told["files"])
     # As the monitor asks for it.
     request_checkpoint(directory, "monitor", "memory errors")
     wait_until(lambda: len(events(run, "checkpoint_on_request")) == 2, timeout_s=240)
