@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from launcher import control
 from launcher.create import create_run
 from launcher.environment import decides
 from launcher.helpers import Helpers
@@ -21,8 +23,9 @@ from smolplan.errors import UserError
 from smolplan.lock import is_held
 from smolplan.rundir import RunDir, append_line, write_json, write_text
 from smolplan.spec import dump_spec, load_spec, parse_spec
+from smolplan.spec.log import LogSpec
 from smolplan.trackers import check_trackers
-from tests.support import make_spec, smolplan, wait_until
+from tests.support import make_spec, smolplan, start, wait_until
 from tests.trainer.checkpoints import SPEC
 
 
@@ -111,6 +114,25 @@ def test_the_monitor_has_one_process_a_tracker_at_work_and_starts_it_again(tmp_p
     ((_, process),) = again._started.values()
     process.kill()
     process.wait()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_watched_is_in_tensorboard_by_itself(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    spec = make_spec(data_cache, ranks=1).model_copy(update={"log": LogSpec(tensorboard=True)})
+    run = start(spec, store, tmp_path, monitored=True)
+    directory = RunDir(run.path)
+    try:
+        assert control.await_end(store, run.id, 120).state == "finished"
+        wait_until(lambda: not is_behind(directory, "tensorboard"))
+    finally:
+        for process in psutil.process_iter(["cmdline"]):
+            if {"monitor.track", str(directory)} <= set(process.info["cmdline"] or ()):
+                process.kill()
+    there = [(line["step"], line["loss"]) for line in directory.read_metrics()]
+    assert len(there) == 12
+    assert shown(directory, "train/loss") == [(s, pytest.approx(loss)) for s, loss in there]
 
 
 FAKE_WANDB = """
