@@ -223,7 +223,7 @@ def test_no_legal_layout_ends_with_the_closest_miss_and_code_2(tmp_path: Path) -
         (["smollm3-3b", "--plot", "x.svg"], "several numbers of GPUs"),
         (["smollm3-3b", "--plot", "x.gif"], "End the name in .svg, .png, .html"),
         (["smollm3-3b", "--plot", "x"], "End the name in .svg, .png, .html"),
-        (["qwen3-30b-a3b", "--trainer"], "--trainer"),
+        (["gpt-oss-20b", "--trainer"], "--trainer"),
         (["smollm3-3b", "--network", "400"], "Write 400GB/s"),
         (["smollm3-3b", "--network", "0x400Gb/s"], "adapters like 8x400Gb/s"),
         (["smollm3-3b", "--network", "ax400Gb/s"], "adapters like 8x400Gb/s"),
