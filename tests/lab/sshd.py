@@ -88,7 +88,7 @@ class SshServer:
         if self.process:
             # Sessions are no longer of its process group.
             with suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(self.process.pid).children(recursive=True):
+                for child in [*_of_sessions(psutil.Process(self.process.pid))]:
                     with suppress(psutil.NoSuchProcess):
                         child.kill()
             self.process.kill()
@@ -103,6 +103,17 @@ class SshServer:
 
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
+
+
+def _of_sessions(process: psutil.Process) -> Iterator[psutil.Process]:
+    """Those under a server, but for what was detached from its session by whoever started it: a
+    server that ends takes nothing of that with it, also while the one who started it lives."""
+    for child in process.children():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            leads = os.getsid(child.pid) == child.pid
+            if not (leads and "sshd" not in process.name()):
+                yield child
+                yield from _of_sessions(child)
 
 
 def make_key(path: Path, comment: str) -> None:
