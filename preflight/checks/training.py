@@ -37,7 +37,8 @@ def expected_first_loss(model: ModelSpec) -> float:
     return math.log(model.vocab_size) + model.hidden * model.init_std**2 / 2
 
 
-def _broken(error: TrainingFailed) -> Finding:
+def broken(error: TrainingFailed) -> Finding:
+    """Of a rehearsal that did not get as far as what was to be looked at."""
     return Finding(
         state="fail",
         summary="training does not work here",
@@ -57,7 +58,7 @@ def loss(context: Context) -> Finding:
         small = context.small_run()
         losses = [line["loss"] for line in small.reference().read_metrics()]
     except TrainingFailed as error:
-        return _broken(error)
+        return broken(error)
     expected = expected_first_loss(small.spec.model)
     first, last = losses[0], min(losses[-3:])
     why = ""
@@ -84,7 +85,7 @@ def layouts(context: Context) -> Finding:
     try:
         found = context.small_run().layouts()
     except TrainingFailed as error:
-        return _broken(error)
+        return broken(error)
     odd = [apart for apart in found.others if not apart.within_rounding]
     worst = max((a.first for a in found.others), default=0.0)
     measured = {"first_step_apart": worst, "variants": len(found.others)}
@@ -166,7 +167,7 @@ def speed(context: Context) -> Finding:
     except DataRefused:
         return Finding(state="skipped", summary="there is no text: see data.tokens")
     except TrainingFailed as error:
-        return _broken(error)
+        return broken(error)
     rate, planned = steps.tokens_per_s_per_rank, steps.planned_tokens_per_s_per_rank
     first, expected = steps.losses[0], expected_first_loss(steps.piece.spec.model)
     measured = {

@@ -1,5 +1,6 @@
 """The weights that training begins with."""
 
+from preflight.checks.training import broken
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
@@ -18,11 +19,7 @@ def weights(context: Context) -> Finding:
     try:
         found = context.small_run().weights()
     except TrainingFailed as error:
-        return Finding(
-            state="fail",
-            summary="training does not work here",
-            why=f"the trainer ended with {error}",
-        )
+        return broken(error)
     why = ""
     if found.odd:
         worst = max(found.odd, key=lambda odd: (odd.alike > ALIKE, odd.apart))

@@ -4,7 +4,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, overload
 
 from smolplan.errors import UserError
@@ -117,6 +117,26 @@ def deadline_s(text: str | None, now: "datetime") -> float | None:
             f"{text} is in the past", where="--deadline", remedy="Give a later date, or a span: 4w."
         )
     return seconds
+
+
+def check_picture(where: str, path: "Path", suffixes: Collection[str]) -> None:
+    """Raises UserError for a suffix that none of the pictures has, and for one that cannot be drawn
+    here."""
+    from planner.plot_png import can_draw_png
+
+    suffix = path.suffix.lower()
+    if suffix not in suffixes:
+        raise UserError(
+            f"a plot is no {suffix or 'file without a suffix'}",
+            where=where,
+            remedy=f"End the name in {', '.join(suffixes)}.",
+        )
+    if suffix == ".png" and not can_draw_png():
+        raise UserError(
+            "a PNG is drawn by matplotlib, which is not installed",
+            where=where,
+            remedy="Write an .svg or .html, or run pip install 'smolplan[plot]'.",
+        )
 
 
 def check_file(where: str, path: "Path | None", *, force: bool) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from planner.legality import name_of
 from planner.plot import Axes, Point, scatter_svg
 from planner.plot_html import scatter_html
-from planner.plot_png import can_draw_png, scatter_png
+from planner.plot_png import scatter_png
 from planner.search import Candidate, Found, pareto_front
-from smolplan.errors import UserError
+from smolplan.cli.options import check_picture
 from smolplan.units import format_count
 
 COLUMNS = ("", "GPUs", "days", "$", "MWh", "tokens/s/GPU", "MFU", "layout")
@@ -17,19 +17,7 @@ COLUMNS = ("", "GPUs", "days", "$", "MWh", "tokens/s/GPU", "MFU", "layout")
 def check_plot(path: Path) -> None:
     """Raises UserError for a suffix that none of the pictures has, and for one that cannot be drawn
     here."""
-    suffix = path.suffix.lower()
-    if suffix not in _WRITERS:
-        raise UserError(
-            f"a plot is no {suffix or 'file without a suffix'}",
-            where="--plot",
-            remedy=f"End the name in {', '.join(_WRITERS)}.",
-        )
-    if suffix == ".png" and not can_draw_png():
-        raise UserError(
-            "a PNG is drawn by matplotlib, which is not installed",
-            where="--plot",
-            remedy="Write an .svg or .html, or run pip install 'smolplan[plot]'.",
-        )
+    check_picture("--plot", path, _WRITERS)
 
 
 def front_file(found: Sequence[Found], name: str, path: Path, notes: Sequence[str]) -> bytes:

@@ -38,24 +38,11 @@ def plot(
         overlay_svg,
         panels,
     )
-    from planner.plot_png import can_draw_png
-    from smolplan.cli.options import check_file, write_file
+    from smolplan.cli.options import check_file, check_picture, write_file
     from smolplan.errors import UserError
 
     writers = {".html": overlay_html, ".svg": overlay_svg, ".png": overlay_png}
-    suffix = to.suffix.lower()
-    if suffix not in writers:
-        raise UserError(
-            f"a plot is no {suffix or 'file without a suffix'}",
-            where="--to",
-            remedy=f"End the name in {', '.join(writers)}.",
-        )
-    if suffix == ".png" and not can_draw_png():
-        raise UserError(
-            "a PNG is drawn by matplotlib, which is not installed",
-            where="--to",
-            remedy="Write an .svg or .html, or run pip install 'smolplan[plot]'.",
-        )
+    check_picture("--to", to, writers)
     check_file("--to", to, force=force)
     courses = [_course(name) for name in runs]
     known = metrics_of(courses)
@@ -71,7 +58,7 @@ def plot(
         raise UserError(
             "there are not two points to draw", where="RUN", remedy="Wait for the first steps."
         )
-    write_file("--to", to, writers[suffix](drawn), force=force)
+    write_file("--to", to, writers[to.suffix.lower()](drawn), force=force)
     print(f"{to}: {', '.join(panel.axes.title.lower() for panel in drawn)}")
 
 

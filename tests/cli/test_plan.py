@@ -128,7 +128,7 @@ def test_a_page_shows_every_number_of_gpus_and_what_the_figures_rest_on(tmp_path
 def test_a_png_without_matplotlib_is_refused_before_the_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smolplan.cli.plan_front.can_draw_png", lambda: False)
+    monkeypatch.setattr("planner.plot_png.can_draw_png", lambda: False)
     plot = tmp_path / "front.png"
     asked = ["plan", "smollm3-3b", "--gpus", "64,128", "--plot", str(plot)]
     with pytest.raises(UserError, match=r"not installed.*pip install 'smolplan\[plot\]'"):
