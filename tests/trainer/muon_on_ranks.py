@@ -8,10 +8,9 @@ import sys
 import torch
 
 from preflight.small_run_layouts import with_parts
-from tests.trainer.sharded_weights import a_spec, gathered
-from trainer.model.transformer import CausalLM, initialise
+from tests.trainer.sharded_weights import a_spec, gathered, whole_and_shared
 from trainer.optim import build_optimizer, moments
-from trainer.parallel import distribute, join, shard_of
+from trainer.parallel import shard_of
 
 STEPS = 3
 
@@ -20,14 +19,7 @@ def main() -> int:
     spec = with_parts(
         a_spec(int(os.environ["WORLD_SIZE"]), int(sys.argv[1])), optim={"optimizer": "muon"}
     )
-    whole = CausalLM(spec.model, spec.data.seq_len)
-    initialise(whole, 0.02, seed=5)
-    with torch.device("meta"):
-        model = CausalLM(spec.model, spec.data.seq_len)
-    world = join(spec)
-    distribute(model, spec, world.mesh)
-    model.materialise(world.device)
-    initialise(model, 0.02, 5, shard_of)
+    whole, model, world = whole_and_shared(spec)
     alone, shared = build_optimizer(whole, spec.optim), build_optimizer(model, spec.optim)
     names = dict(model.named_parameters())
     for step in range(STEPS):
