@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from smolplan.errors import ExitCode, NamedExit, UserError
@@ -68,8 +69,9 @@ def _train(run: RunDir, attempt: int, report: Reporter) -> None:
 
 def _leave(code: int) -> None:
     """Not sys.exit: leaving the process group politely would wait for ranks that may be gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk has no room for the log either: the code tells
+            stream.flush()
     os._exit(int(code))
 
 

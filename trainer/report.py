@@ -130,7 +130,7 @@ class Reporter:
                 },
             )
         except OSError as error:
-            sys.stderr.write(f"{path}: {error.strerror}\n")
+            log.error("%s: %s", path, error.strerror)
 
 
 class Efficiency:
