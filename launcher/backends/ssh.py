@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from launcher.backends.base import NodeView, NotNow, Observation
@@ -28,7 +29,7 @@ from launcher.hosts.fleet import Answer, Fleet, fleet_of
 from launcher.hosts.host import Host, Trouble
 from launcher.hosts.inventory import inventory
 from launcher.hosts.meeting import find_meeting
-from launcher.outcome import end_from_outside, read_exit
+from launcher.outcome import end_from_outside, node_outcomes, read_exit
 from launcher.placement import Placement, choose_hosts, read_placement, settle_placement
 from launcher.store import Attempt, Store
 from smolplan.errors import SmolplanError, UserError
@@ -269,7 +270,13 @@ class SshBackend:
             every_s = self._spec.monitor.poll_s
             prober = Prober(fleet, run, attempt.number, placement, every_s=every_s)
             self._prober = prober
-        return Observation(prober.views())
+        views = prober.views()
+        gone = [view.node for view in views if view.alive is False]
+        # One that has said how it ended is through, however long the others take.
+        through = node_outcomes(run, attempt.number, attempt.token, gone) if gone else {}
+        return Observation(
+            tuple(replace(view, alive=None) if view.node in through else view for view in views)
+        )
 
     def end(self, run: RunDir, attempt: Attempt, why: str, *, timeout_s: float = 30.0) -> bool:
         """Where a host does not answer, its supervisor reads that the attempt has ended, and ends

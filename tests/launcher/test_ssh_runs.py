@@ -1,15 +1,18 @@
 """Real runs on four hosts with links, processes and SSH servers of their own."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launcher import control
+from launcher.backends.ssh import SshBackend
 from launcher.compare import compare
-from launcher.placement import read_placement
+from launcher.outcome import write_node_exit
+from launcher.placement import Placement, read_placement, write_placement
 from launcher.store import Run, Store
-from smolplan.rundir import RunDir
+from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, dump_spec
 from smolplan.spec.launch import LaunchSpec
 from tests.lab.namespaces import Lab, lab, missing
@@ -105,6 +108,37 @@ def pid_on(cluster: Lab, host: str, run: RunDir, rank: int) -> int:
     """A host's processes have numbers of their own."""
     assert cluster[host]
     return run.read_heartbeats()[rank].pid
+
+
+def test_a_node_that_is_through_is_not_taken_for_one_that_vanished(
+    cluster: Lab, store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    spec = spec_on(cluster, make_spec(data_cache, ranks=2), 2)
+    path = tmp_path / "runs" / "ends"
+    path.mkdir(parents=True)
+    (path / "spec.yaml").write_text(dump_spec(spec))
+    run, attempt = store.add_run(path.name, path, "hash", monitored=False)
+    directory = RunDir(run.path)
+    directory.begin_attempt(1)
+    write_placement(directory, 1, Placement(("node1", "node2"), 1))
+    for node, host in enumerate(("node1", "node2")):
+        name = "from launcher.processes import process_name; print(process_name())"
+        gone = cluster[host].run(sys.executable, "-c", name).stdout.strip()
+        write_json(directory.node(1, node), {"node": node, "host": host, "supervisor": gone})
+
+    def alive() -> bool | None:
+        backend = SshBackend(spec)
+        try:
+            return backend.observe(directory, attempt).alive
+        finally:
+            backend.close()
+
+    write_node_exit(directory, 1, attempt.token, 0, {"exit_code": 0, "failures": {}})
+    assert alive() is False  # for node2, which said nothing
+    directory.node(1, 1).unlink()  # as if it had yet to report
+    assert alive() is None
+    directory.node_exit(1, 0).unlink()
+    assert alive() is False
 
 
 def test_a_dead_host_is_named_and_a_spare_takes_its_place_before_the_start(
