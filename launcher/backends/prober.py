@@ -18,7 +18,8 @@ node, through the run directory, at once; what is to be found here is a host or 
 vanished."""
 
 ANSWER_S = 5.0
-"""For one answer: a host that trains is busy, not deaf."""
+"""For one answer: a host that trains is busy, not deaf. Less where a host is to be missed sooner,
+since only several answers that did not come tell that it is lost."""
 
 FIRST_LOOK_S = 3.0
 
@@ -27,10 +28,18 @@ class Prober:
     """One attempt's."""
 
     def __init__(
-        self, fleet: Fleet, run: RunDir, attempt: int, placement: Placement, *, every_s: float
+        self,
+        fleet: Fleet,
+        run: RunDir,
+        attempt: int,
+        placement: Placement,
+        *,
+        every_s: float,
+        missed_within_s: float,
     ) -> None:
         self._fleet, self._run, self._attempt = fleet, run, attempt
         self._placement, self._every_s = placement, max(QUICKEST_S, every_s)
+        self._answer_s = min(ANSWER_S, missed_within_s / 2)
         self._views = {
             node: NodeView(node, host, None) for node, host in enumerate(placement.hosts)
         }
@@ -72,7 +81,7 @@ class Prober:
                 "alive",
                 lambda host, names=names: {"names": names[node_of[host]]},  # type: ignore[misc]
                 hosts=self._placement.hosts,
-                timeout_s=ANSWER_S,
+                timeout_s=self._answer_s,
                 on_answer=lambda host, answer: self._take(node_of[host], answer),
             )
             self._looked.set()

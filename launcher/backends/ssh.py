@@ -267,8 +267,15 @@ class SshBackend:
             except SmolplanError as error:
                 nodes = enumerate(placement.hosts)
                 return Observation(tuple(NodeView(n, h, None, str(error), 1) for n, h in nodes))
-            every_s = self._spec.monitor.poll_s
-            prober = Prober(fleet, run, attempt.number, placement, every_s=every_s)
+            settings = self._spec.monitor
+            prober = Prober(
+                fleet,
+                run,
+                attempt.number,
+                placement,
+                every_s=settings.poll_s,
+                missed_within_s=settings.host_timeout_s,
+            )
             self._prober = prober
         views = prober.views()
         gone = [view.node for view in views if view.alive is False]

@@ -37,7 +37,9 @@ def test_a_host_that_others_have_outrun_with_their_answers_is_silent_until_it_an
     tmp_path: Path,
 ) -> None:
     fleet, placement = DeafFleet(), Placement(("node1", "node2"), 1)
-    prober = Prober(cast(Fleet, fleet), RunDir(tmp_path), 1, placement, every_s=0.2)
+    prober = Prober(
+        cast(Fleet, fleet), RunDir(tmp_path), 1, placement, every_s=0.2, missed_within_s=30.0
+    )
     try:
         wait_until(lambda: silent(prober) == ["node2"])
         assert not any(view.probes_failed for view in prober.views())
