@@ -106,7 +106,9 @@ class Ledger:
         self._step = self.best_step = 0
         self._step_length = 0
         self._staged = 0
-        """Stall that is booked already of the checkpoint under way."""
+        """Of the checkpoint under way, how long training stood still while it was copied."""
+        self._paused = 0
+        """The same, of the step that is being made."""
         self._first: tuple[int, int, Cause] | None = None
         """The first step of an attempt, from, to, and as what it counts: not booked until the
         second tells how much of it was compilation."""
@@ -192,7 +194,7 @@ class Ledger:
 
     def _next_attempt(self, number: int) -> None:
         if number > self._attempt:
-            self._attempt, self._step, self._staged = number, 0, 0
+            self._attempt, self._step, self._staged, self._paused = number, 0, 0, 0
             self._begin()
 
     def _take_step(self, row: Record, moment: int, booked: list[Interval]) -> None:
@@ -213,6 +215,8 @@ class Ledger:
                 began = self._at
             self._step_length = length
             self._between(began, cause, booked)
+            self._book(min(moment, began + self._paused), "checkpoint", booked)
+            self._paused = 0
             self._book(moment, cause, booked)
         else:
             self._wait(began, booked)
@@ -262,8 +266,7 @@ class Ledger:
                 self._book(moment, "loading", booked)
                 self._doing = "starting"
             case "checkpoint_staged":
-                self._staged = _seconds_of(event, "stall_s")
-                self._stood_still(self._staged, "checkpoint", moment, booked)
+                self._staged = self._paused = _seconds_of(event, "stall_s")
             case "checkpoint_saved":
                 # Written before there was stall_s, it was waited for whole.
                 stall = _seconds_of(event, "stall_s" if "stall_s" in event else "seconds")

@@ -1,6 +1,7 @@
 """The checkpoints of a run: which one is loaded, and how one is saved while training goes on.
 
-Training waits only while a rank's shards are copied to the host's memory. A thread writes them; its
+A rank's shards are copied to the host's memory during the next passes forward and back, which do
+not change them; the optimiser waits where the copies are not done yet. A thread writes them; its
 ranks agree over a process group of their own, so that nothing of it mixes with training's.
 """
 
@@ -46,6 +47,7 @@ from trainer.shards import load, rng_state, storage_error, tensors_of, write_sha
 log = logging.getLogger("trainer")
 
 T = TypeVar("T")
+Tensors = dict[str, Tensor]
 
 
 class _StorageLost(Exception):
@@ -62,7 +64,7 @@ class _Saving:
     """What it answers."""
     began: float
     stall_s: float = 0.0
-    """Training stood still before it was written."""
+    """Training stood still while it was copied."""
     awaited_since: float | None = None
     """From when on training stands still until it is written."""
 
@@ -83,16 +85,18 @@ class Checkpoints:
         self._beside = world.beside(spec.launch.collective_timeout_s)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         cuda = world.device.type == "cuda"
-        # Its copies on the host are kept for the next checkpoint; on a GPU's host they are pinned.
+        # Its copies on the host are kept for the next checkpoint; on a GPU's host they are pinned,
+        # and made on a stream of their own.
         self._stager = DefaultStager(
             StagingOptions(
                 use_pinned_memory=cuda,
                 use_shared_memory=False,
-                use_async_staging=False,
+                use_async_staging=True,
                 use_non_blocking_copy=cuda,
             )
         )
         self._saving: tuple[_Saving, Future[None]] | None = None
+        self._copying: tuple[_Saving, Future[Tensors]] | None = None
         self.skipped = Skipped()
         """What of the data is not trained on; known once the newest checkpoint is loaded."""
 
@@ -105,7 +109,7 @@ class Checkpoints:
         run was rolled back to it.
         """
         if self._spec.checkpoint.asynchronous:
-            self._stager.stage(tensors_of(model, optimizer))
+            self._copy(tensors_of(model, optimizer)).result()
         roll_backs = self._roll_backs()
         if self._world.rank == 0:
             clear_partial(self._run, self._attempt)
@@ -193,22 +197,40 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         request: CheckpointRequest | None = None,
     ) -> None:
-        """Begin to save, all ranks together, and return once training may go on; after the
-        checkpoint before is there. Raises NamedExit as `finish` does, of that one."""
+        """Begin to save, all ranks together, after the checkpoint before is there. Nothing of it
+        may be changed before `await_copies`. Raises NamedExit as `finish` does, of the one before.
+        """
         called = time.monotonic()
         self._await()
         saving = _Saving(step, data_position, request, began=time.monotonic())
         tensors, rng = tensors_of(model, optimizer), rng_state(self._world.device)
         if not self._spec.checkpoint.asynchronous:
             saving.awaited_since = called
-            self._saving = saving, self._thread.submit(self._write, saving, tensors, rng)
+            self._saving = saving, self._thread.submit(self._write, saving, lambda: tensors, rng)
             self._await()
             return
-        staged = self._stager.stage(tensors)
-        assert isinstance(staged, dict)
+        copies = self._copy(tensors)
         saving.stall_s = time.monotonic() - called
-        self._report.event("checkpoint_staged", step=step, stall_s=round(saving.stall_s, 3))
-        self._saving = saving, self._thread.submit(self._write, saving, staged, rng)
+        self._copying = saving, copies
+        self._saving = saving, self._thread.submit(self._write, saving, copies.result, rng)
+
+    def _copy(self, tensors: Tensors) -> Future[Tensors]:
+        if self._world.device.type == "cuda":
+            # The copies' stream knows nothing of the optimiser's kernels, which may be under way.
+            torch.cuda.current_stream().synchronize()
+        copies = self._stager.stage(tensors)
+        assert isinstance(copies, Future)
+        return copies
+
+    def await_copies(self) -> None:
+        """Return once what is being saved may be changed: it has been copied."""
+        if self._copying is None:
+            return
+        (saving, copies), self._copying = self._copying, None
+        began = time.monotonic()
+        copies.result()
+        saving.stall_s += time.monotonic() - began
+        self._report.event("checkpoint_staged", step=saving.step, stall_s=round(saving.stall_s, 3))
 
     @property
     def answering(self) -> CheckpointRequest | None:
@@ -236,12 +258,14 @@ class Checkpoints:
             (_, done), self._saving = self._saving, None
             done.result()
 
-    def _write(self, saving: _Saving, tensors: dict[str, Tensor], rng: dict[str, Tensor]) -> None:
+    def _write(
+        self, saving: _Saving, copied: Callable[[], Tensors], rng: dict[str, Tensor]
+    ) -> None:
         """Write it, and make it count by a rename. Raises as `finish` does."""
         staging = self._run.checkpoints / f".step-{saving.step}.attempt-{self._attempt}"
         try:
             self._together(lambda: self._make(staging))
-            shards = self._together(lambda: write_shard(staging, tensors, rng, self._beside))
+            shards = self._together(lambda: write_shard(staging, copied(), rng, self._beside))
             files = {name: entry for shard in shards for name, entry in shard.items()}
             self._together(lambda: self._make_count(saving, staging, files))
         except _StorageLost as lost:

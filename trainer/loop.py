@@ -120,6 +120,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             stop.agreed()
         for group in optimizer.param_groups:
             group["lr"] = lr
+        checkpoints.await_copies()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         fullest_expert = balance(model, world)

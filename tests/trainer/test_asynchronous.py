@@ -1,8 +1,10 @@
 """Checkpoints that are written while training goes on."""
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,10 @@ import errno, os, pathlib, sys, time
 
 folder = os.environ.get("DISK")
 if folder and "trainer" in sys.orig_argv:
+    from torch.distributed.checkpoint.staging import DefaultStager
     from trainer import shards
 
-    real = shards._sync_and_hash
+    real, really, copied = shards._sync_and_hash, DefaultStager._stage, []
 
     def sync(path):  # a disk that is slow, or full
         while (pathlib.Path(folder) / "slow").exists():
@@ -31,7 +34,13 @@ if folder and "trainer" in sys.orig_argv:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(path)
 
-    shards._sync_and_hash = sync
+    def stage(self, tensors, **options):  # a slow copy, but for the first, which takes memory
+        while copied and (pathlib.Path(folder) / "slow-copies").exists():
+            time.sleep(0.01)
+        copied.append(True)
+        return really(self, tensors, **options)
+
+    shards._sync_and_hash, DefaultStager._stage = sync, stage
 """
 
 
@@ -108,6 +117,31 @@ def test_training_goes_on_beside_a_slow_write_and_a_kill_leaves_only_what_counts
     assert second.wait(240) == 0 and run.checkpoint(12).exists()
     (resumed,) = [e for e in run.read_events() if e["kind"] == "resumed"]
     assert resumed["step"] in (4, 8, 12) and losses(run) == losses(undisturbed)
+
+
+def test_no_weight_is_changed_before_it_is_copied(tmp_path: Path, data_cache: Path) -> None:
+    spec = make_spec(data_cache, ranks=1, rate=1e-2)
+    undisturbed = make_run(tmp_path / "undisturbed", spec)
+    run = make_run(tmp_path / "run", spec)
+    reference = Ranks(tmp_path, undisturbed).start(1)
+    assert [rank.wait(240) for rank in reference] == [0]
+
+    ranks = Ranks(tmp_path, run)
+    ranks.disk("slow-copies", on=True)
+    (first,) = ranks.start(1)
+    wait_until(lambda: last_step(run) == 4, timeout_s=240)
+    time.sleep(1.0)  # many steps' worth
+    assert last_step(run) == 4 and not run.checkpoint(4).exists()
+    ranks.disk("slow-copies", on=False)
+    wait_until(lambda: run.checkpoint(4).exists())
+    first.kill()
+    first.wait(30)
+    for step in (8, 12):  # so that it goes on from what was copied late
+        shutil.rmtree(run.checkpoint(step), ignore_errors=True)
+    (second,) = ranks.start(2)
+    assert second.wait(240) == 0
+    (resumed,) = [e for e in run.read_events() if e["kind"] == "resumed"]
+    assert resumed["step"] == 4 and losses(run) == losses(undisturbed)
 
 
 def test_a_write_that_fails_on_one_rank_ends_all_by_the_same_name(
