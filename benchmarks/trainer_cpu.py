@@ -1,0 +1,225 @@
+"""`python -m benchmarks.trainer_cpu`: smolplan's trainer beside transformers' own Trainer and
+torchtitan, on two CPU processes, from the same weights on the same batches, in fp32.
+
+Each is started `--rounds` times, in turn. Tokens/s: those of a step over the median time from one
+step to the next, without the first FIRST, in the best round; memory: the most that a rank held
+resident, as the kernel says when it ends. Exit 1 where another is faster or smaller. Needs `pip
+install accelerate`; torchtitan is left out where it is not installed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.document import markdown_table, write_section
+from benchmarks.transformers_parity import write_model
+from launcher.create import prepare_data
+from preflight.ranks import free_port
+from smolplan.rundir import RunDir, read_lines, write_text
+from smolplan.spec import RunSpec, dump_spec, parse_spec
+from smolplan.units import format_bytes
+from trainer.data.dataset import open_dataset
+from trainer.data.loader import open_loader
+from trainer.model.transformer import CausalLM, initialise
+
+COMMAND = "python -m benchmarks.trainer_cpu"
+RANKS = 2
+FIRST = 5
+"""Steps in which memory is taken for the first time."""
+
+# Of Llama's kind, which all three know; the first is as large as the preset tiny-cpu.
+PLAIN = {"no_rope_every": 0, "tied_embeddings": False, "intra_document_mask": False}
+SHAPES: dict[str, dict[str, Any]] = {
+    "1M": {"layers": 4, "hidden": 128, "heads": 4, "kv_heads": 2, "ffn_hidden": 384}
+    | {"vocab_size": 2048, **PLAIN},
+    "20M": {"layers": 8, "hidden": 320, "heads": 5, "kv_heads": 1, "ffn_hidden": 1088}
+    | {"vocab_size": 16384, **PLAIN},
+}
+
+SPEC = """
+name: trainer-cpu
+seed: 6
+model: {shape}
+data:
+  sources: [{{path: {text}, glob: "*.py"}}]
+  seq_len: 256
+  max_epochs: 1000
+  cache_dir: {folder}
+optim:
+  {{steps: {steps}, global_batch_size: 8, learning_rate: 1.0e-3, weight_decay: 0, precision: fp32}}
+parallel: {{data_parallel: 2, micro_batch_size: 4}}
+cluster: {{gpus_per_node: 2, gpu: cpu}}
+checkpoint: {{every_steps: {steps}, asynchronous: false}}
+"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One start of one program."""
+
+    losses: list[float]
+    """Nats, by step."""
+    step_s: float
+    """Median time from one step to the next."""
+    memory_bytes: int
+    """Most that a rank held resident."""
+
+
+def measured(argv: Sequence[str], lines: Path, environment: dict[str, str], log: Path) -> Training:
+    """Start two ranks, wait for them, and read the lines of rank 0: step, loss, time in s."""
+    port = str(free_port())
+    meeting = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    meeting |= {"OMP_NUM_THREADS": "1", **environment}
+    ranks = []
+    for rank in range(RANKS):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(RANKS)}
+        with log.with_suffix(f".{rank}.log").open("w") as output:
+            ranks.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", *argv],
+                    env={**os.environ, **meeting, **own},
+                    stdout=output,
+                    stderr=output,
+                )
+            )
+    most = 0
+    for process in ranks:
+        _, status, usage = os.wait4(process.pid, 0)
+        if os.waitstatus_to_exitcode(status):
+            print(log.with_suffix(".0.log").read_text()[-3000:], file=sys.stderr)
+            raise SystemExit(f"{' '.join(argv)} ended with {os.waitstatus_to_exitcode(status)}")
+        most = max(most, usage.ru_maxrss * 1024)  # getrusage(2): kilobytes on Linux
+    rows = list(read_lines(lines))
+    times = [row["time"] for row in rows]
+    lengths = [after - before for before, after in pairwise(times)][FIRST:]
+    return Training([row["loss"] for row in rows], statistics.median(lengths), most)
+
+
+def train_ours(folder: Path, spec: RunSpec) -> Training:
+    run = RunDir(folder)
+    folder.mkdir()
+    write_text(run.spec, dump_spec(spec))
+    prepare_data(run)
+    run.begin_attempt(1)
+    return measured(["trainer", str(run), "--attempt", "1"], run.metrics, {}, folder / "ours")
+
+
+def train_transformers(folder: Path) -> Training:
+    argv = ["benchmarks.peers.transformers_trainer_program", str(folder)]
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+    return measured(argv, folder / "steps-0.jsonl", quiet, folder / "transformers")
+
+
+def train_torchtitan(folder: Path) -> Training:
+    argv = ["benchmarks.peers.torchtitan_program", str(folder)]
+    return measured(argv, folder / "titan-0.jsonl", {}, folder / "torchtitan")
+
+
+def prepare(folder: Path, spec: RunSpec) -> None:
+    """What transformers' Trainer reads: the first weights and the batches of our run."""
+    model = CausalLM(spec.model, spec.data.seq_len)
+    initialise(model, spec.model.init_std, spec.seed)
+    (folder / "model").mkdir(parents=True)
+    write_model(folder / "model", spec.model, model)
+    run = RunDir(folder / "batches")
+    run.path.mkdir()
+    write_text(run.spec, dump_spec(spec))
+    prepare_data(run)
+    loader = open_loader(spec, open_dataset(run))
+    np.save(
+        folder / "sequences.npy",
+        loader.batch(range(spec.steps * spec.optim.global_batch_size)),
+    )
+    optim = spec.optim
+    told: dict[str, Any] = {
+        "steps": spec.steps,
+        "batch_per_rank": optim.global_batch_size // RANKS,
+        **{"seq_len": spec.data.seq_len, "rope_theta": spec.model.rope_theta},
+        **{"learning_rate": optim.learning_rate, "clip_norm": optim.clip_norm},
+        **{"beta1": optim.beta1, "beta2": optim.beta2, "eps": optim.eps},
+    }
+    (folder / "training.json").write_text(json.dumps(told))
+
+
+def compare(
+    shape: str, peers: Sequence[str], steps: int, rounds: int, folder: Path
+) -> tuple[list[list[str]], bool]:
+    """Rows of the table, and whether a peer is faster or smaller."""
+    spec = parse_spec(
+        SPEC.format(
+            shape=json.dumps(SHAPES[shape]),
+            text=Path(os.__file__).parent,
+            folder=folder,
+            steps=steps,
+        ),
+        where="benchmark",
+    )
+    theirs = folder / "theirs"
+    prepare(theirs, spec)
+    done: dict[str, list[Training]] = {name: [] for name in ("smolplan", *peers)}
+    for number in range(rounds):
+        done["smolplan"].append(train_ours(folder / f"ours-{number}", spec))
+        for name in peers:
+            done[name].append(PEERS[name](theirs))
+    tokens = spec.optim.global_batch_size * spec.data.seq_len
+    speeds = [tokens / min(t.step_s for t in those) for those in done.values()]
+    sizes = [max(t.memory_bytes for t in those) for those in done.values()]
+    apart = [
+        max(abs(a - b) for a, b in zip(done["smolplan"][0].losses, those[0].losses, strict=True))
+        for those in done.values()
+    ]
+    rows = [
+        [f"{shape} parameters: tokens/s", *(f"{speed:,.0f}" for speed in speeds)],
+        ["— smolplan over it", "", *(f"**{speeds[0] / speed:.2f}**" for speed in speeds[1:])],
+        ["— memory of a rank", *(format_bytes(size) for size in sizes)],
+        ["— smolplan over it", "", *(f"**{sizes[0] / size:.2f}**" for size in sizes[1:])],
+        ["— losses, apart at most, nats", "", *(f"{most:.0e}" for most in apart[1:])],
+    ]
+    return rows, max(speeds) > speeds[0] or min(sizes) < sizes[0]
+
+
+PEERS = {"transformers": train_transformers, "torchtitan": train_torchtitan}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--shape", choices=SHAPES, action="append")
+    parser.add_argument("--write", type=Path, help="put the table into this Markdown file")
+    options = parser.parse_args(arguments)
+    load = os.getloadavg()[0]
+    peers = [name for name in PEERS if find_spec(name)]
+    rows, behind = [], False
+    for shape in options.shape or SHAPES:
+        with tempfile.TemporaryDirectory() as folder:
+            more, worse = compare(shape, peers, options.steps, options.rounds, Path(folder))
+        rows += more
+        behind |= worse
+    text = (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {RANKS} ranks of one thread, "
+        f"{', '.join(f'{name} {version(name)}' for name in ('torch', *peers))}; load of the "
+        f"machine before, {load:.1f}.\n\n{markdown_table(['', 'smolplan', *peers], rows)}"
+    )
+    print(text)
+    if options.write:
+        write_section(options.write, COMMAND, text)
+    return int(behind)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
