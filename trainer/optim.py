@@ -13,14 +13,17 @@ STEP = "step"
 def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
     """One whose state is there from the start, so that a checkpoint has where to load into.
 
-    Embeddings and norms are not decayed (SmolLM3; OLMo 2, arXiv 2501.00656, section 3).
+    Norms are not decayed, nor are embeddings without spec.embedding_decay (SmolLM3; OLMo 2, arXiv
+    2501.00656, section 3).
     """
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 1 or "embed_tokens" in name:
+        if parameter.dim() == 1:
             plain.append(parameter)
+        elif "embed_tokens" in name:
+            (decayed if spec.embedding_decay else plain).append(parameter)
         elif spec.optimizer == "muon" and parameter.dim() == 2 and "lm_head" not in name:
             matrices.append(parameter)
         else:

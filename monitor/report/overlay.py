@@ -154,3 +154,7 @@ def _plot_line(plot: Any, line: Line) -> None:
         name = "_"  # which the legend leaves out: the line has its name
     for begin in line.begins:
         plot.axvline(begin, color="#c5221f", linestyle="--", linewidth=0.8)
+
+
+WRITERS = {".html": overlay_html, ".svg": overlay_svg, ".png": overlay_png}
+"""Of a picture, by the end of its file's name."""

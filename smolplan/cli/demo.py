@@ -1,17 +1,11 @@
 """smolplan demo: from the question to a run that loses a rank and mends itself."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from smolplan.cli.runs_dir import RunsDir
 
-if TYPE_CHECKING:
-    from launcher.store import Run, Store
-    from smolplan.spec import RunSpec
-
 KILL_AFTER_SHARE = 0.4
+
+LONGEST_S = 600.0
+"""Of one of its runs."""
 
 
 def demo(
@@ -34,6 +28,7 @@ def demo(
     from preflight import runner
     from smolplan.cli import style
     from smolplan.cli.estimate import estimate
+    from smolplan.cli.local_run import follow, launch_here
     from smolplan.cli.preflight_view import show
     from smolplan.cli.style import console, progress_line
     from smolplan.cli.terminal_curve import draw_curve
@@ -61,12 +56,12 @@ def demo(
         raise SmolplanError("this machine is not fit for the demo; see above what to do")
 
     out.rule("3. Train with two ranks, undisturbed", align="left")
-    calm = _launch(spec, store, folder)
-    calm = _follow(store, calm, spec, "undisturbed")
+    calm = launch_here(spec, store, folder)
+    calm = follow(store, calm, spec, "undisturbed", timeout_s=LONGEST_S)
     out.print(f"{calm.id}: {calm.state}")
 
     out.rule("4. The same again, and a rank is killed", align="left")
-    run = _launch(spec, store, folder)
+    run = launch_here(spec, store, folder)
     killed: list[tuple[float, int]] = []
 
     def kill_once(step: int) -> None:
@@ -76,7 +71,7 @@ def demo(
         os.kill(beats[1].pid, signal.SIGKILL)
         killed.append((time.time(), step))
 
-    run = _follow(store, run, spec, "disturbed", kill_once)
+    run = follow(store, run, spec, "disturbed", kill_once, LONGEST_S)
     directory = RunDir(run.path)
     result = compare(RunDir(calm.path), directory)
     if not killed:
@@ -106,65 +101,3 @@ def demo(
     out.print(f"run        {run.path}", soft_wrap=True)
     out.print(f"took       {time.monotonic() - began:.0f} s")
     sys.exit(0 if result.equal and run.state == "finished" else 1)
-
-
-def _launch(spec: "RunSpec", store: "Store", folder: Path) -> "Run":
-    from launcher import control, create
-    from smolplan.cli.style import progress_line
-
-    with progress_line("Preparing the data") as say:
-        run, attempt = create.create_run(spec, store, folder, monitored=True, on_progress=say)
-    control.start(store, run, attempt, spec)
-    return run
-
-
-def _follow(
-    store: "Store",
-    run: "Run",
-    spec: "RunSpec",
-    title: str,
-    on_step: Callable[[int], None] = lambda step: None,
-) -> "Run":
-    """Show a run's progress until it is over; the run as it ended. Raises SmolplanError if it
-    does not finish."""
-    from launcher import control
-    from launcher.outcome import last_log_lines
-    from launcher.status import run_status
-    from smolplan.errors import SmolplanError
-    from smolplan.rundir import RunDir
-
-    with _bar(title, spec.steps) as advance:
-
-        def look() -> None:
-            status = run_status(store, store.run(run.id))
-            loss = status.last.get("loss")
-            said = "" if loss is None else f"loss {loss:.3f}, "
-            advance(status.step, f"{said}attempt {status.attempts[-1].number}, {status.phase}")
-            on_step(status.step)
-
-        ended = control.await_end(store, run.id, 600, look)
-    if ended.state != "finished":
-        lines = "\n".join(last_log_lines(RunDir(run.path), store.attempts(run.id)[-1].number))
-        raise SmolplanError(f"run {run.id} is {ended.state}: {ended.reason}\n{lines}")
-    return ended
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    import sys
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    from smolplan.cli.style import console
-
-    out = console(sys.stderr)
-    columns = (TextColumn("{task.description:12}"), BarColumn(24), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TextColumn("{task.fields[said]}"),
-        console=out,
-        transient=True,
-        disable=not out.is_terminal,
-    ) as progress:
-        task = progress.add_task(title, total=total, said="")
-        yield lambda done, said: progress.update(task, completed=done, said=said)

@@ -76,6 +76,7 @@ def _give_up_output() -> None:
 
 def _register() -> None:
     from smolplan.cli import (
+        ablate,
         budget,
         calibrate,
         data,
@@ -117,6 +118,7 @@ def _register() -> None:
     run.register(app)
     app.command()(top.top)
     evaluate.register(app)
+    app.command()(ablate.ablate)
     app.command()(export.export)
     app.command()(object_store.upload)
     app.command()(object_store.restore)

@@ -31,18 +31,11 @@ def plot(
 
     Example: `smolplan plot ablation-a ablation-b --to compare.svg --metric loss`
     """
-    from monitor.report.overlay import (
-        metrics_of,
-        overlay_html,
-        overlay_png,
-        overlay_svg,
-        panels,
-    )
+    from monitor.report.overlay import WRITERS, metrics_of, panels
     from smolplan.cli.options import check_file, check_picture, write_file
     from smolplan.errors import UserError
 
-    writers = {".html": overlay_html, ".svg": overlay_svg, ".png": overlay_png}
-    check_picture("--to", to, writers)
+    check_picture("--to", to, WRITERS)
     check_file("--to", to, force=force)
     courses = [_course(name) for name in runs]
     known = metrics_of(courses)
@@ -58,7 +51,7 @@ def plot(
         raise UserError(
             "there are not two points to draw", where="RUN", remedy="Wait for the first steps."
         )
-    write_file("--to", to, writers[to.suffix.lower()](drawn), force=force)
+    write_file("--to", to, WRITERS[to.suffix.lower()](drawn), force=force)
     print(f"{to}: {', '.join(panel.axes.title.lower() for panel in drawn)}")
 
 

@@ -39,7 +39,7 @@ def take_optim(draft: Draft) -> None:
     draft.take("optim.weight_decay", number, "optimizer.weight_decay")
     draft.leave_if_there(
         "optimizer.weight_decay_exclude_named_params",
-        "the trainer never decays embeddings and norms, and always all other weights",
+        "the trainer decays no norms, the embedding by optim.embedding_decay alone, and all else",
     )
     if source.find("optimizer.clip_grad"):
         draft.take("optim.clip_norm", positive, "optimizer.clip_grad")

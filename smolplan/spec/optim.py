@@ -41,7 +41,12 @@ class OptimSpec(SpecPart):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(
-        default=0.1, ge=0, description="Not applied to embeddings and norms."
+        default=0.1,
+        ge=0,
+        description="Not applied to norms, nor to embeddings without embedding_decay.",
+    )
+    embedding_decay: Annotated[bool, ADDED_LATER] = Field(
+        default=False, description="weight_decay is applied to the token embedding too."
     )
     clip_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
     precision: Literal["fp32", "bf16"] = Field(

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -69,10 +70,18 @@ def test_initial_weights_depend_on_name_and_seed_only() -> None:
         assert a.dim() == 1 or not torch.equal(a, c), name
 
 
-def test_embeddings_and_norms_are_not_decayed() -> None:
-    model = build()
-    optimizer = build_optimizer(model, load_preset("tiny-cpu").optim)
-    decayed, plain = (group["params"] for group in optimizer.param_groups)
-    names = {id(p): name for name, p in model.named_parameters()}
-    assert all("embed" not in names[id(p)] and p.dim() > 1 for p in decayed)
-    assert "model.embed_tokens.weight" in {names[id(p)] for p in plain}
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("decay", [False, True])
+def test_norms_are_not_decayed_and_embeddings_only_where_it_is_asked_for(
+    optimizer: str, decay: bool
+) -> None:
+    changed = {"optimizer": optimizer, "embedding_decay": decay}
+    spec, model = load_preset("tiny-cpu").optim.model_copy(update=changed), build()
+    rates = {
+        id(parameter): group["weight_decay"]
+        for group in build_optimizer(model, spec).param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        spared = parameter.dim() == 1 or ("embed_tokens" in name and not decay)
+        assert rates[id(parameter)] == (0.0 if spared else spec.weight_decay), name
