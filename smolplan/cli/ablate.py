@@ -99,6 +99,7 @@ def ablate(
         else:
             show_planned(base, compared, numbers, home, done)
         return
+    _make(home)
     found = {
         (name, seed): runs.trained(one, seed, f"{name}, seed {seed} ({count}/{len(specs)})")
         for count, ((name, seed), one) in enumerate(specs.items(), 1)
@@ -113,6 +114,19 @@ def ablate(
         print(json.dumps(answer.to_json(), indent=1, allow_nan=False))
     else:
         show(answer, home)
+
+
+def _make(home: Path) -> None:
+    from smolplan.errors import UserError
+
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{str(home)[:200]} cannot be made: {error.strerror}",
+            where="--out",
+            remedy="Name a writable folder.",
+        ) from None
 
 
 def _check_plot(plot: Path | None) -> None:
