@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.core import TyperGroup, TyperOption
+from typer.main import get_command
 
 from planner.ablation.intervals import Difference, Mean, student_t
 from planner.ablation.result import Ablation, Trained
 from planner.ablation.variants import BASE, SWITCHES, Variant, variants, with_fields
 from planner.params import parameter_count
+from smolplan.cli.main import app
 from smolplan.errors import UserError
 from smolplan.importers.options import parse_overrides, spec_fields
 from smolplan.spec import RunSpec, load_preset, preset_names
@@ -157,3 +160,14 @@ def test_a_variant_is_better_worse_or_within_noise_and_told_apart_by_its_batches
     assert told[0]["difference"] is None
     assert told[3]["difference"]["within_noise"] is True
     assert told[1]["difference"]["mean"] == pytest.approx(-0.49995)
+
+
+def test_the_commands_help_names_every_switch() -> None:
+    commands = get_command(app)
+    assert isinstance(commands, TyperGroup)
+    (told,) = [
+        param.help
+        for param in commands.commands["ablate"].params
+        if isinstance(param, TyperOption) and param.name == "switch"
+    ]
+    assert told is not None and all(name in told for name in SWITCHES)
