@@ -21,7 +21,7 @@ def test_a_text_costs_a_compressor_little_behind_itself_and_all_its_bits_alone()
     noise = random.Random(0).randbytes(20_000)
     assert 8 <= gzip_bits(noise) < 8.1
     assert 8 <= xz_bits(noise) < 8.1
-    assert xz_bits(noise, before=noise) < 0.1
+    assert xz_bits(noise, before=noise) < 0.2
 
 
 def test_the_run_is_the_preset_but_for_its_length_and_what_is_scored() -> None:
