@@ -54,8 +54,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "variant": self.variant.name,
-            "fields": _plain(self.variant.fields),
+            **self.variant.to_json(),
             "parameters": self.parameters,
             "bits_per_byte": {
                 "mean": self.bits_per_byte.value,
@@ -103,26 +102,14 @@ class Ablation:
 
 
 def _row(spec: RunSpec, variant: Variant, runs: Sequence[Trained], base: Sequence[Trained]) -> Row:
-    scores = [run.bits_per_byte for run in runs]
+    scores, of_base = ([run.bits_per_byte for run in of] for of in (runs, base))
+    apart = None if runs is base else Difference.of(of_base, scores)
     return Row(
         variant=variant,
         parameters=parameter_count(variant.spec(spec, runs[0].seed).model),
         bits_per_byte=Mean.of(scores),
-        difference=None
-        if runs is base
-        else Difference.of([run.bits_per_byte for run in base], scores),
+        difference=apart,
         tokens_per_s=Mean.of([run.tokens_per_s for run in runs]).value,
         same_batches=all(a.batches == b.batches for a, b in zip(runs, base, strict=True)),
         runs=tuple(runs),
     )
-
-
-def _plain(value: Any) -> Any:
-    """As JSON has it."""
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    return value if isinstance(value, int | float | bool | None) else str(value)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
@@ -89,6 +90,9 @@ SWITCHES: dict[str, Switch] = {
 class Variant:
     name: str
     fields: Fields = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"variant": self.name, "fields": to_jsonable_python(self.fields)}
 
     def spec(self, base: RunSpec, seed: int) -> RunSpec:
         """Of its run with that seed. Raises UserError for one that cannot be."""

@@ -44,6 +44,7 @@ def ablate(
         Path | None,
         typer.Option(help="Draw the losses of each variant's first seed: .html, .svg or .png."),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --plot.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be trained; start nothing.")
     ] = False,
@@ -81,7 +82,7 @@ def ablate(
             where="launch.backend",
             remedy="Set it to local, or launch the variants yourself.",
         )
-    _check_plot(plot)
+    _check_plot(plot, force)
     compared = variants(
         base, switch or (), {written: parse_overrides([written]) for written in settings or ()}
     )
@@ -109,7 +110,7 @@ def ablate(
     )
     write_json(home / "ablation.json", answer.to_json())
     write_text(home / "ablation.md", markdown(answer))
-    _draw(plot, answer)
+    _draw(plot, force, answer)
     if as_json:
         print(json.dumps(answer.to_json(), indent=1, allow_nan=False))
     else:
@@ -129,16 +130,16 @@ def _make(home: Path) -> None:
         ) from None
 
 
-def _check_plot(plot: Path | None) -> None:
+def _check_plot(plot: Path | None, force: bool) -> None:
     from monitor.report.overlay import WRITERS
     from smolplan.cli.options import check_file, check_picture
 
     if plot is not None:
         check_picture("--plot", plot, WRITERS)
-        check_file("--plot", plot, force=True)
+        check_file("--plot", plot, force=force)
 
 
-def _draw(plot: Path | None, answer: "Ablation") -> None:
+def _draw(plot: Path | None, force: bool, answer: "Ablation") -> None:
     from monitor.report.course import read_course
     from monitor.report.overlay import WRITERS, panels
     from smolplan.cli.options import write_file
@@ -150,4 +151,4 @@ def _draw(plot: Path | None, answer: "Ablation") -> None:
         read_course(row.variant.name, RunDir(row.runs[0].path), answer.spec) for row in answer.rows
     ]
     picture = WRITERS[plot.suffix.lower()](panels(courses, ["loss"]))
-    write_file("--plot", plot, picture, force=True)
+    write_file("--plot", plot, picture, force=force)

@@ -34,8 +34,7 @@ def as_content(
         "seeds": list(seeds),
         "variants": [
             {
-                "variant": variant.name,
-                "fields": list(variant.fields),
+                **variant.to_json(),
                 "parameters": parameter_count(variant.spec(base, base.seed).model),
                 "finished": [seed for seed in seeds if (variant.name, seed) in done],
             }
