@@ -91,7 +91,6 @@ TRAINER = (
         )
     ),
     Restriction("zero_stage", ">=", 2),
-    Restriction("recompute", "!=", "selective"),
     Restriction("shard_group", "=", ALL),
 )
 """What the bundled trainer runs and whose memory it counts (planner/memory/trainer.py: is_counted

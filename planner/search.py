@@ -111,7 +111,7 @@ def timed_layout(job: Job, layout: Layout) -> step_inputs.Layout:
         ep=real(layout.expert_parallel),
         micro_batch=real(layout.micro_batch_size),
         full_recompute=layout.full_recompute,
-        attention_recompute=real(layout.recompute == "selective"),
+        attention_recompute=layout.attention_recompute,
         sharded_weights=real(layout.zero_stage >= 3),
         sharded_optimizer=real(layout.zero_stage >= 1),
         # The bundled trainer adds gradients up whole, and reduces them once.

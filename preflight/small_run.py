@@ -140,7 +140,7 @@ def _small_parallel(parallel: ParallelSpec, ranks: int) -> dict[str, Any]:
         **degrees,
         "data_parallel": left,
         "zero_stage": 2 if parallel.zero_stage == 1 else parallel.zero_stage,
-        "recompute": "full" if parallel.recompute == "full" else "none",
+        "recompute": parallel.recompute,
     }
     replicas = left * degrees["context_parallel"]
     if parallel.shard_group and replicas % 2 == 0:

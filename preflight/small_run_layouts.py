@@ -135,7 +135,7 @@ def _changes(base: RunSpec) -> list[tuple[str, Changes]]:
     parallel = base.parallel
     # Weights that are gathered anew for each pass are no part of a zero-bubble schedule.
     stage = 2 if parallel.zero_stage == 3 else 0 if parallel.schedule == "zero-bubble" else 3
-    recompute = "none" if parallel.recompute == "full" else "full"
+    recompute = "full" if parallel.recompute == "none" else "none"
     changes: list[tuple[str, Changes]] = [
         (f"zero_stage {stage}", {"parallel": {"zero_stage": stage}}),
         (f"recompute {recompute}", {"parallel": {"recompute": recompute}}),

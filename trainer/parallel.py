@@ -5,11 +5,12 @@ import os
 import socket
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -19,8 +20,9 @@ from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
 from trainer.context_parallel import share_sequence
 from trainer.mesh import Mesh, mesh_of
+from trainer.model.attention import Attention
 from trainer.model.block import Block
-from trainer.model.places import Places
+from trainer.model.latent import LatentAttention
 from trainer.model.transformer import CausalLM
 from trainer.report import peak_resident_bytes
 from trainer.stages import Elsewhere, Stage, cut
@@ -162,11 +164,11 @@ def distribute(
     for block in model.model.layers:
         if isinstance(block, Elsewhere):
             continue
+        assert isinstance(block, Block)
         if spec.launch.compile:
             # The forward pass alone: FSDP's hooks, which gather and reduce, stay outside.
-            block.forward = torch.compile(block.forward)
-        if spec.parallel.recompute == "full":
-            _recompute(block)
+            block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+        recompute(block, spec.parallel.recompute)
         fully_shard(block, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
 
@@ -180,12 +182,14 @@ def shard_of(whole: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(whole.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
-def _recompute(block: nn.Module) -> None:
-    assert isinstance(block, Block)
-    forward = block.forward
-
-    def recomputed(x: Tensor, places: Places) -> Tensor:
-        out: Tensor = checkpoint(forward, x, places, use_reentrant=False)
-        return out
-
-    block.forward = recomputed  # type: ignore[method-assign]
+def recompute(block: Block, what: Literal["none", "selective", "full"]) -> None:
+    """Have the backward pass compute again all of a block, or of its attention what lies between
+    queries, keys and values and their mix (Korthikanti et al. 2022, arXiv 2205.05198, section 5):
+    what the planner means by the same words."""
+    mixer = getattr(block, block.mixer)
+    if what == "full":
+        block.forward = partial(  # type: ignore[method-assign]
+            checkpoint, block.forward, use_reentrant=False
+        )
+    elif what == "selective" and isinstance(mixer, Attention | LatentAttention):
+        mixer.attend = partial(checkpoint, mixer.attend, use_reentrant=False)

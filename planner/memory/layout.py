@@ -84,6 +84,12 @@ class Layout:
         full: Values = (self.recompute == "full") * 1.0
         return full
 
+    @property
+    def attention_recompute(self) -> Values:
+        """1 where of every layer only attention's scores and their mix are computed again."""
+        selective: Values = (self.recompute == "selective") * 1.0
+        return selective
+
 
 def layout_of(spec: "RunSpec") -> Layout:
     """The layout that stands in the spec."""

@@ -43,7 +43,7 @@ def trainer_memory_bytes(
 ) -> Values:
     """The peak of one layout, or of arrays of them: the sum of fullest_moment_lines for each. Of
     the layout it reads data_parallel, zero_stage (2 or 3), micro_batch_size, gradient_accumulation
-    and recompute ("none" or "full")."""
+    and recompute."""
     shape = shape_of(
         model,
         layout,

@@ -79,16 +79,19 @@ def _gathered(shape: Shape, blocks: Values) -> Part:
 
 
 def _activations(shape: Shape, blocks: int) -> Part:
-    """Kept by `blocks` blocks, of which with recomputation only the input, and the mask."""
+    """Kept by `blocks` blocks, of which with full recomputation only the input; and, where
+    anything is computed again, the mask."""
     mask = shape.micro_batch_size * shape.seq_len**2
     kept = shape.input_bytes + shape.rotary_bytes
 
     def formula() -> str:
         if shape.recompute:
             return f"{blocks} inputs × {kept:,} B + document mask {mask:,} B"
-        return f"{blocks} blocks × {shape.block_bytes:,} B"
+        masked = f" + document mask {mask:,} B" if shape.selective else ""
+        return f"{blocks} blocks × {shape.block_bytes:,} B{masked}"
 
-    value = either(shape.recompute, blocks * kept + mask, blocks * shape.block_bytes)
+    without = blocks * shape.block_bytes + shape.selective * mask
+    value = either(shape.recompute, blocks * kept + mask, without)
     return Part("activations", value, formula)
 
 
@@ -110,7 +113,7 @@ def _logits(shape: Shape, per_logit: int) -> Part:
 
 def _end_of_forward(shape: Shape) -> list[Part]:
     """The loss is there; its logits too if there is one chunk, and the mask."""
-    mask = (1 - shape.recompute) * shape.micro_batch_size * shape.seq_len**2
+    mask = (1 - shape.recompute - shape.selective) * shape.micro_batch_size * shape.seq_len**2
     return [
         *_state(shape),
         _gathered(shape, either(shape.keeps_gathered, shape.layers, 0) + 1),
@@ -201,19 +204,46 @@ def _backward_of_ffn(shape: Shape, done: int) -> list[Part]:
     ]
 
 
-def _end_of_block(shape: Shape, done: int) -> list[Part]:
-    """The first norm's backward pass, when the block's weights all have their gradients."""
+def _around_block(shape: Shape, done: int) -> Part:
+    """Kept by the blocks before the one behind which `done` are, and what it is computed again
+    from."""
     left = shape.layers - done
     whole, without = _activations(shape, left), _activations(shape, left - 1)
-    kept = Part(
+    return Part(
         "activations",
         either(shape.recompute, whole.value, without.value),
         lambda: (whole if shape.recompute else without).formula(),
     )
+
+
+def _backward_of_attention(shape: Shape, done: int) -> list[Part]:
+    """Of the block its first norm and its attention are still to go. Gradients of the mix, queries,
+    keys and values, the residual's, and those of the weights behind."""
+    kept = shape.norm_bytes + FP32 + shape.attention_bytes
+    kept = kept + shape.selective * shape.element_bytes * 2 * shape.kv_width
+    projections = shape.hidden * (shape.query_width + 2 * shape.kv_width)
+    return [
+        *_within_blocks(shape, done),
+        _around_block(shape, done),
+        Part(
+            "norm and attention",
+            shape.tokens * kept,
+            lambda: f"{shape.tokens:,} tokens × {kept:,.0f} B",
+        ),
+        _block_gradients(
+            shape,
+            shape.element_bytes * (4 * shape.query_width + shape.hidden),
+            shape.block_parameters - projections,
+        ),
+    ]
+
+
+def _end_of_block(shape: Shape, done: int) -> list[Part]:
+    """The first norm's backward pass, when the block's weights all have their gradients."""
     per_token = _norm_gradient_bytes(shape) + shape.norm_bytes
     return [
         *_within_blocks(shape, done),
-        kept,
+        _around_block(shape, done),
         _block_gradients(shape, per_token, shape.block_parameters),
     ]
 
@@ -278,5 +308,6 @@ def moments(shape: Shape) -> dict[str, list[Part]]:
     for done in sorted({0, min(1, layers - 1), max(0, layers - 2), layers - 1}):
         name = f"block {layers - done} of {layers}"
         found[f"in the feed-forward's backward pass of {name}"] = _backward_of_ffn(shape, done)
+        found[f"in attention's backward pass of {name}"] = _backward_of_attention(shape, done)
         found[f"at the end of the backward pass of {name}"] = _end_of_block(shape, done)
     return found

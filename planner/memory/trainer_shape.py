@@ -28,6 +28,7 @@ class Shape:
     hidden: int
     ffn: int
     query_width: int
+    kv_width: int
     heads: int
     vocab: int
     tied: bool
@@ -42,6 +43,9 @@ class Shape:
     keeps_gathered: Values
     """1 in stage 2, where blocks stay gathered from forward to backward; else 0."""
     recompute: Values
+    """1 where blocks are computed again whole; else 0."""
+    selective: Values
+    """1 where attention is, from its queries, keys and values; else 0."""
     accumulates: Values
     z_loss: bool
     one_moment_parameters: int
@@ -75,12 +79,19 @@ class Shape:
 
     @property
     def block_bytes(self) -> Values:
-        """Kept by a block for its backward pass: two norms; queries, keys and values repeated to
-        all heads, and their mix; gate, SiLU, up and product; the attention's own copy of the mask
-        in the compute type, and its log-sum-exp of each row."""
-        per_token = 2 * self.norm_bytes + self.element_bytes * 4 * (self.query_width + self.ffn)
-        per_token += self.element_bytes * self.seq_len + FP32 * (self.heads + 2)
+        """Kept by a block for its backward pass: two norms; what attention keeps; gate, SiLU, up
+        and product. Attention that is computed again keeps queries, keys, values, and the mix,
+        which the output projection needs."""
+        again = self.element_bytes * 2 * (self.query_width + self.kv_width)
+        attention = either(self.selective, again, self.attention_bytes)
+        per_token = 2 * (self.norm_bytes + FP32) + self.element_bytes * 4 * self.ffn + attention
         return per_token * self.tokens + self.rotary_bytes
+
+    @property
+    def attention_bytes(self) -> int:
+        """Per token, for its own backward pass: queries, keys and values repeated to all heads, and
+        their mix; its own copy of the mask in the compute type, and the log-sum-exp of each row."""
+        return self.element_bytes * (4 * self.query_width + self.seq_len) + FP32 * self.heads
 
     @property
     def rotary_bytes(self) -> int:
@@ -115,6 +126,7 @@ def shape_of(
         hidden=arch.hidden,
         ffn=arch.ffn_hidden,
         query_width=arch.query_width,
+        kv_width=arch.kv_width,
         heads=arch.heads,
         vocab=arch.vocab_size,
         tied=arch.tied_embeddings,
@@ -126,6 +138,7 @@ def shape_of(
         root_parameters=arch.vocab_size * arch.hidden * tables + arch.hidden,
         keeps_gathered=either(layout.zero_stage == 2, 1, 0),
         recompute=layout.full_recompute,
+        selective=layout.attention_recompute,
         accumulates=either(layout.gradient_accumulation > 1, 1, 0),
         z_loss=z_loss,
         one_moment_parameters=muon * arch.layers * layer_matrix_parameters(arch),

@@ -48,7 +48,9 @@ class ParallelSpec(SpecPart):
     )
     micro_batch_size: Count = Field(default=1, description="Sequences in one forward pass.")
     recompute: Literal["none", "selective", "full"] = Field(
-        default="none", description="Activations computed again in the backward pass."
+        default="none",
+        description="Activations computed again in the backward pass: none, all of a layer, or "
+        "(selective) its attention between queries, keys, values and their mix.",
     )
 
     @property

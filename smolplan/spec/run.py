@@ -124,10 +124,6 @@ class RunSpec(SpecPart):
                 "parallel.zero_stage is 1: the bundled trainer runs 0, 2 and 3; 2 holds less and "
                 "sends as much"
             )
-        if parallel.recompute == "selective":
-            problems.append(
-                "parallel.recompute is selective: the bundled trainer knows none and full"
-            )
         return problems
 
     def content_hash(self) -> str:

@@ -38,7 +38,7 @@ def test_the_trainers_lines_all_name_the_moment_of_the_peak() -> None:
     st.sampled_from([1, 2, 4, 8]),
     st.sampled_from([1, 2, 4, 8]),
     st.sampled_from([2, 3]),
-    st.sampled_from(["none", "full"]),
+    st.sampled_from(["none", "selective", "full"]),
 )
 def test_the_trainer_never_needs_more_with_less_to_hold(
     ranks: int, micro_batch: int, zero: int, recompute: str
@@ -63,7 +63,7 @@ def test_gradients_are_whole_on_each_rank_only_while_they_accumulate() -> None:
 
 
 def layouts() -> list[Layout]:
-    modes: tuple[Recompute, ...] = ("none", "full")
+    modes: tuple[Recompute, ...] = ("none", "selective", "full")
     return [
         Layout(
             data_parallel=ranks,

@@ -116,12 +116,22 @@ CASES: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
     "fp32, stage 2": {"precision": "fp32", "zero": 2},
     "recomputed": {"recompute": "full"},
+    "recomputed, long": {"recompute": "full", "seq_len": 4096, "micro_batch": 1},
     "recomputed, chunked": {"recompute": "full", "micro_batch": 6, "vocab_size": 1024},
     "recomputed, fp32, long": {
         "recompute": "full", "precision": "fp32", "seq_len": 4096, "vocab_size": 1024,
     },
     "recomputed, deep, few tokens": {
         "recompute": "full", "layers": 16, "seq_len": 256, "vocab_size": 1024,
+    },
+    "attention recomputed": {"recompute": "selective"},
+    "attention recomputed, long": {"recompute": "selective", "seq_len": 4096, "micro_batch": 1},
+    "attention recomputed, fp32, narrow, long": {
+        "recompute": "selective", "precision": "fp32", "seq_len": 4096, "ffn_hidden": 512,
+        "vocab_size": 1024,
+    },
+    "attention recomputed, accumulated, stage 2": {
+        "recompute": "selective", "accumulation": 2, "zero": 2, "layers": 12, "vocab_size": 1024,
     },
     "accumulated": {"accumulation": 3},
     "accumulated, few tokens": {"accumulation": 2, "seq_len": 64},

@@ -15,9 +15,9 @@ EXPERTS = {"routed": 6, "per_token": 2, "ffn_hidden": 10, "shared": 1, "auxiliar
 LAYOUTS: list[dict[str, Any]] = [
     {"shard_group": 2, "recompute": "full"},
     {"context_parallel": 4},
-    {"context_parallel": 2, "tensor_parallel": 2},
+    {"context_parallel": 2, "tensor_parallel": 2, "recompute": "selective"},
     {"pipeline_parallel": 4},
-    {"pipeline_parallel": 2, "tensor_parallel": 2},
+    {"pipeline_parallel": 2, "tensor_parallel": 2, "recompute": "selective"},
     {"pipeline_parallel": 2, "context_parallel": 2, "tied_embeddings": False},
     {"pipeline_parallel": 2, "virtual_pipeline": 2, "zero_stage": 0},
     {

@@ -11,6 +11,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from trainer.model.places import Places
 
+Attend = Callable[[Tensor, Tensor, Tensor, Places, int | None], Tensor]
+
 LEAST_WIDTH = 16
 """Of a head, for FlexAttention's kernels (torch/_inductor/kernel/flex/flex_attention.py)."""
 
@@ -18,10 +20,10 @@ LEAST_WIDTH = 16
 def attend(q: Tensor, k: Tensor, v: Tensor, places: Places, window: int | None = None) -> Tensor:
     """softmax(q·kᵀ/√d)·v over the keys that a token may meet.
 
-    q: (batch, heads, seq, d); k: (batch, kv heads, seq, d), of which each serves heads / kv heads
-    queries; v: (batch, kv heads, seq, value dim) → (batch, heads, seq, value dim).
+    q: (batch, heads, seq, d), of the tokens that are computed here; k: (batch, kv heads, all, d),
+    of those of `places.everywhere`, each of which serves heads / kv heads queries; v: (batch, kv
+    heads, all, value dim) → (batch, heads, seq, value dim).
     """
-    k, v = places.everywhere(k), places.everywhere(v)
     if places.document is None and window is None and not places.shared:
         # Without a mask torch takes a kernel that skips what is not met.
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
@@ -53,10 +55,8 @@ def _skipping(
 ) -> Tensor:
     """By FlexAttention (Dong et al. 2024, arXiv 2412.05496), which leaves out blocks of keys that
     no query of a block may meet: other documents and what is outside the window."""
-    key = ("blocks", window)
-    if key not in places.made:
-        places.made[key] = _blocks(places, window, blocks)
-    out: Tensor = attention(q, k, v, block_mask=places.made[key], enable_gqa=True)
+    mask = places.once.made(("blocks", window), lambda: _blocks(places, window, blocks))
+    out: Tensor = attention(q, k, v, block_mask=mask, enable_gqa=True)
     return out
 
 

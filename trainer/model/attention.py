@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from smolplan.spec import ModelSpec
-from trainer.model.attend import attend
+from trainer.model.attend import Attend, attend
 from trainer.model.places import Places, rotate
 
 
@@ -19,6 +19,7 @@ class Attention(nn.Module):
         self.window = spec.window if spec.layer_kinds[layer] in "Ww" else None
         self.gated = spec.attention_gate
         self.norm_per_head = spec.qk_norm == "per_head"
+        self.attend: Attend = attend
         hidden, bias = spec.hidden, spec.qkv_bias
         queries, keys = spec.heads * self.head_dim, spec.kv_heads * self.head_dim
         # Of each head its query, and behind it the gate, as in transformers' Qwen3NextAttention.
@@ -48,7 +49,9 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         if self.uses_rope:
             q, k = (rotate(part, places.cos, places.sin) for part in (q, k))
-        out = attend(q, k, v, places, self.window).transpose(1, 2).reshape(batch, length, -1)
+        k, v = places.everywhere(k), places.everywhere(v)
+        out = self.attend(q, k, v, places, self.window)
+        out = out.transpose(1, 2).reshape(batch, length, -1)
         if gate is not None:
             out = out * torch.sigmoid(gate)
         mixed: Tensor = self.o_proj(out)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from smolplan.spec import ModelSpec
-from trainer.model.attend import attend
+from trainer.model.attend import Attend, attend
 from trainer.model.places import Places, rotate
 
 LATENT_NORM_EPS = 1e-6
@@ -22,6 +22,7 @@ class LatentAttention(nn.Module):
         self.latent = latent = spec.latent_attention
         self.uses_rope = spec.uses_rope(layer)
         self.window = spec.window if spec.layer_kinds[layer] in "Ww" else None
+        self.attend: Attend = attend
         queries = spec.heads * latent.head_dim
         if latent.q_rank is None:
             self.q_proj = nn.Linear(spec.hidden, queries, bias=False)
@@ -57,7 +58,8 @@ class LatentAttention(nn.Module):
             )
         q = torch.cat([q_plain, q_rotary], dim=-1)
         k = torch.cat([k_plain, k_rotary.expand(-1, k_plain.shape[1], -1, -1)], dim=-1)
-        out = attend(q, k, v, places, self.window)
+        k, v = places.everywhere(k), places.everywhere(v)
+        out = self.attend(q, k, v, places, self.window)
         mixed: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
         return mixed
 

@@ -1,6 +1,7 @@
 """Where the tokens of a micro-batch stand: in which document, and at which angle."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,19 @@ def documents_of(tokens: Tensor, separator: int) -> Tensor:
     return ends.cumsum(dim=1) - ends
 
 
+class Once:
+    """What all layers need alike, such as masks, by what it is: made by the first. No dict: FSDP
+    looks into containers for what it is to cast, and would give each block a copy of its own."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+
+    def made(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
 @dataclass(frozen=True)
 class Places:
     """Of all tokens on every rank, whatever of the sequence the rank computes."""
@@ -67,8 +81,7 @@ class Places:
     sin: Tensor
     document: Tensor | None
     """int64 (batch, seq); None where a token attends to all before it."""
-    made: dict[Any, Any] = field(default_factory=dict)
-    """What all layers need alike, such as masks, by what it is: made once, by the first."""
+    once: Once = field(default_factory=Once)
 
     def positions(self) -> tuple[Tensor, Tensor]:
         """Of the tokens that are computed here, and of those that `everywhere` gives, int64."""
@@ -87,9 +100,7 @@ class Places:
     def mask(self, window: int | None = None) -> Tensor:
         """Who may attend to whom: bool of shape (batch, 1, queries, keys), causal, within a
         document, and, with a window, to so many tokens, the token itself included. Made once."""
-        if window not in self.made:
-            self.made[window] = self._mask(window)
-        mask: Tensor = self.made[window]
+        mask: Tensor = self.once.made(window, lambda: self._mask(window))
         return mask
 
     def _mask(self, window: int | None) -> Tensor:
