@@ -7,6 +7,7 @@ from smolplan.roll_back import RollBack, read_roll_backs
 from smolplan.rundir import RunDir, read_lines
 from smolplan.skipped import Skipped
 from smolplan.spec import load_spec
+from smolplan.spec.batch import BatchSizes
 
 COMPARED = ("loss", "grad_norm", "lr", "data_position", "batch_checksum")
 
@@ -42,11 +43,11 @@ def compare(undisturbed: RunDir, disturbed: RunDir) -> Comparison:
     wanted = {line["step"]: line for line in undisturbed.read_metrics()}
     batch_at = {line["data_position"]: line["batch_checksum"] for line in wanted.values()}
     roll_backs = read_roll_backs(disturbed, disturbed.latest_attempt())
-    batch_size = load_spec(disturbed.spec).optim.global_batch_size
+    batches = load_spec(disturbed.spec).batches
     seen: dict[int, list[_Done]] = {}
     for line in read_lines(disturbed.metrics):
         if "step" in line:
-            seen.setdefault(line["step"], []).append(_Done.of(line, roll_backs, batch_size))
+            seen.setdefault(line["step"], []).append(_Done.of(line, roll_backs, batches))
 
     def differs(step: int) -> bool:
         last = seen[step][-1]
@@ -79,12 +80,14 @@ class _Done:
     line: dict[str, Any]
     skipped: Skipped
     """What its attempt skipped."""
-    batch_size: int
+    batches: BatchSizes
 
     @classmethod
-    def of(cls, line: dict[str, Any], roll_backs: tuple[RollBack, ...], batch_size: int) -> Self:
+    def of(
+        cls, line: dict[str, Any], roll_backs: tuple[RollBack, ...], batches: BatchSizes
+    ) -> Self:
         held = [one.skip for one in roll_backs if one.attempt <= line["attempt"]]
-        return cls(line, held[-1] if held else Skipped(), batch_size)
+        return cls(line, held[-1] if held else Skipped(), batches)
 
     @property
     def figures(self) -> tuple[Any, ...]:
@@ -102,7 +105,7 @@ class _Done:
 
     @property
     def misplaced(self) -> bool:
-        due = self.skipped.position_after(self.line["step"] * self.batch_size)
+        due = self.skipped.position_after(self.batches.sequences(self.line["step"]))
         return bool(self.line["data_position"] != due)
 
 

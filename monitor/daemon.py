@@ -403,7 +403,7 @@ class Daemon:
             stacks=watch.stacks.look(now_s) if watch.stacks else None,
             placement=placement,
             roll_backs=self._store.roll_backs(run.id),
-            batch_size=watch.spec.optim.global_batch_size,
+            batches=watch.spec.batches,
         )
 
     def _carry_out(self, view: RunView, watch: Watch, decision: Decision) -> None:

@@ -112,5 +112,5 @@ class Record:
         evaluated = steps_evaluated(self._run)
         self._late.look(evaluated, self._at)
         if self._evaluations and evaluated != self._evaluated:
-            self._evaluations.look(read_evaluations(self._run, self._spec.global_batch_tokens))
+            self._evaluations.look(read_evaluations(self._run, self._spec.tokens_after))
         self._evaluated = evaluated

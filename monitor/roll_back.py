@@ -22,8 +22,8 @@ def roll_back(view: RunView, onset: int, reason: str) -> RollBack | None:
     from_step = max(early) if early else min(before, default=0)
     first = max(first, from_step + 1)
     skipped = view.roll_backs[-1].skip if view.roll_backs else Skipped()
-    begin = skipped.position_after((first - 1) * view.batch_size)
-    end = skipped.position_after((first - 1 + batches) * view.batch_size)
+    begin = skipped.position_after(view.batches.sequences(first - 1))
+    end = skipped.position_after(view.batches.sequences(first - 1 + batches))
     return RollBack(
         attempt=view.attempt.number + 1,
         onset_step=onset,

@@ -253,7 +253,17 @@ class StoryReader:
             },
             evaluation_s=spent["evaluation"] / done if done else 0.0,
             every_steps=self._spec.checkpoint.every_steps,
+            batch_growth=_batch_growth(self._spec, self._ledger.best_step),
         )
+
+
+def _batch_growth(spec: RunSpec, step: int) -> float:
+    """Mean batch of the steps behind `step` over its own."""
+    batches, left = spec.batches, spec.steps - step
+    if left <= 0:
+        return 1.0
+    sequences = batches.sequences(spec.steps) - batches.sequences(step)
+    return sequences / left / batches.of_step(max(1, step))
 
 
 def _mean(values: list[float]) -> Mean:

@@ -11,6 +11,7 @@ from launcher.stacks import RankStack
 from launcher.store import Attempt, Run
 from smolplan.roll_back import RollBack
 from smolplan.rundir import Phase
+from smolplan.spec.batch import BatchPhase, BatchSizes
 from smolplan.spec.monitor import MonitorSpec
 
 
@@ -110,8 +111,7 @@ class RunView:
     """All of the run, oldest first; the last may have been decided and not begun."""
     checkpoints: tuple[int, ...] = ()
     """Steps of those in the run directory; looked for only where a roll-back may be decided."""
-    batch_size: int = 1
-    """Sequences of a global batch."""
+    batches: BatchSizes = field(default_factory=lambda: BatchSizes((BatchPhase(0, 0, 1),)))
 
     history: History = field(default_factory=History)
     """Empty until the record is read up."""

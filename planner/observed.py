@@ -43,6 +43,8 @@ class Observed:
     """Training stood still for evaluations, a step on average."""
     every_steps: int
     """Between two checkpoints, by the spec."""
+    batch_growth: float = 1.0
+    """Mean batch of the steps left over the newest's: above 1 while optim.batch_warmup lasts."""
 
 
 PRIOR_SCALE = math.log(3.6)

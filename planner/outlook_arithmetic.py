@@ -16,7 +16,13 @@ def lines_of(outlook: Outlook) -> list[Line]:
     seen = f"{OBSERVED}, the newest {step.count:,} steps"
     tail, alone = (1 - LEVEL) / 2, rate.observed_alone(LEVEL)
     lines = [
-        Line("steps left", o.steps - o.step, "", f"{o.steps:,} of the spec − {o.step:,} done"),
+        Line(
+            "steps left",
+            (o.steps - o.step) * o.batch_growth,
+            "",
+            f"{o.steps:,} of the spec − {o.step:,} done"
+            + (f", of {o.batch_growth:.4g} × the newest's batch" if o.batch_growth > 1 else ""),
+        ),
         Line("step", step.mean, "s", "mean", seen),
         Line("step, median", step.median, "s", f"{step.low:.4g} to {step.high:.4g} s for 80 %"),
         Line("drift", step.mean_error, "s", "standard deviation of the means of equal pieces"),

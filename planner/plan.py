@@ -77,7 +77,8 @@ def make_plan(spec: RunSpec) -> Plan:
             "tokens",
             spec.tokens,
             "",
-            f"{spec.steps:,} steps × {spec.global_batch_tokens:,} tokens",
+            f"{spec.steps:,} steps {'of up to' if spec.optim.batch_warmup else '×'} "
+            f"{spec.global_batch_tokens:,} tokens",
             "run spec",
         ),
         Line(
@@ -120,5 +121,5 @@ def _tokens_per_s(spec: RunSpec) -> float | None:
         job = job_of(spec, site)
     except UserError:  # GPUs or a precision that no step time is known for
         return None
-    priced = candidate_of(job, site, spec.steps, layout_of(spec))
+    priced = candidate_of(job, site, spec.whole_batches, layout_of(spec))
     return priced.tokens_per_s_per_gpu * spec.cluster.gpus

@@ -59,6 +59,7 @@ RULES: dict[str, Rule] = {
     "model": Rule("in proportion to hidden"),
     "optim.learning_rate": Rule(f"∝ compute^{LEARNING_RATE_EXPONENT}", _LAW),
     "optim.global_batch_size": Rule(f"∝ compute^{BATCH_EXPONENT}, whole micro-batches", _LAW),
+    "optim.batch_warmup": Rule("left out: the proxy's batch is small from the first step on"),
     "optim.steps": Rule("tokens over the global batch"),
     "optim.tokens": Rule("whole steps"),
     "optim.warmup_steps": Rule(
@@ -197,6 +198,7 @@ def _course(spec: RunSpec, batch: int, tokens: float, compute_share: float) -> d
             "steps": None if optim.steps is None else steps,
             "tokens": None if optim.tokens is None else steps * batch * spec.data.seq_len,
             "global_batch_size": batch,
+            "batch_warmup": (),
             "learning_rate": float(f"{rate:.3g}"),
             "warmup_steps": warmup,
             "decay_steps": min(of(optim.decay_steps), steps - warmup),

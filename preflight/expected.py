@@ -45,7 +45,7 @@ def expected_step_s(run: Planned) -> float | None:
 
 def expected_run_s(run: Planned) -> float | None:
     step_s = expected_step_s(run)
-    return None if step_s is None else step_s * run.spec.steps
+    return None if step_s is None else step_s * run.spec.whole_batches
 
 
 def expected_save_s(run: Planned) -> float:

@@ -136,6 +136,7 @@ def _on(spec: RunSpec, count: int, layers: int, *, gpu: bool) -> Piece:
         "steps": max(spec.steps, 1000),  # broken off long before: nothing is saved
         "tokens": None,
         "global_batch_size": data * spec.parallel.micro_batch_size * accumulation,
+        "batch_warmup": [],
     }
     content["parallel"] |= {"data_parallel": data, "tensor_parallel": tensor, "shard_group": 0}
     content["cluster"] |= {"nodes": 1, "gpus_per_node": count}

@@ -171,6 +171,7 @@ def small_spec(spec: RunSpec, ranks: int, *, gpu: bool, folder: Path) -> RunSpec
                 "steps": STEPS,
                 "tokens": None,
                 "global_batch_size": 2 * ranks,
+                "batch_warmup": (),
                 "learning_rate": 5e-3,
                 "warmup_steps": 2,
                 "decay_steps": 4 if spec.optim.schedule == "wsd" else 0,

@@ -108,7 +108,7 @@ class Mixture:
         stages: list[Stage] = []
         before = [0] * len(names)
         for name, start_step, weights in _weights(spec, names, sequences):
-            first = (start_step - 1) * spec.optim.global_batch_size
+            first = spec.batches.sequences(start_step - 1)
             if stages:
                 last = stages[-1]
                 counts = last.mix.counts(first - last.first_position)
@@ -212,7 +212,7 @@ class Use:
 
 def uses(spec: RunSpec, mixture: Mixture, sequences: Sequence[int]) -> list[Use]:
     """Of each source, over all steps of the run."""
-    drawn = mixture.counts(spec.steps * spec.optim.global_batch_size)
+    drawn = mixture.counts(spec.batches.sequences(spec.steps))
     found = []
     for number, (name, count) in enumerate(zip(mixture.names, sequences, strict=True)):
         own = None

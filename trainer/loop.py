@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from dataclasses import asdict
+from itertools import count
 
 import torch
 
@@ -68,9 +69,9 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     left_out = {"skipped": skipped.to_json()} if skipped.ranges else {}
     report.event(kind, step=step, ranks=world.size, load_s=load_s, **left_out)
 
-    efficiency = Efficiency(run, spec, world.size)
-    batch_size = spec.optim.global_batch_size
-    batches = Batches(loader, skipped, position, batch_size, world.data_rank, world.data_size)
+    efficiency = Efficiency(run, world.size)
+    sizes = map(spec.batches.of_step, count(step + 1))
+    batches = Batches(loader, skipped, position, sizes, world.data_rank, world.data_size)
     profiles = Profiles(run, world, report)
     last_step_s = None
     stop.listen()
@@ -126,6 +127,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         fullest_expert = balance(model, world)
         step, position = step + 1, positions[-1] + 1
         last_step_s = time.perf_counter() - began
+        step_tokens = len(positions) * spec.data.seq_len
 
         report.beat(step, "training", last_step_s)
         if world.rank == 0:
@@ -135,11 +137,11 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 loss=global_loss,
                 grad_norm=grad_norm,
                 lr=lr,
-                tokens_per_s=spec.global_batch_tokens / last_step_s,
-                tokens_per_s_per_gpu=spec.global_batch_tokens / last_step_s / world.size,
+                tokens_per_s=step_tokens / last_step_s,
+                tokens_per_s_per_gpu=step_tokens / last_step_s / world.size,
                 step_s=last_step_s,
                 data_wait_s=data_wait_s,
-                mfu=efficiency.mfu(last_step_s),
+                mfu=efficiency.mfu(step_tokens / last_step_s),
                 memory_bytes=world.peak_memory_bytes(),
                 data_position=position,
                 batch_checksum=int(batch_checksum),

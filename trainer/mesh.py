@@ -34,7 +34,7 @@ def mesh_of(spec: RunSpec, ranks: int, kind: str) -> Mesh:
     """As many replicas as the ranks that there are make; `kind` of device. Raises NamedExit
     BAD_SPEC if they make none, the batch does not divide by them, or leaves the pipeline too few
     micro-batches."""
-    parallel, batch = spec.parallel, spec.optim.global_batch_size
+    parallel = spec.parallel
     pipeline, context, tensor = (
         parallel.pipeline_parallel,
         parallel.context_parallel,
@@ -46,12 +46,14 @@ def mesh_of(spec: RunSpec, ranks: int, kind: str) -> Mesh:
             f"{ranks} ranks do not divide by parallel.pipeline_parallel {pipeline} × "
             f"context_parallel {context} × tensor_parallel {tensor}"
         )
-    micro_batches, left = divmod(batch, data * parallel.micro_batch_size)
-    if left or not micro_batches:
-        raise _bad(
-            f"optim.global_batch_size {batch} does not divide by {data} data-parallel ranks × "
-            f"parallel.micro_batch_size {parallel.micro_batch_size}"
-        )
+    micro_batches = 0
+    for phase in spec.batches.phases:
+        micro_batches, left = divmod(phase.size, data * parallel.micro_batch_size)
+        if left or not micro_batches:
+            raise _bad(
+                f"a global batch of {phase.size} does not divide by {data} data-parallel ranks × "
+                f"parallel.micro_batch_size {parallel.micro_batch_size}"
+            )
     if problem := parallel.misfit_of_pipeline(micro_batches):
         raise _bad(problem)
     replicas = data * context

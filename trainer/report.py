@@ -13,7 +13,6 @@ from typing import Any
 from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit, storage_exit_code
 from smolplan.rundir import Heartbeat, Phase, RunDir, append_line, read_json, write_json
-from smolplan.spec import RunSpec
 from trainer.log_file import keep_bounded
 
 log = logging.getLogger("trainer")
@@ -134,20 +133,19 @@ class Reporter:
 
 
 class Efficiency:
-    """Turns a step time into MFU: exact model FLOPs per token over the datasheet's dense peak,
-    both taken from the plan, so that trainer and planner mean the same."""
+    """Turns tokens per second into MFU: exact model FLOPs per token over the datasheet's dense
+    peak, both taken from the plan, so that trainer and planner mean the same."""
 
-    def __init__(self, run: RunDir, spec: RunSpec, world_size: int) -> None:
+    def __init__(self, run: RunDir, world_size: int) -> None:
         plan = read_json(run.plan) or {}
         self._flops_per_token: float | None = plan.get("flops_per_token")
         self._peak_flops: float | None = plan.get("peak_flops_per_gpu")
         self._world_size = world_size
-        self._tokens = spec.global_batch_tokens
 
-    def mfu(self, step_s: float) -> float | None:
+    def mfu(self, tokens_per_s: float) -> float | None:
         if not self._flops_per_token or not self._peak_flops:
             return None
-        return self._flops_per_token * self._tokens / step_s / (self._peak_flops * self._world_size)
+        return self._flops_per_token * tokens_per_s / (self._peak_flops * self._world_size)
 
 
 def fenced(run: RunDir, attempt: int) -> None:

@@ -1,7 +1,7 @@
 """Scores of checkpoints: one task, one number, and how sure it is."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,15 @@ def curves(scores: Iterable[tuple[str, Score]]) -> Curves:
     return {task: [by[t] for t in sorted(by)] for task, by in found.items()}
 
 
-def read_evaluations(run: RunDir, tokens_per_step: float) -> Curves:
+def read_evaluations(run: RunDir, tokens_after: Callable[[int], float]) -> Curves:
     """What is in evals/: held-out bits per byte, and the tasks that were asked for. A file that
-    cannot be read is left out."""
+    cannot be read is left out. `tokens_after`: read up to a step."""
     scores: list[tuple[str, Score]] = []
     for file in sorted(run.evals.glob("step-*.json")):
         content = read_json(file) or {}
         step = content.get("step")
         if isinstance(step, int):
-            scores += scores_of(content, step * tokens_per_step)
+            scores += scores_of(content, tokens_after(step))
     return curves(scores)
 
 

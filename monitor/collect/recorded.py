@@ -93,7 +93,7 @@ def _read_run(run: RunDir) -> Recorded:
         raise UserError(
             "it is no run folder: it has no spec.yaml", where=str(run), remedy="Give a run or CSV."
         )
-    evaluations = read_evaluations(run, load_spec(run.spec).global_batch_tokens)
+    evaluations = read_evaluations(run, load_spec(run.spec).tokens_after)
     if not (rows or evaluations):
         raise UserError("the run has logged no step yet", where=str(run))
     return Recorded(run.path.name, rows=rows, evaluations=evaluations)

@@ -39,7 +39,7 @@ def read_course(name: str, run: RunDir, spec: RunSpec) -> Course:
         if not any(low <= step <= high for low, high in later):
             curve.add(point(step, 0.0, attempt, _figures(line, _tokens(line, step, spec))))
     points = sorted(curve.points, key=lambda p: p.step)
-    scores = read_evaluations(run, spec.global_batch_tokens)
+    scores = read_evaluations(run, spec.tokens_after)
     return Course(name, points, scores, [firsts[n] for n in sorted(firsts)[1:]])
 
 
@@ -58,7 +58,7 @@ def _tokens(line: dict[str, Any], step: int, spec: RunSpec) -> float:
     told = line.get("tokens")
     if isinstance(told, int | float) and math.isfinite(told):
         return float(told)
-    return float(step * spec.global_batch_tokens)
+    return float(spec.tokens_after(step))
 
 
 def _figures(line: dict[str, Any], tokens: float) -> dict[str, Any]:

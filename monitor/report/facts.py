@@ -43,5 +43,5 @@ def planned_gpu_hours(story: Story, plan: Mapping[str, Any]) -> float | None:
     speed = plan.get("tokens_per_s")
     if not isinstance(speed, int | float) or speed <= 0:
         return None
-    tokens = story.observed.step * story.spec.global_batch_tokens
+    tokens = story.spec.tokens_after(story.observed.step)
     return tokens / speed * story.spec.cluster.gpus / 3600

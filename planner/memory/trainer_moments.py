@@ -219,7 +219,7 @@ def _around_block(shape: Shape, done: int) -> Part:
 def _backward_of_attention(shape: Shape, done: int) -> list[Part]:
     """Of the block its first norm and its attention are still to go. Gradients of the mix, queries,
     keys and values, the residual's, and those of the weights behind."""
-    kept = shape.norm_bytes + FP32 + shape.attention_bytes
+    kept: Values = shape.norm_bytes + FP32 + shape.attention_bytes
     kept = kept + shape.selective * shape.element_bytes * 2 * shape.kv_width
     projections = shape.hidden * (shape.query_width + 2 * shape.kv_width)
     return [

@@ -40,11 +40,12 @@ def measure(open_loader: Callable[[], Batch], spec: RunSpec, seconds: float) -> 
     began = time.perf_counter()
     batch = open_loader()
     open_s = time.perf_counter() - began
-    size, per_step = spec.parallel.micro_batch_size, spec.optim.global_batch_size
+    size = spec.parallel.micro_batch_size
     rates: list[float] = []
     for part in range(PARTS):
         step = part * (spec.steps - 1) // (PARTS - 1)
-        first, spent_s = step * per_step, list[float]()
+        first, per_step = spec.batches.sequences(step), spec.batches.of_step(step + 1)
+        spent_s = list[float]()
         end = time.perf_counter() + seconds / PARTS
         while not spent_s or (time.perf_counter() < end and len(spent_s) < MOST_BATCHES):
             start = first + len(spent_s) * size % max(size, per_step - per_step % size)

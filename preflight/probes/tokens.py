@@ -138,13 +138,13 @@ def values(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
 def order(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
     """How alike the sequences of a batch are, by where they come from. Sources are laid end to end,
     so that a sequence has one number."""
-    batch, loader = spec.optim.global_batch_size, Loader.of(spec, dataset)
+    starts, loader = spec.batches.sequences, Loader.of(spec, dataset)
     firsts = np.concatenate([[0], np.cumsum(loader.sequences)])
     last = max(1, spec.steps - 1)
     steps = sorted({round(n * last / (BATCHES - 1)) for n in range(BATCHES)})
     batches = []
     for step in steps:
-        places = (loader.place(step * batch + n) for n in range(batch))
+        places = map(loader.place, range(starts(step), starts(step + 1)))
         batches.append([int(firsts[source]) + number for source, number in places])
     documents = None
     if dataset.tokens <= MOST_TOKENS:

@@ -136,10 +136,10 @@ def plan(
     import numpy  # noqa: F401  (its import is no part of the search's time)
 
     began = perf_counter()
-    found = [search(job, site, steps=loaded.steps, top=top, by=order) for job in jobs]
+    found = [search(job, site, steps=loaded.whole_batches, top=top, by=order) for job in jobs]
     took_s = perf_counter() - began
     own_job = job_of(loaded, site, trainer=trainer and is_counted(loaded))
-    own = candidate_of(own_job, site, loaded.steps, layout_of(loaded))
+    own = candidate_of(own_job, site, loaded.whole_batches, layout_of(loaded))
     best = best_of(found, order)
     won = next((one for one in found if one.best and one.best[0] is best), found[0])
     free = without(terms, won, order) if terms else None

@@ -64,7 +64,8 @@ def validate(
         print(json.dumps(summary, indent=1))
     else:
         print(
-            f"{spec} is valid: {loaded.steps:,} steps of {loaded.global_batch_tokens:,} tokens "
+            f"{spec} is valid: {loaded.steps:,} steps of "
+            f"{'up to ' * bool(loaded.optim.batch_warmup)}{loaded.global_batch_tokens:,} tokens "
             f"= {format_count(loaded.tokens)} tokens on {loaded.parallel.ranks} ranks "
             f"(hash {loaded.content_hash()[:12]})"
         )

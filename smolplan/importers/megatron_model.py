@@ -20,8 +20,11 @@ REFUSED = [
     ("--linear-attention-freq", "linear attention, whose sizes are not read here"),
     ("--experimental-attention-variant", "an attention of another kind"),
     ("--moe-latent-size", "experts on a compressed input"),
-    ("--rampup-batch-size", "the batch grows; a run spec has one size"),
-    ("--step-batch-size-schedule", "the batch grows; a run spec has one size"),
+    ("--rampup-batch-size", "the batch grows; take it out, and add optim.batch_warmup by hand"),
+    (
+        "--step-batch-size-schedule",
+        "the batch grows; take it out, and add optim.batch_warmup by hand",
+    ),
 ]
 
 GATES = ("--swiglu", "--quick-geglu")

@@ -1,10 +1,29 @@
 """How long is trained, and how the weights move."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
+
+
+class SmallBatchSpec(SpecPart):
+    """A smaller global batch, with which a run begins."""
+
+    global_batch_size: Count = Field(description="Sequences in one optimiser step.")
+    until_step: Count | None = Field(default=None, description="The last step of that size.")
+    until_tokens: Count | None = Field(
+        default=None,
+        description="Instead of until_step: the first step before which so many tokens were read "
+        "is of the next size.",
+    )
+
+    @model_validator(mode="after")
+    def _ends_once(self) -> Self:
+        if (self.until_step is None) == (self.until_tokens is None):
+            raise ValueError("give exactly one of until_step and until_tokens")
+        return self
 
 
 class OptimSpec(SpecPart):
@@ -15,6 +34,11 @@ class OptimSpec(SpecPart):
         default=None, description="Tokens to train on (11T); or give steps."
     )
     global_batch_size: Count = Field(description="Sequences in one optimiser step, over all ranks.")
+    batch_warmup: Annotated[tuple[SmallBatchSpec, ...], ADDED_LATER] = Field(
+        default=(),
+        description="Smaller batches that come before, in order, each larger than the one before. "
+        "The learning rate goes by steps all the same.",
+    )
     learning_rate: float = Field(gt=0, description="Peak learning rate.")
     warmup_steps: CountOrZero = Field(default=0, description="Steps of linear warm-up.")
     decay_steps: CountOrZero = Field(
@@ -57,6 +81,17 @@ class OptimSpec(SpecPart):
     def _one_length(self) -> Self:
         if (self.steps is None) == (self.tokens is None):
             raise ValueError("give exactly one of steps and tokens; the other follows from it")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_grows(self) -> Self:
+        sizes = [*(small.global_batch_size for small in self.batch_warmup), self.global_batch_size]
+        for size, larger in pairwise(sizes):
+            if size >= larger:
+                raise ValueError(
+                    f"batch_warmup: {size} sequences come before {larger}; each size is to be "
+                    f"larger than the one before, and the last smaller than global_batch_size"
+                )
         return self
 
     @model_validator(mode="after")

@@ -4,10 +4,12 @@ import hashlib
 import json
 import math
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from smolplan.spec.batch import BatchSizes
 from smolplan.spec.checkpoint import CheckpointSpec
 from smolplan.spec.cluster import ClusterSpec
 from smolplan.spec.data import DataSpec
@@ -40,7 +42,12 @@ class RunSpec(SpecPart):
     log: Annotated[LogSpec, ADDED_LATER] = LogSpec()
 
     @property
+    def batches(self) -> BatchSizes:
+        return BatchSizes.of(self.optim, self.data.seq_len)
+
+    @property
     def global_batch_tokens(self) -> int:
+        """Of a step behind optim.batch_warmup."""
         return self.optim.global_batch_size * self.data.seq_len
 
     @property
@@ -49,23 +56,33 @@ class RunSpec(SpecPart):
         if self.optim.steps is not None:
             return self.optim.steps
         assert self.optim.tokens is not None
-        return math.ceil(self.optim.tokens / self.global_batch_tokens)
+        return self.batches.steps(-(-self.optim.tokens // self.data.seq_len))
 
     @property
     def tokens(self) -> int:
-        return self.steps * self.global_batch_tokens
+        return self.tokens_after(self.steps)
+
+    def tokens_after(self, step: int) -> int:
+        """Read by the steps up to `step`, skipped ones left aside."""
+        return self.batches.sequences(step) * self.data.seq_len
+
+    @property
+    def whole_batches(self) -> int:
+        """How many batches of the full size hold the run's tokens: what the planner prices."""
+        return math.ceil(self.tokens / self.global_batch_tokens)
 
     @property
     def stage_starts(self) -> tuple[int, ...]:
         """The first step of each of data.stages."""
         return tuple(
-            stage.start_step or 1 - (-(stage.start_tokens or 0) // self.global_batch_tokens)
+            stage.start_step
+            or 1 + self.batches.steps(-(-(stage.start_tokens or 0) // self.data.seq_len))
             for stage in self.data.stages
         )
 
     @property
     def gradient_accumulation(self) -> int:
-        """Micro-batches that one rank runs in one optimiser step."""
+        """Micro-batches that one rank runs in one optimiser step, behind optim.batch_warmup."""
         return self.optim.global_batch_size // (
             self.parallel.data_parallel * self.parallel.micro_batch_size
         )
@@ -104,6 +121,12 @@ class RunSpec(SpecPart):
             )
         if problem := parallel.misfit_of_pipeline(self.gradient_accumulation):
             problems.append(problem)
+        if parallel.pipeline_parallel > 1 and self.optim.batch_warmup:
+            problems.append(
+                f"optim.batch_warmup is set with parallel.pipeline_parallel "
+                f"{parallel.pipeline_parallel}: the bundled trainer sends as many micro-batches "
+                f"through a pipeline in every step"
+            )
         if parallel.pipeline_parallel == 1 and parallel.pipeline_schedule != "1f1b":
             problems.append(
                 f"parallel.schedule is {parallel.pipeline_schedule} with "
@@ -142,16 +165,34 @@ class RunSpec(SpecPart):
         return name
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        batch, parallel = self.optim.global_batch_size, self.parallel
-        share = parallel.data_parallel * parallel.micro_batch_size
-        if batch % share:
-            below, above = batch // share * share, (batch // share + 1) * share
+    def _batches_follow(self) -> Self:
+        ends = [phase.steps_before for phase in self.batches.phases[1:]]
+        for number, (before, end) in enumerate(pairwise([0, *ends])):
+            if end <= before:
+                raise ValueError(
+                    f"optim.batch_warmup.{number} would end with step {max(0, end)}, and it begins "
+                    f"behind step {before}; write them in the order of their ends"
+                )
+        if ends and ends[-1] >= self.steps:
             raise ValueError(
-                f"optim.global_batch_size {batch} does not divide by parallel.data_parallel "
-                f"{parallel.data_parallel} × parallel.micro_batch_size "
-                f"{parallel.micro_batch_size}; use {f'{below} or ' if below else ''}{above}"
+                f"optim.batch_warmup ends with step {ends[-1]}, and the run with step "
+                f"{self.steps}; end it earlier"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        parallel = self.parallel
+        share = parallel.data_parallel * parallel.micro_batch_size
+        for number, phase in enumerate(self.batches.phases):
+            if phase.size % share:
+                small = f"batch_warmup.{number}." * (number < len(self.optim.batch_warmup))
+                below, above = phase.size // share * share, (phase.size // share + 1) * share
+                raise ValueError(
+                    f"optim.{small}global_batch_size {phase.size} does not divide by "
+                    f"parallel.data_parallel {parallel.data_parallel} × parallel.micro_batch_size "
+                    f"{parallel.micro_batch_size}; use {f'{below} or ' if below else ''}{above}"
+                )
         if parallel.ranks != self.cluster.gpus:
             raise ValueError(
                 f"parallel.data_parallel {parallel.data_parallel} × tensor "

@@ -16,6 +16,7 @@ from monitor.view import RankView, RunView, StacksView
 from smolplan.errors import ExitCode
 from smolplan.rundir import Heartbeat, Phase
 from smolplan.skipped import Skipped
+from smolplan.spec.batch import BatchPhase, BatchSizes
 from smolplan.spec.monitor import MonitorSpec
 
 RUN = Run("r", Path("/nowhere"), "h", "active", "", None, True, 0.0, "", 1)
@@ -133,7 +134,9 @@ def test_non_finite_loss_is_tried_once_more_then_rolled_back_then_ends_the_run()
     code = ExitCode.NON_FINITE_LOSS
     first, second = ended(1, code, end=7), ended(2, code, start=7, end=7)
     assert action(view(first)) == "restart"
-    decision = decide(view(first, second, checkpoints=(4, 6), batch_size=2), ())
+    decision = decide(
+        view(first, second, checkpoints=(4, 6), batches=BatchSizes((BatchPhase(0, 0, 2),))), ()
+    )
     assert decision.action == "roll_back" and decision.roll_back is not None
     assert (decision.roll_back.from_step, decision.roll_back.attempt) == (4, 3)
     assert decision.roll_back.skip == Skipped(((2 * 4, 2 * (4 + 200) - 1),))

@@ -10,6 +10,7 @@ from monitor.roll_back import roll_back
 from monitor.view import Finding, RunView
 from smolplan.roll_back import RollBack
 from smolplan.skipped import Skipped
+from smolplan.spec.batch import BatchPhase, BatchSizes
 from smolplan.spec.monitor import MonitorSpec
 from tests.monitor.test_policy import attempt, ended, view
 
@@ -18,7 +19,12 @@ SPIKE = Finding(SPIKE_STAYS, "it stays up", {"step": 1050.0, "onset": 1000.0}, s
 
 
 def spiking(*checkpoints: int, **fields: object) -> RunView:
-    seen = view(attempt(3), settings=SETTINGS, checkpoints=checkpoints, batch_size=8)
+    seen = view(
+        attempt(3),
+        settings=SETTINGS,
+        checkpoints=checkpoints,
+        batches=BatchSizes((BatchPhase(0, 0, 8),)),
+    )
     return replace(seen, **fields)  # type: ignore[arg-type]
 
 

@@ -157,7 +157,7 @@ def test_every_layout_draws_the_same_global_batch(world_size: int, tmp_path: Pat
 def test_batches_made_ahead_are_those_of_their_positions(tmp_path: Path) -> None:
     loader = loader_of(spec_of(a=0.3, b=0.7), tmp_path, 300, 300)
     skipped = Skipped.of([(6, 9)])
-    batches = Batches(loader, skipped, 4, size=4, rank=1, ranks=2)
+    batches = Batches(loader, skipped, 4, sizes=itertools.repeat(4), rank=1, ranks=2)
     first, second = batches.next(), batches.next()
     batches.close()
     assert (first.positions, second.positions) == ([4, 5, 10, 11], [12, 13, 14, 15])
@@ -169,7 +169,7 @@ def test_what_goes_wrong_in_making_a_batch_is_raised_where_it_is_asked_for(tmp_p
     loader = loader_of(spec_of(a=None), tmp_path, 300)
     for path in tmp_path.iterdir():
         path.unlink()
-    batches = Batches(loader, Skipped(), 0, size=4, rank=0, ranks=1)
+    batches = Batches(loader, Skipped(), 0, sizes=itertools.repeat(4), rank=0, ranks=1)
     with pytest.raises(FileNotFoundError):
         batches.next()
     batches.close()

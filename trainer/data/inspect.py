@@ -40,22 +40,22 @@ def inspect(spec: RunSpec, dataset: Dataset, steps: int, show: int) -> dict[str,
         "folder": dataset.folder,
         "seq_len": spec.data.seq_len,
         "steps": spec.steps,
-        "sequences_drawn": spec.steps * spec.optim.global_batch_size,
+        "sequences_drawn": spec.batches.sequences(spec.steps),
         "sources": sources,
         "stages": list(_stages(spec, loader, steps)),
     }
 
 
 def _stages(spec: RunSpec, loader: Loader, steps: int) -> Iterator[dict[str, Any]]:
-    mixture, batch = loader.mixture, spec.optim.global_batch_size
-    starts = [stage.first_position // batch for stage in mixture.stages]
+    mixture, batches = loader.mixture, spec.batches
+    starts = [batches.steps(stage.first_position) for stage in mixture.stages]
     for stage, start, end in zip(mixture.stages, starts, [*starts[1:], spec.steps], strict=True):
         last = max(start, min(end, spec.steps))
         looked_at = min(steps, last - start)
         drawn = [0] * len(mixture.names)
         for number in range(looked_at):
-            first = (start + number * (last - start) // looked_at) * batch
-            for position in range(first, first + batch):
+            step = start + number * (last - start) // looked_at
+            for position in range(batches.sequences(step), batches.sequences(step + 1)):
                 drawn[mixture.at(position)[0]] += 1
         total = sum(drawn)
         yield {

@@ -1,6 +1,6 @@
 """The next batches, made by a thread while the ranks compute: the step finds its own ready."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -28,11 +28,17 @@ class Batches:
     What goes wrong in the making is raised when its batch is asked for."""
 
     def __init__(
-        self, loader: Loader, skipped: Skipped, position: int, size: int, rank: int, ranks: int
+        self,
+        loader: Loader,
+        skipped: Skipped,
+        position: int,
+        sizes: Iterator[int],
+        rank: int,
+        ranks: int,
     ) -> None:
-        """`size` of the global batch, of which `rank` of `ranks` takes its share."""
+        """`sizes`: of the global batches, without end; `rank` of `ranks` takes a part."""
         self._loader, self._skipped = loader, skipped
-        self._position, self._size, self._rank, self._ranks = position, size, rank, ranks
+        self._position, self._sizes, self._rank, self._ranks = position, sizes, rank, ranks
         self._made: Queue[Batch | BaseException] = Queue(AHEAD)
         self._closed = Event()
         # A daemon: a rank that ends by an exception does not wait for it.
@@ -41,9 +47,11 @@ class Batches:
 
     def _make(self) -> None:
         position = self._position
-        while not self._closed.is_set():
+        for size in self._sizes:
+            if self._closed.is_set():
+                return
             try:
-                positions = self._skipped.take(position, self._size)
+                positions = self._skipped.take(position, size)
                 tokens = self._loader.batch(rank_share(positions, self._rank, self._ranks))
             except BaseException as error:
                 self._made.put(error)
