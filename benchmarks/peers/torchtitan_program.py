@@ -57,7 +57,7 @@ from torchtitan.protocols.train_spec import TrainSpec, register_train_spec  # no
 from torchtitan.train import Trainer  # noqa: E402
 
 
-class Sequences(BaseDataLoader):
+class Sequences(BaseDataLoader):  # type: ignore[misc]
     """A rank's batches, in the file's order."""
 
     def __init__(self, path: Path, batch: int, rank: int, ranks: int) -> None:
@@ -96,7 +96,7 @@ def main() -> None:
     )
     lines = (folder / f"titan-{os.environ['RANK']}.jsonl").open("w")
 
-    class Steps(MetricsProcessor):
+    class Steps(MetricsProcessor):  # type: ignore[misc]
         def log(self, step: int, global_avg_loss: float, *rest: Any, **more: Any) -> None:
             line = {"step": step, "loss": global_avg_loss, "time": time.time()}
             lines.write(json.dumps(line) + "\n")
