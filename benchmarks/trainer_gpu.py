@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.peers.document import markdown_table, write_section
@@ -105,7 +106,7 @@ def measure(case: Case) -> dict[str, Any]:
     times, losses = [], []
     for _ in range(WARM_STEPS + STEPS):
         began = time.perf_counter()
-        losses.append(passes.backward(tokens))
+        losses.append(fmean(passes.backward(tokens)))
         passes.clip(spec.optim.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -1,5 +1,7 @@
 """The answer of planner/outlook.py, line by line, and what it takes for granted."""
 
+import math
+
 from planner.explain import Line
 from planner.observed import OBSERVED
 from planner.outlook import LEVEL, PLAYS, Outlook
@@ -18,7 +20,7 @@ def lines_of(outlook: Outlook) -> list[Line]:
     lines = [
         Line(
             "steps left",
-            (o.steps - o.step) * o.batch_growth,
+            math.ceil((o.steps - o.step) * o.batch_growth),
             "",
             f"{o.steps:,} of the spec − {o.step:,} done"
             + (f", of {o.batch_growth:.4g} × the newest's batch" if o.batch_growth > 1 else ""),

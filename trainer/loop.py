@@ -3,8 +3,11 @@
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import count
+from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -15,7 +18,7 @@ from smolplan.spec import RunSpec
 from trainer.balance import balance
 from trainer.checkpoint import Checkpoints
 from trainer.data.dataset import open_dataset
-from trainer.data.loader import checksum, open_loader
+from trainer.data.loader import Loader, checksum, open_loader, rank_share
 from trainer.data.prefetch import Batches
 from trainer.huggingface.start import load_weights
 from trainer.optim import build_optimizer
@@ -84,7 +87,9 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         data_wait_s = time.perf_counter() - began
         lr = learning_rate(step, spec.optim, spec.steps)
         tokens = torch.from_numpy(batch).to(world.device)
-        loss = passes.backward(tokens)
+        losses = passes.backward(tokens)
+        own = rank_share(positions, world.data_rank, world.data_size)
+        by_source = loader.losses_by_source(own, losses) if loader.is_mixed else []
         grad_norm = passes.clip(spec.optim.clip_norm)
         asked = stop.is_set() or (
             world.rank == 0 and (run.stop_request.exists() or run.yield_request(attempt).exists())
@@ -95,17 +100,25 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
             request = None
         to_profile = profiles.requested()
         counted = float(world.leads)
-        summed = world.sum(
+        (
+            global_loss,
+            batch_checksum,
+            stop_votes,
+            save_votes,
+            failed_votes,
+            profile_votes,
+            *source_losses,
+        ) = world.sum(
             [
-                loss * world.part_of_loss,
+                fmean(losses) * world.part_of_loss,
                 counted * checksum(batch),
                 float(asked),
                 float(request is not None),
                 float(checkpoints.failed),
                 float(to_profile is not None),
+                *(loss * world.part_of_sequence for loss in by_source),
             ]
         )
-        global_loss, batch_checksum, stop_votes, save_votes, failed_votes, profile_votes = summed
         if failed_votes:
             checkpoints.finish()
         if not (math.isfinite(global_loss) and math.isfinite(grad_norm)):
@@ -145,7 +158,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 memory_bytes=world.peak_memory_bytes(),
                 data_position=position,
                 batch_checksum=int(batch_checksum),
-                **({"sources": loader.by_source(positions)} if loader.is_mixed else {}),
+                **(_told_of_sources(loader, positions, source_losses) if loader.is_mixed else {}),
                 **({} if fullest_expert is None else {"fullest_expert": fullest_expert}),
             )
         profiles.end(step)
@@ -176,3 +189,15 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     report.event("finished", step=step)
     report.beat(step, "finished", last_step_s)
     world.barrier()
+
+
+def _told_of_sources(
+    loader: Loader, positions: Sequence[int], losses: Sequence[float]
+) -> dict[str, Any]:
+    """Of a mixture's sources how many sequences the step has, and their mean loss. `losses`: sums
+    over the batch, one a source."""
+    counts, sums = loader.by_source(positions), loader.by_name(losses)
+    return {
+        "sources": counts,
+        "source_losses": {name: sums[name] / count for name, count in counts.items()},
+    }

@@ -19,27 +19,28 @@ def next_token_loss(
     *,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Tensor:
-    """(cross-entropy in nats, what is minimised), means over the tokens, as a tensor of two; the
-    latter adds z_loss · logsumexp² (PaLM, arXiv 2204.02311).
+    """(cross-entropy in nats, what is minimised) of each sequence, means over its tokens: (2,
+    batch). The latter adds z_loss · logsumexp² (PaLM, arXiv 2204.02311).
 
     hidden: (batch, seq, hidden); head: hidden to logits; targets: int64 (batch, seq). Of more
     than one chunk, logits are computed again in the backward pass and never held together.
     """
 
-    def total(piece: Tensor, wanted: Tensor) -> Tensor:
+    def by_token(piece: Tensor, wanted: Tensor) -> Tensor:
         logits = head(piece).float()
-        cross_entropy = F.cross_entropy(logits, wanted, reduction="sum")
+        cross_entropy = F.cross_entropy(logits, wanted, reduction="none")
         if z_loss == 0.0:
             return torch.stack([cross_entropy, cross_entropy])
-        z = logits.logsumexp(dim=-1).square().sum()
+        z = logits.logsumexp(dim=-1).square()
         return torch.stack([cross_entropy, cross_entropy + z_loss * z])
 
     flat, wanted = hidden.flatten(0, 1), targets.flatten()
     if len(flat) <= chunk_tokens:
-        return total(flat, wanted) / len(flat)
-    sums = [
-        checkpoint(total, piece, part, use_reentrant=False)
-        for piece, part in zip(flat.split(chunk_tokens), wanted.split(chunk_tokens), strict=True)
-    ]
-    out: Tensor = torch.stack(sums).sum(dim=0) / len(flat)
+        losses = by_token(flat, wanted)
+    else:
+        pieces = zip(flat.split(chunk_tokens), wanted.split(chunk_tokens), strict=True)
+        losses = torch.cat(
+            [checkpoint(by_token, *piece, use_reentrant=False) for piece in pieces], dim=1
+        )
+    out: Tensor = losses.unflatten(1, targets.shape).mean(dim=2)
     return out

@@ -68,6 +68,11 @@ class World:
             return 0.0
         return 1 / (tokens["data"].size() * tokens["context"].size())
 
+    @property
+    def part_of_sequence(self) -> float:
+        """What of a sequence's loss this rank's is, where all are summed up."""
+        return self.part_of_loss * self.data_size
+
     def sum(self, values: list[float]) -> list[float]:
         """Element-wise sum over all ranks, in float64 (exact for integers below 2**53)."""
         # NCCL has no float64 trouble; a device tensor is needed because it cannot see host memory.

@@ -38,30 +38,34 @@ class Passes:
             if spec.model.tied_embeddings:
                 self._ends = TiedEnds(self.model, world.mesh.weights)
 
-    def backward(self, tokens: Tensor) -> float:
-        """Gradients of this rank's share, micro-batch by micro-batch; its mean loss in nats, where
-        this rank knows it. tokens: int64 (share, seq_len + 1)."""
+    def backward(self, tokens: Tensor) -> list[float]:
+        """Gradients of this rank's share, micro-batch by micro-batch; in nats the loss of each
+        sequence, or of its part of it, zeros where this rank does not know them. tokens: int64
+        (share, seq_len + 1)."""
         with loss_parallel():  # of logits that lie on several ranks; of others as ever
             if self._pipeline is not None:
-                loss = self._pipeline.backward(tokens)
+                losses = self._pipeline.backward(tokens)
             else:
-                loss = self._backward(tokens)
+                losses = self._backward(tokens)
         if self._ends is not None:
             self._ends.sum_gradients()
         # Looked at once, at the end: each look makes the host wait for the device.
-        return float(loss.item())
+        whole = losses.full_tensor() if isinstance(losses, DTensor) else losses
+        told: list[float] = whole.tolist()
+        return told
 
     def _backward(self, tokens: Tensor) -> Tensor:
         pieces = tokens.split(self._micro_batch_size)
         share_losses(self.model, len(pieces))
-        losses = []
+        told = []
         for number, piece in enumerate(pieces):
             # FSDP reduces gradients once, in the last backward pass.
             self.model.set_requires_gradient_sync(number == len(pieces) - 1)  # type: ignore[operator]
-            loss, objective = self.model(piece[:, :-1], self._separator, piece[:, 1:])
-            (objective / len(pieces)).backward()
-            losses.append(loss.detach())
-        return torch.stack(losses).double().mean()
+            # Not unpacked: the gradient of that would put DTensors beside plain tensors.
+            losses = self.model(piece[:, :-1], self._separator, piece[:, 1:])
+            (losses[1].mean() / len(pieces)).backward()
+            told.append(losses[0].detach())
+        return torch.cat(told)
 
     def clip(self, longest: float) -> float:
         """Shorten the gradients to a norm of `longest`; the norm that they had, over all ranks."""

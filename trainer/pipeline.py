@@ -53,8 +53,8 @@ class Pipeline:
                 self._schedule = ScheduleInterleavedZeroBubble(made, **told)
 
     def backward(self, tokens: Tensor) -> Tensor:
-        """Gradients of this rank's stages; the mean loss in nats, 0 where it is known elsewhere.
-        tokens: int64 (share, seq_len + 1)."""
+        """Gradients of this rank's stages; the loss of each sequence in nats, 0 where it is known
+        elsewhere. tokens: int64 (share, seq_len + 1)."""
         self._losses.clear()
         first, targets = tokens[:, :-1], tokens[:, 1:]
         self._schedule.step(
@@ -65,14 +65,13 @@ class Pipeline:
             return_outputs=False,
         )
         if not self._losses:
-            return torch.zeros((), device=tokens.device)
-        return torch.stack(self._losses).double().mean()
+            return torch.zeros(len(tokens), device=tokens.device)
+        return torch.cat(self._losses)  # every schedule takes micro-batches in their order
 
     def _objective(self, losses: Tensor, _: Tensor) -> Tensor:
         """Of a micro-batch, its part of the batch's. losses: as next_token_loss gives them."""
-        loss, objective = losses
-        self._losses.append(loss.detach())
-        part: Tensor = objective / self._micro_batches
+        self._losses.append(losses[0].detach())
+        part: Tensor = losses[1].mean() / self._micro_batches
         return part
 
 
@@ -86,5 +85,5 @@ def _sent(stage: Stage, spec: RunSpec) -> tuple[Tensor, Tensor]:
         tokens = torch.empty(micro, length, dtype=torch.int64)
         shape = micro, own // parallel.tensor_parallel, spec.model.hidden
         hidden = torch.empty(shape, dtype=dtype, requires_grad=True)
-        losses = torch.empty(2, requires_grad=True)
+        losses = torch.empty(2, micro, requires_grad=True)
     return tokens if stage.is_first else hidden, losses if stage.is_last else hidden

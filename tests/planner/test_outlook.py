@@ -153,3 +153,9 @@ def test_the_prior_of_a_spec_is_a_fleets_rate_on_its_gpus() -> None:
     assert prior.mttf_s == pytest.approx(5.8 * YEAR_S / 384, rel=0.02)  # docs/goodput.md
     assert prior.spans["stall"][0] > 0.1
     assert LEVEL == 0.9
+
+
+def test_steps_of_larger_batches_take_longer() -> None:
+    grown = look_ahead(replace(OBSERVED, batch_growth=2.0), PRIOR)
+    assert grown.run.work_s == pytest.approx(2 * look_ahead(OBSERVED, PRIOR).run.work_s)
+    assert "2 × the newest's batch" in lines_of(grown)[0].formula

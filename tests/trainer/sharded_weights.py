@@ -54,6 +54,7 @@ def backward(model: CausalLM, tokens: Tensor, mean: Callable[[float], float]) ->
     """Loss, what is minimised, and the gradients' norm; `mean` is that over the ranks."""
     with loss_parallel():
         losses = model(tokens, SEPARATOR, tokens.roll(-1, dims=1))
+        losses = losses.mean(dim=1)
         losses[1].backward()
     total = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     return [*(mean(loss.item()) for loss in losses.detach()), gathered(total).item()]

@@ -206,3 +206,12 @@ def test_weights_that_cannot_be_are_refused(
     with pytest.raises(UserError, match=said) as refused:
         Mixture.of(spec, "abc", sequences)
     assert refused.value.where == "data.stages.0 (one)"
+
+
+def test_losses_are_summed_by_the_source_of_their_sequence(tmp_path: Path) -> None:
+    loader = loader_of(spec_of(a=0.25, b=0.75), tmp_path, 300, 300)
+    positions = range(3, 11)
+    sums = loader.losses_by_source(positions, [10.0**n for n in range(8)])
+    for source in (0, 1):
+        of_it = [n for n, position in enumerate(positions) if loader.place(position)[0] == source]
+        assert of_it and sums[source] == sum(10.0**n for n in of_it)

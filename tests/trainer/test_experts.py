@@ -35,7 +35,7 @@ def gradients(model: CausalLM, pieces: int) -> dict[str, Tensor]:
     model.zero_grad()
     share_losses(model, pieces)
     for piece in TOKENS.split(len(TOKENS) // pieces):
-        (model(piece, None, piece.roll(-1, 1))[1] / pieces).backward()
+        (model(piece, None, piece.roll(-1, 1))[1].mean() / pieces).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -84,7 +84,7 @@ def tracked_peak_bytes(spec: RunSpec) -> int:
             for number in range(pieces):
                 model.set_requires_gradient_sync(number == pieces - 1)  # type: ignore[operator]
                 _, objective = model(tokens[:, :-1], 0, tokens[:, 1:])
-                (objective / pieces).backward()
+                (objective.mean() / pieces).backward()
                 del objective
                 if number < pieces - 1:
                     tracker.reset_mod_stats()  # it takes one call of a module at a time

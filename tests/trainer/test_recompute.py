@@ -49,7 +49,7 @@ def passed(model: dict[str, Any], what: Any) -> tuple[int, dict[str, Tensor]]:
     tokens = torch.randint(0, 97, (2, LENGTH + 1), generator=torch.Generator().manual_seed(5))
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         _, objective = built(tokens[:, :-1], 0, tokens[:, 1:])
-    objective.backward()
+    objective.mean().backward()
     found = {n: p.grad for n, p in built.named_parameters() if p.grad is not None}
     return sum(kept.values()), found
 

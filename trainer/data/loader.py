@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from smolplan.spec import RunSpec
 from trainer.data.dataset import Dataset
 from trainer.data.order import sequence_at
 from trainer.data.shards import Tokens
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,21 @@ class Loader:
         else:  # some between them are skipped
             for position in positions:
                 counts[self.mixture.at(position)[0]] += 1
-        return {n: int(c) for n, c in zip(self.mixture.names, counts, strict=True) if c}
+        return {name: count for name, count in self.by_name(counts.tolist()).items() if count}
+
+    def by_name(self, of_sources: Sequence[Number]) -> dict[str, Number]:
+        """One number a source, added up where sources share a name."""
+        found: dict[str, Number] = {}
+        for name, number in zip(self.mixture.names, of_sources, strict=True):
+            found[name] = found[name] + number if name in found else number
+        return found
+
+    def losses_by_source(self, positions: Sequence[int], losses: Sequence[float]) -> list[float]:
+        """Sums of the losses of the sequences at these positions, one a source."""
+        sums = [0.0] * len(self.sequences)
+        for position, loss in zip(positions, losses, strict=True):
+            sums[self.mixture.at(position)[0]] += loss
+        return sums
 
 
 def checksum(batch: NDArray[np.int64]) -> int:
