@@ -134,8 +134,9 @@ def test_the_command_writes_a_spec_that_the_others_read(tmp_path: Path) -> None:
 def test_a_proxy_has_no_warm_up_of_the_batch_and_says_so() -> None:
     whole = load_preset("tiny-cpu").model_dump()
     size = whole["optim"]["global_batch_size"]
-    small = {"global_batch_size": size // 2, "until_step": 1}
-    spec = RunSpec.model_validate(whole | {"optim": whole["optim"] | {"batch_warmup": [small]}})
+    small = {"global_batch_size": size, "until_step": 1}
+    grows = {"global_batch_size": 2 * size, "batch_warmup": [small]}
+    spec = RunSpec.model_validate(whole | {"optim": whole["optim"] | grows})
     scaled = scale(spec, 4e5)
     assert not scaled.spec.optim.batch_warmup
     (change,) = (one for one in scaled.changes if one.path == ("optim", "batch_warmup"))
