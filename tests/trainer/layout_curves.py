@@ -24,8 +24,9 @@ from trainer.passes import Passes
 from trainer.replicas import Difference, difference, digests
 
 STEPS, BATCH, SEPARATOR = 10, 8, 3
-LOSS, NORM = 1e-6, 5e-5
-"""Largest relative differences in fp32 over the 10 steps; 2e-7 and 2e-5 are seen."""
+LOSS, OF_SEQUENCE, NORM = 1e-6, 5e-6, 5e-5
+"""Largest relative differences in fp32 over the 10 steps: of a batch's loss, of a sequence's, and
+of the gradients' norm; 2e-7, 6e-7 and 2e-5 are seen."""
 
 
 def a_spec(layout: dict[str, Any]) -> RunSpec:
@@ -113,13 +114,19 @@ def main() -> int:
         curve, odd = laid_out(spec, placed, first)
         pairs = list(zip(curve, expected, strict=True))
         norm = max(abs(a - b) / b for (_, a), (_, b) in pairs)
-        loss = max(abs(a - b) / b for (x, _), (y, _) in pairs for a, b in zip(x, y, strict=True))
+        loss = max(abs(fmean(a) - fmean(b)) / fmean(b) for (a, _), (b, _) in pairs)
+        of_sequence = max(
+            abs(a - b) / b for (x, _), (y, _) in pairs for a, b in zip(x, y, strict=True)
+        )
         falls = fmean(curve[-1][0]) < fmean(curve[0][0]) - 0.1
-        good = loss <= LOSS and norm <= NORM and odd is None and falls
+        good = (
+            loss <= LOSS and of_sequence <= OF_SEQUENCE and norm <= NORM and odd is None and falls
+        )
         wrong += not good
         if world.rank == 0:
             sys.stdout.write(
-                f"{layout}: loss {loss:.1e}, norm {norm:.1e}, odd {odd}, falls {falls}\n"
+                f"{layout}: loss {loss:.1e}, of a sequence {of_sequence:.1e}, norm {norm:.1e}, "
+                f"odd {odd}, falls {falls}\n"
             )
     world.barrier()
     return int(wrong > 0)
