@@ -41,7 +41,6 @@ def tiny(steps: int) -> RunSpec:
     fields = {
         "optim.steps": steps,
         "optim.decay_steps": steps // 4,
-        "checkpoint.every_steps": steps,
         "eval.sequences": 10**6,
     }
     return with_fields(load_preset("tiny-cpu"), fields, COMMAND)
