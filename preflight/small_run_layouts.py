@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from preflight import ranks
 from preflight.once import ProbeError
-from preflight.small_run_ranks import TIMEOUT_S, raise_if_failed
+from preflight.small_run_ranks import TIMEOUT_S, TrainingFailed, raise_if_failed
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
 
@@ -175,7 +175,12 @@ def first_steps(small: "SmallRun", wanted: Sequence[Variant]) -> dict[str, RunDi
     try:
         while waiting := [n for n, run in runs.items() if len(run.read_metrics()) < COMPARED]:
             for name in waiting:
-                raise_if_failed(children[name])
+                try:
+                    raise_if_failed(children[name])
+                except TrainingFailed:
+                    # Since it was looked at it may have made these steps, and failed behind them.
+                    if len(runs[name].read_metrics()) < COMPARED:
+                        raise
             if time.monotonic() > deadline:
                 raise ProbeError(f"no {COMPARED} steps within {TIMEOUT_S:g} s")
             time.sleep(0.02)
