@@ -46,6 +46,11 @@ class Observed:
     batch_growth: float = 1.0
     """Mean batch of the steps left over the newest's: above 1 while optim.batch_warmup lasts."""
 
+    @property
+    def steps_left(self) -> int:
+        """Of the newest's batch: one of a larger batch counts as more."""
+        return math.ceil((self.steps - self.step) * self.batch_growth)
+
 
 PRIOR_SCALE = math.log(3.6)
 """Of the prior's spread: Meta's jobs of 1,024 GPUs failed 3.6 times as often as their hardware's

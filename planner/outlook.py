@@ -102,7 +102,7 @@ class Outlook:
 def look_ahead(observed: Observed, prior: Prior, *, seed: int = 0) -> Outlook:
     """Raises UserError where too little was observed, nothing is left to do, or failures come so
     fast that the run would not end."""
-    left = math.ceil((observed.steps - observed.step) * observed.batch_growth)
+    left = observed.steps_left
     if left <= 0:
         raise UserError("it has made all its steps", remedy="See what it took: smolplan report.")
     if len(observed.step_times_s) < LEAST_STEPS:

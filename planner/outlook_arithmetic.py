@@ -1,7 +1,5 @@
 """The answer of planner/outlook.py, line by line, and what it takes for granted."""
 
-import math
-
 from planner.explain import Line
 from planner.observed import OBSERVED
 from planner.outlook import LEVEL, PLAYS, Outlook
@@ -20,7 +18,7 @@ def lines_of(outlook: Outlook) -> list[Line]:
     lines = [
         Line(
             "steps left",
-            math.ceil((o.steps - o.step) * o.batch_growth),
+            o.steps_left,
             "",
             f"{o.steps:,} of the spec − {o.step:,} done"
             + (f", of {o.batch_growth:.4g} × the newest's batch" if o.batch_growth > 1 else ""),
