@@ -121,12 +121,12 @@ def train_ours(folder: Path, spec: RunSpec) -> Training:
 def train_transformers(folder: Path) -> Training:
     argv = ["benchmarks.peers.transformers_trainer_program", str(folder)]
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
-    return measured(argv, folder / "steps-0.jsonl", quiet, folder / "transformers")
+    return measured(argv, folder / "transformers-0.jsonl", quiet, folder / "transformers")
 
 
 def train_torchtitan(folder: Path) -> Training:
     argv = ["benchmarks.peers.torchtitan_program", str(folder)]
-    return measured(argv, folder / "titan-0.jsonl", {}, folder / "torchtitan")
+    return measured(argv, folder / "torchtitan-0.jsonl", {}, folder / "torchtitan")
 
 
 def prepare(folder: Path, spec: RunSpec) -> None:

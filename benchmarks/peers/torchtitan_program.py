@@ -2,10 +2,8 @@
 batches that lie in a file, as benchmarks.trainer_cpu starts it, on the CPU, which torchtitan does
 not ask for by itself. Writes the loss and the time after each step."""
 
-import argparse
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +16,8 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention import SDPBackend
+
+from benchmarks.peers import training
 
 # It asks torch for its accelerator as it is imported, and that for what torch.cpu does not have.
 _CPU = SimpleNamespace(
@@ -77,11 +77,8 @@ class Sequences(BaseDataLoader):  # type: ignore[misc]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with model/, sequences.npy and training.json")
-    folder = parser.parse_args().folder
+    folder, told = training.told(__doc__)
     torch.set_num_threads(1)
-    told = json.loads((folder / "training.json").read_text())
     shape = json.loads((folder / "model" / "config.json").read_text())
     arguments = TransformerModelArgs(
         dim=shape["hidden_size"],
@@ -94,13 +91,11 @@ def main() -> None:
         rope_theta=told["rope_theta"],
         rope_scaling_args=RoPEScalingArgs(scaling_factor=1.0),
     )
-    lines = (folder / f"titan-{os.environ['RANK']}.jsonl").open("w")
+    lines = training.Lines(folder, "torchtitan")
 
     class Steps(MetricsProcessor):  # type: ignore[misc]
         def log(self, step: int, global_avg_loss: float, *rest: Any, **more: Any) -> None:
-            line = {"step": step, "loss": global_avg_loss, "time": time.time()}
-            lines.write(json.dumps(line) + "\n")
-            lines.flush()
+            lines.add(step, global_avg_loss)
 
     register_train_spec(
         "benchmark",

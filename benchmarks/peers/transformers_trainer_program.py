@@ -1,10 +1,6 @@
 """One rank of transformers' own Trainer over batches that lie in a file, as benchmarks.trainer_cpu
 starts it. Writes the loss and the time after each step."""
 
-import argparse
-import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +15,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+
+from benchmarks.peers import training
 
 
 class Sequences(Dataset[dict[str, torch.Tensor]]):
@@ -35,8 +33,8 @@ class Sequences(Dataset[dict[str, torch.Tensor]]):
 
 
 class Steps(TrainerCallback):
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w")
+    def __init__(self, lines: training.Lines) -> None:
+        self._lines = lines
 
     def on_log(
         self,
@@ -47,17 +45,12 @@ class Steps(TrainerCallback):
     ) -> None:
         logs = kwargs["logs"]
         if "loss" in logs:
-            line = {"step": state.global_step, "loss": float(logs["loss"]), "time": time.time()}
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            self._lines.add(state.global_step, float(logs["loss"]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="with model/, sequences.npy and training.json")
-    folder = parser.parse_args().folder
+    folder, told = training.told(__doc__)
     torch.set_num_threads(1)
-    told = json.loads((folder / "training.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(
         folder / "model", dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -87,7 +80,7 @@ def main() -> None:
             average_tokens_across_devices=False,
         ),
         train_dataset=Sequences(folder / "sequences.npy"),
-        callbacks=[Steps(folder / f"steps-{os.environ['RANK']}.jsonl")],
+        callbacks=[Steps(training.Lines(folder, "transformers"))],
     )
     trainer.train()
 

@@ -79,6 +79,12 @@ def losses(run: RunDir) -> list[tuple[int, float, float, int]]:
     return [(m["step"], m["loss"], m["grad_norm"], m["batch_checksum"]) for m in lines]
 
 
+def trained(folder: Path, run: RunDir) -> RunDir:
+    """The run, once it has made all its steps, disturbed by nothing."""
+    assert [rank.wait(240) for rank in Ranks(folder, run).start(1)] == [0]
+    return run
+
+
 def stands_saving(run: RunDir, step: int) -> bool:
     beat = read_json(run.path / "heartbeat" / "rank-0")
     return beat is not None and (beat["phase"], beat["step"]) == ("checkpointing", step)
@@ -89,10 +95,9 @@ def test_training_goes_on_beside_a_slow_write_and_a_kill_leaves_only_what_counts
 ) -> None:
     spec = make_spec(data_cache, ranks=1, rate=1e-2)
     at_once = spec.checkpoint.model_copy(update={"asynchronous": False})
-    undisturbed = make_run(tmp_path / "at-once", spec.model_copy(update={"checkpoint": at_once}))
+    waiting = spec.model_copy(update={"checkpoint": at_once})
+    undisturbed = trained(tmp_path, make_run(tmp_path / "at-once", waiting))
     run = make_run(tmp_path / "run", spec)
-    reference = Ranks(tmp_path, undisturbed).start(1)
-    assert [rank.wait(240) for rank in reference] == [0]
 
     ranks = Ranks(tmp_path, run)
     ranks.disk("slow", on=True)
@@ -121,10 +126,8 @@ def test_training_goes_on_beside_a_slow_write_and_a_kill_leaves_only_what_counts
 
 def test_no_weight_is_changed_before_it_is_copied(tmp_path: Path, data_cache: Path) -> None:
     spec = make_spec(data_cache, ranks=1, rate=1e-2)
-    undisturbed = make_run(tmp_path / "undisturbed", spec)
+    undisturbed = trained(tmp_path, make_run(tmp_path / "undisturbed", spec))
     run = make_run(tmp_path / "run", spec)
-    reference = Ranks(tmp_path, undisturbed).start(1)
-    assert [rank.wait(240) for rank in reference] == [0]
 
     ranks = Ranks(tmp_path, run)
     ranks.disk("slow-copies", on=True)
