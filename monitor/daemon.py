@@ -38,6 +38,7 @@ from monitor.host_watch import HostWatch
 from monitor.notify.notifier import Held, Notifier
 from monitor.policy import Decision, decide, news
 from monitor.record import Record
+from monitor.start_evaluations import start_evaluations
 from monitor.track.start import start_trackers
 from monitor.view import Finding, RunView
 from smolplan.checkpoint_request import request_checkpoint
@@ -252,6 +253,7 @@ class Daemon:
             self._over[gone] = watch.dir, watch.spec
             # Of a run too short to be seen at work; a tracker that fails is not waited for.
             start_trackers(self._helpers, watch.dir, watch.spec)
+            start_evaluations(self._helpers, watch.dir, watch.spec)
         for run_id in list(self._over):
             if run_id in active:
                 self._over.pop(run_id, None)
@@ -332,6 +334,7 @@ class Daemon:
         if not view.blind:
             self._transfers.upload(watch.dir, watch.spec)
             start_trackers(self._helpers, watch.dir, watch.spec)
+            start_evaluations(self._helpers, watch.dir, watch.spec)
             if view.attempt.state == "running":
                 findings = (*findings, *_tell_findings(watch, view, findings))
         if not any(finding.kind == "hang" for finding in findings):

@@ -126,6 +126,19 @@ class RunDir:
     def evals(self) -> Path:
         return self.path / "evals"
 
+    def evaluation(self, step: int) -> Path:
+        """What a checkpoint scored. Written by trainer/evaluate.py, or by a tool of the user's."""
+        return self.evals / f"step-{step}.json"
+
+    def unevaluable(self, step: int) -> Path:
+        """Why a checkpoint that was due (smolplan/evaluations_due.py) could not be evaluated."""
+        return self.evals / f"step-{step}.failed.json"
+
+    @property
+    def evaluation_lock(self) -> Path:
+        """Held by the process that evaluates beside the run, while it lives."""
+        return self.evals / "lock"
+
     @property
     def attempts(self) -> Path:
         return self.path / "attempts"

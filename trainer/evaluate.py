@@ -1,8 +1,10 @@
 """`python -m trainer.evaluate RUN [--step N]…`: bits per byte of held-out text on checkpoints, and
-the tasks of the spec; each checkpoint's go to RUN/evals/step-N.json."""
+the tasks of the spec; each checkpoint's go to RUN/evals/step-N.json. With `--due`, of those that
+the spec wants evaluated beside the run, and in nobody's way."""
 
 import argparse
 import json
+import logging
 import math
 import os
 import statistics
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from smolplan.errors import SmolplanError, UserError
+from smolplan.evaluations_due import due
+from smolplan.lock import hold
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 from smolplan.spec.parallel import ParallelSpec
@@ -27,6 +31,11 @@ if TYPE_CHECKING:
     from trainer.tasks import Suite
 
 VERSION = 1
+
+LOWEST_PRIORITY = 19
+"""nice(2): what trains on the same processors comes first."""
+
+log = logging.getLogger("trainer.evaluate")
 
 Say = Callable[[str], None]
 
@@ -124,6 +133,33 @@ def whole_checkpoint(run: RunDir, step: int | None) -> Manifest:
     )
 
 
+def evaluate_due(run: RunDir, spec: RunSpec) -> None:
+    """The newest checkpoint that is due; then, as a new process, what is due still. What goes wrong
+    is put on record, and not tried again on that checkpoint."""
+    if not hold(run.evaluation_lock):
+        return
+    os.nice(LOWEST_PRIORITY)
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if spec.eval.gpu is None else str(spec.eval.gpu)
+    steps = due(run, spec)
+    if not steps:
+        return
+    try:
+        for result in evaluate(run, spec, steps[:1]):
+            write_json(run.evaluation(steps[0]), result)
+    except Exception as error:  # a task may raise anything
+        if isinstance(error, SmolplanError):
+            log.error("step %d: %s", steps[0], error)
+        else:
+            log.exception("step %d", steps[0])
+        if steps[0] in run.saved_steps():  # or it has made room for a newer one meanwhile
+            failed = {"step": steps[0], "reason": str(error) or type(error).__name__}
+            write_json(run.unevaluable(steps[0]), failed)
+            run.record("evaluation_failed", "evaluation", **failed)
+    if due(run, spec):
+        again = [sys.executable, "-P", "-m", "trainer.evaluate", str(run), "--due"]
+        os.execv(again[0], again)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Evaluate checkpoints of a run.")
     parser.add_argument("run", type=Path)
@@ -133,6 +169,7 @@ def main() -> int:
     parser.add_argument(
         "--task", action="append", default=[], help="instead of the spec's; may be given again"
     )
+    parser.add_argument("--due", action="store_true", help="those that the spec wants, by and by")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each checkpoint")
     parser.add_argument("--progress", action="store_true", help="say what is done, on stderr")
     arguments = parser.parse_args()
@@ -152,12 +189,15 @@ def main() -> int:
 
     try:
         spec = load_spec(run.spec)
+        if arguments.due:
+            evaluate_due(run, spec)
+            return 0
         if arguments.task:
             tasks = tuple(dict.fromkeys(arguments.task))
             chosen = spec.eval.model_copy(update={"tasks": tasks})
             spec = spec.model_copy(update={"eval": chosen})
         for result in evaluate(run, spec, arguments.step, say):
-            write_json(run.evals / f"step-{result['step']}.json", result)
+            write_json(run.evaluation(result["step"]), result)
             _tell(result, as_json=arguments.json)
     except SmolplanError as error:
         sys.stderr.write(f"smolplan: {error}\n")

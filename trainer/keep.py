@@ -20,6 +20,6 @@ def kept(whole: Collection[int], policy: CheckpointSpec, scores: Mapping[int, fl
 
 def held_out_scores(run: RunDir, steps: Collection[int]) -> dict[int, float]:
     """Bits per byte of the held-out text, of those steps that were evaluated."""
-    told = {step: read_json(run.evals / f"step-{step}.json") or {} for step in steps}
+    told = {step: read_json(run.evaluation(step)) or {} for step in steps}
     found = {step: content.get("bits_per_byte") for step, content in told.items()}
     return {step: value for step, value in found.items() if isinstance(value, int | float)}

@@ -122,7 +122,7 @@ class Follower:
         self._sent.step = step
 
     def _send_evaluation(self, step: int, changed_ns: int) -> None:
-        content = read_json(self._run.evals / f"step-{step}.json") or {}
+        content = read_json(self._run.evaluation(step)) or {}
         scores = {f"eval/{task}": score.value for task, score in scores_of(content, 0.0)}
         if scores:
             self._sink.send(step, changed_ns / 1e9, scores)
@@ -138,7 +138,7 @@ def _new_evaluations(run: RunDir, sent: Sent) -> Iterator[tuple[int, int]]:
     """(step, when changed) of those that were not sent, or have been made anew since."""
     for step in steps_evaluated(run):
         try:
-            changed_ns = (run.evals / f"step-{step}.json").stat().st_mtime_ns
+            changed_ns = (run.evaluation(step)).stat().st_mtime_ns
         except OSError:
             continue
         if sent.evaluations.get(step) != changed_ns:

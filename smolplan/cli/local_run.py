@@ -68,7 +68,7 @@ def evaluation(run: "Run", spec: "RunSpec") -> dict[str, Any]:
     from smolplan.cli.trainer_program import answer_of
     from smolplan.rundir import RunDir, read_json
 
-    kept = RunDir(run.path).evals / f"step-{spec.steps}.json"
+    kept = RunDir(run.path).evaluation(spec.steps)
     if (found := read_json(kept)) is None:
         with progress_line("Evaluating") as say:
             answer_of(

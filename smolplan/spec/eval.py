@@ -13,6 +13,17 @@ CONTINUATION = "smolplan_continuation"
 class EvalSpec(SpecPart):
     """Bits per byte of the held-out text, and tasks of EleutherAI's lm-evaluation-harness."""
 
+    every_steps: Annotated[Count | None, ADDED_LATER] = Field(
+        default=None,
+        description="Checkpoints of steps that divide by it, and the last one, are evaluated "
+        "beside the run, on the machine that watches it; by default those that `smolplan eval` is "
+        "asked for.",
+    )
+    gpu: Annotated[CountOrZero | None, ADDED_LATER] = Field(
+        default=None,
+        description="Of that machine, to evaluate on; by default its CPU: GPUs that train are in "
+        "use.",
+    )
     sequences: Count = Field(
         default=64, description="Held-out sequences that bits per byte are measured on."
     )

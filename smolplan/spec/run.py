@@ -181,6 +181,16 @@ class RunSpec(SpecPart):
         return self
 
     @model_validator(mode="after")
+    def _evaluates_checkpoints(self) -> Self:
+        every, saved = self.eval.every_steps, self.checkpoint.every_steps
+        if every is not None and every % saved:
+            raise ValueError(
+                f"eval.every_steps {every} is no multiple of checkpoint.every_steps {saved}: there "
+                f"are no checkpoints of those steps; use {-(-every // saved) * saved}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> Self:
         parallel = self.parallel
         share = parallel.data_parallel * parallel.micro_batch_size

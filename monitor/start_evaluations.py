@@ -1,0 +1,14 @@
+"""Starts what evaluates a run's checkpoints beside it."""
+
+from launcher.helpers import Helpers
+from smolplan.evaluations_due import due
+from smolplan.rundir import RunDir
+from smolplan.spec import RunSpec
+
+
+def start_evaluations(helpers: Helpers, run: RunDir, spec: RunSpec) -> None:
+    """See to it that every checkpoint that is due is evaluated, one at a time."""
+    if run.spec.exists() and due(run, spec):
+        run.evals.mkdir(exist_ok=True)
+        words = ("trainer.evaluate", str(run.path), "--due")
+        helpers.start(*words, lock=run.evaluation_lock, output=run.evals / "log")
