@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -25,12 +26,16 @@ from trainer.model.block import Block
 from trainer.model.latent import LatentAttention
 from trainer.model.transformer import CausalLM
 from trainer.report import peak_resident_bytes
-from trainer.stages import Elsewhere, Stage, cut
+from trainer.stages import Stage, cut
 from trainer.tensor_parallel import split_layers
 
 log = logging.getLogger("trainer")
 
 T = TypeVar("T")
+
+LEAST_GATHERED = 1_000_000
+"""Parameters. What is gathered or reduced in less takes as long as if it carried nothing: smaller
+blocks go together. Of models that are trained for use each block is larger."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,8 @@ def distribute(
 ) -> None:
     """Share sequences out over the context-parallel ranks and layers over the tensor-parallel ones;
     keep what a stage of a pipeline holds; then shard parameters, gradients and optimiser state
-    over the others (FSDP2), a block at a time. Stage 2 keeps gathered weights between forward and
-    backward."""
+    over the others (FSDP2), a block at a time or a few small ones. Stage 2 keeps gathered weights
+    between forward and backward."""
     context, tensor = mesh.tokens["context"], mesh.weights["tensor"]
     if context.size() > 1:
         share_sequence(model, context)
@@ -166,16 +171,28 @@ def distribute(
         reduce_dtype=torch.float32,
     )
     reshard = spec.parallel.zero_stage == 3
-    for block in model.model.layers:
-        if isinstance(block, Elsewhere):
-            continue
-        assert isinstance(block, Block)
+    blocks = [block for block in model.model.layers if isinstance(block, Block)]
+    for block in blocks:
         if spec.launch.compile:
             # The forward pass alone: FSDP's hooks, which gather and reduce, stay outside.
             block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
         recompute(block, spec.parallel.recompute)
-        fully_shard(block, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
+    for together in _gathered_together(blocks):
+        fully_shard(together, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
+
+
+def _gathered_together(blocks: Sequence[Block]) -> Iterator[list[nn.Module]]:
+    group: list[nn.Module] = []
+    parameters = 0
+    for block in blocks:
+        group.append(block)
+        parameters += sum(parameter.numel() for parameter in block.parameters())
+        if parameters >= LEAST_GATHERED:
+            yield group
+            group, parameters = [], 0
+    if group:
+        yield group
 
 
 def shard_of(whole: Tensor, parameter: Tensor) -> Tensor:
