@@ -191,6 +191,27 @@ def _upload_refused(event: Event, run: str) -> Told:
     }
 
 
+def _evaluation_failed(event: Event, run: str) -> Told:
+    step = event.get("step")
+    return {
+        "severity": "warning",
+        "what": f"the checkpoint of step {step} could not be evaluated: {event.get('reason')}",
+        "done": "The next one that is due is evaluated; the run goes on.",
+        "todo": f"see evals/log of the run, mend the cause, then: smolplan eval {run} --step {step}",
+    }
+
+
+def _tracker_failed(event: Event, run: str) -> Told:
+    tracker = event.get("tracker")
+    return {
+        "key": str(tracker),
+        "severity": "warning",
+        "what": f"{tracker} is not told of the run: {event.get('reason')}",
+        "done": "It is tried again, and told all that it missed; the run goes on.",
+        "todo": f"see tracking/{tracker}.log of the run",
+    }
+
+
 def _finding(event: Event, run: str) -> Told:
     severity, hosts = event.get("severity"), event.get("hosts") or ()
     return {
@@ -241,6 +262,8 @@ _TELLERS: dict[str, Callable[[Event, str], Told | None]] = {
     "upload_failed": _upload_failed,
     "checkpoint_uploaded": _checkpoint_uploaded,
     "upload_refused": _upload_refused,
+    "evaluation_failed": _evaluation_failed,
+    "tracker_failed": _tracker_failed,
     "finding": _finding,
     "finding_over": _finding_over,
     "stop_requested": _by_user,

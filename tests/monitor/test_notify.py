@@ -55,6 +55,15 @@ def test_hosts_that_preflight_leaves_out_are_told_of() -> None:
     assert told("preflight", checked=30, left_out=["a", "b"]).what == "preflight left out a, b"
 
 
+def test_what_fails_beside_a_run_is_told_with_what_is_left_to_do() -> None:
+    evaluation = told("evaluation_failed", step=40, reason="no held-out text")
+    assert "step 40" in evaluation.what and "no held-out text" in evaluation.what
+    assert evaluation.todo.endswith("smolplan eval r --step 40")
+    tracker = told("tracker_failed", tracker="wandb", reason="no route")
+    assert (tracker.severity, tracker.key) == ("warning", "wandb")
+    assert "wandb is not told" in tracker.what and "tracking/wandb.log" in tracker.todo
+
+
 @pytest.mark.parametrize(
     "event",
     [
