@@ -145,6 +145,8 @@ def _small_parallel(parallel: ParallelSpec, ranks: int) -> dict[str, Any]:
     replicas = left * degrees["context_parallel"]
     if parallel.shard_group and replicas % 2 == 0:
         small["shard_group"] = 2
+    if parallel.expert_parallel > 1 and replicas % 2 == 0:
+        small["expert_parallel"] = 2
     if degrees["pipeline_parallel"] > 1 and parallel.pipeline_schedule == "zero-bubble":
         small |= {"schedule": "zero-bubble", "zero_stage": min(2, small["zero_stage"])}
     elif degrees["pipeline_parallel"] > 1 and parallel.virtual_pipeline > 1:

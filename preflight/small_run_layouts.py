@@ -38,6 +38,7 @@ UNDIVIDED: dict[str, Any] = {
     "virtual_pipeline": 1,
     "schedule": "1f1b",
     "shard_group": 0,
+    "expert_parallel": 1,
 }
 """Data parallel at most."""
 
@@ -125,10 +126,13 @@ def _degrees(base: RunSpec) -> Iterator[tuple[str, Changes]]:
         degree = 2 if now == 1 else 1
         data, left = divmod(base.parallel.data_parallel * now, degree)
         if not left:
-            change = {kind: degree, "data_parallel": data, "shard_group": 0}
+            change = {kind: degree, "data_parallel": data, "shard_group": 0, "expert_parallel": 1}
             if kind == "pipeline_parallel":
                 change |= {"virtual_pipeline": 1, "schedule": "1f1b"}
             yield f"{kind} {degree}", {"parallel": change}
+    if base.model.experts is not None:
+        degree = 2 if base.parallel.expert_parallel == 1 else 1
+        yield f"expert_parallel {degree}", {"parallel": {"expert_parallel": degree}}
 
 
 def _changes(base: RunSpec) -> list[tuple[str, Changes]]:
@@ -144,7 +148,7 @@ def _changes(base: RunSpec) -> list[tuple[str, Changes]]:
     if parallel.data_parallel > 1:
         left = parallel.ranks // parallel.data_parallel
         one = {
-            "parallel": {"data_parallel": 1, "shard_group": 0},
+            "parallel": {"data_parallel": 1, "shard_group": 0, "expert_parallel": 1},
             "cluster": {"gpus_per_node": left},
         }
         changes.append(("data_parallel 1", one))

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
+from trainer.expert_parallel import share_choice
 from trainer.model.places import Places
+from trainer.model.router import routers
 from trainer.model.transformer import CausalLM
 
 
@@ -74,6 +76,8 @@ def share_sequence(model: CausalLM, mesh: DeviceMesh) -> None:
     def embed_own(_: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
         return (own(given[0]),)
 
+    for router in routers(model):
+        share_choice(router, mesh, averaged=True)
     decoder.places = shared  # type: ignore[method-assign]
     decoder.embed_tokens.register_forward_pre_hook(embed_own)
     model.forward = of_own_tokens  # type: ignore[method-assign]

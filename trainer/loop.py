@@ -137,7 +137,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         checkpoints.await_copies()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        fullest_expert = balance(model, world)
+        fullest_expert = balance(model, spec.model, world)
         step, position = step + 1, positions[-1] + 1
         last_step_s = time.perf_counter() - began
         step_tokens = len(positions) * spec.data.seq_len

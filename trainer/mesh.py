@@ -1,33 +1,71 @@
 """Where each rank stands: how the ranks that there are share out a run's work."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
 
+T = TypeVar("T", bound=Tensor)
+
 WEIGHTS = ("pipeline", "replicate", "shard", "tensor")
 TOKENS = ("pipeline", "data", "context", "tensor")
+EXPERTS = ("pipeline", "expert_replicate", "expert_shard", "expert", "tensor")
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """The same ranks in the same order, divided in two ways. The ranks of a tensor-parallel group
-    are neighbours: on one host, where a host's ranks divide by them; so are, next, those that share
-    a sequence; stages of a pipeline, which send the least, lie the furthest apart."""
+    """The same ranks in the same order, divided in several ways. The ranks of a tensor-parallel
+    group are neighbours: on one host, where a host's ranks divide by them; so are, next, those that
+    share a sequence, or a layer's experts; stages of a pipeline, which send the least, lie the
+    furthest apart."""
 
     weights: DeviceMesh
     """(pipeline, replicate, shard, tensor). Data- and context-parallel ranks alike hold shards of
     the weights, in groups that replicate each other (HSDP)."""
     tokens: DeviceMesh
     """(pipeline, data, context, tensor). Those of one place in `data` read the same sequences."""
+    experts: DeviceMesh | None
+    """(pipeline, expert_replicate, expert_shard, expert, tensor): as `weights`, for experts. Those
+    of one place in `expert` alone hold the same ones. None without expert parallelism."""
 
     @property
     def fsdp(self) -> DeviceMesh:
         """What FSDP2 takes: one dimension that shards, before it one that replicates if it does."""
-        replicated = self.weights["replicate"].size() > 1
-        return self.weights["replicate", "shard"] if replicated else self.weights["shard"]
+        return _sharding(self.weights, "replicate", "shard")
+
+    @property
+    def spreads_experts(self) -> DeviceMesh | None:
+        """Over what experts are shared out: "expert", "tensor" or both; None: over nothing."""
+        layers_shared = self.weights["tensor"].size() > 1
+        if self.experts is None:
+            return self.weights["tensor"] if layers_shared else None
+        return self.experts["expert", "tensor"] if layers_shared else self.experts["expert"]
+
+    @property
+    def experts_fsdp(self) -> DeviceMesh:
+        """As `fsdp`, for experts that are spread over ranks."""
+        assert self.experts is not None
+        return _sharding(self.experts, "expert_replicate", "expert_shard")
+
+
+def _sharding(mesh: DeviceMesh, replicate: str, shard: str) -> DeviceMesh:
+    return mesh[replicate, shard] if mesh[replicate].size() > 1 else mesh[shard]
+
+
+def by_mesh(tensors: Iterable[T]) -> list[list[T]]:
+    """Those of one mesh together, as torch's functions over many tensors want them: experts that
+    are spread over ranks lie otherwise than the rest."""
+    found: dict[DeviceMesh | None, list[T]] = defaultdict(list)
+    for tensor in tensors:
+        found[tensor.device_mesh if isinstance(tensor, DTensor) else None].append(tensor)
+    return list(found.values())
 
 
 def mesh_of(spec: RunSpec, ranks: int, kind: str) -> Mesh:
@@ -46,24 +84,30 @@ def mesh_of(spec: RunSpec, ranks: int, kind: str) -> Mesh:
             f"{ranks} ranks do not divide by parallel.pipeline_parallel {pipeline} × "
             f"context_parallel {context} × tensor_parallel {tensor}"
         )
-    micro_batches = 0
     for phase in spec.batches.phases:
-        micro_batches, left = divmod(phase.size, data * parallel.micro_batch_size)
-        if left or not micro_batches:
+        if phase.size % (data * parallel.micro_batch_size):
             raise _bad(
                 f"a global batch of {phase.size} does not divide by {data} data-parallel ranks × "
                 f"parallel.micro_batch_size {parallel.micro_batch_size}"
             )
-    if problem := parallel.misfit_of_pipeline(micro_batches):
+    if problem := spec.misfit_of_pipeline(data):
         raise _bad(problem)
     replicas = data * context
-    shard = 1 if parallel.zero_stage == 0 else parallel.shard_group or replicas
+    shard, expert = parallel.shards(replicas), parallel.expert_parallel
     if replicas % shard:
         raise _bad(f"{replicas} replicas do not divide by parallel.shard_group {shard}")
+    if problem := spec.misfit_of_experts(replicas):
+        raise _bad(problem)
     world = init_device_mesh(kind, (ranks,), mesh_dim_names=("world",))
+    experts = None
+    if expert > 1:
+        of_each = parallel.expert_shards(replicas)
+        copies = replicas // (of_each * expert)
+        experts = world._unflatten(0, (pipeline, copies, of_each, expert, tensor), EXPERTS)
     mesh = Mesh(
         world._unflatten(0, (pipeline, replicas // shard, shard, tensor), WEIGHTS),
         world._unflatten(0, (pipeline, data, context, tensor), TOKENS),
+        experts,
     )
     # So that what is summed over both, as the gradients' norm is, is summed at once.
     mesh.weights["shard", "tensor"]._flatten("shard_tensor")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from smolplan.spec import OptimSpec
+from trainer.mesh import by_mesh
 from trainer.muon import Muon
 
 STEP = "step"
@@ -28,13 +29,17 @@ def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
             matrices.append(parameter)
         else:
             decayed.append(parameter)
+    decays = {"weight_decay": spec.weight_decay}
+    muon = {"muon": True, "momentum": spec.muon_momentum, **decays}
     groups: list[dict[str, object]] = [
-        {"params": decayed, "weight_decay": spec.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": alike, **settings}
+        for parameters, settings in (
+            (decayed, decays),
+            (plain, {"weight_decay": 0.0}),
+            (matrices, muon),
+        )
+        for alike in by_mesh(parameters)
     ]
-    if matrices:
-        muon = {"muon": True, "momentum": spec.muon_momentum, "weight_decay": spec.weight_decay}
-        groups.append({"params": matrices, **muon})
     kind = Muon if matrices else torch.optim.AdamW
     optimizer = kind(
         groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True

@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -13,16 +13,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
 from trainer.context_parallel import share_sequence
+from trainer.expert_parallel import spread
 from trainer.mesh import Mesh, mesh_of
 from trainer.model.attention import Attention
 from trainer.model.block import Block
+from trainer.model.experts import Experts
 from trainer.model.latent import LatentAttention
 from trainer.model.transformer import CausalLM
 from trainer.report import peak_resident_bytes
@@ -155,10 +158,10 @@ def _loopback_store() -> dict[str, Any]:
 def distribute(
     model: CausalLM, spec: RunSpec, mesh: Mesh, stage: Stage | None = None, separator: int = 0
 ) -> None:
-    """Share sequences out over the context-parallel ranks and layers over the tensor-parallel ones;
-    keep what a stage of a pipeline holds; then shard parameters, gradients and optimiser state
-    over the others (FSDP2), a block at a time or a few small ones. Stage 2 keeps gathered weights
-    between forward and backward."""
+    """Share sequences out over the context-parallel ranks, layers over the tensor-parallel ones and
+    experts over the expert-parallel ones; keep what a stage of a pipeline holds; then shard
+    parameters, gradients and optimiser state over the others (FSDP2), a block at a time or a few
+    small ones. Stage 2 keeps gathered weights between forward and backward."""
     context, tensor = mesh.tokens["context"], mesh.weights["tensor"]
     if context.size() > 1:
         share_sequence(model, context)
@@ -166,6 +169,10 @@ def distribute(
         split_layers(model, tensor)
     if stage is not None:
         cut(model, stage, separator)
+    experts = [module for module in model.modules() if isinstance(module, Experts)]
+    if (ranks := mesh.spreads_experts) is not None:
+        for module in experts:
+            spread(module, ranks)
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if spec.optim.precision == "bf16" else None,
         reduce_dtype=torch.float32,
@@ -177,9 +184,26 @@ def distribute(
             # The forward pass alone: FSDP's hooks, which gather and reduce, stay outside.
             block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
         recompute(block, spec.parallel.recompute)
+    shard = partial(fully_shard, mp_policy=policy, reshard_after_forward=reshard)
+    if mesh.experts is not None:
+        for module in experts:  # before the block, which then takes what is left
+            shard(module, mesh=mesh.experts_fsdp, shard_placement_fn=_evenly(mesh.experts_fsdp))
     for together in _gathered_together(blocks):
-        fully_shard(together, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
-    fully_shard(model, mesh=mesh.fsdp, mp_policy=policy, reshard_after_forward=reshard)
+        shard(together, mesh=mesh.fsdp)
+    shard(model, mesh=mesh.fsdp)
+
+
+def _evenly(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:
+    """Shards experts' matrices by their first dimension that the ranks divide. FSDP2 asks that of
+    all dimensions but the first; and of the first, which is spread over ranks already, DTensor
+    knows no uneven parts."""
+
+    def shard(matrices: nn.Parameter) -> Shard:
+        assert isinstance(matrices, DTensor)
+        sizes = matrices.to_local().shape
+        return next(Shard(dim) for dim, size in enumerate(sizes) if size % mesh.size(-1) == 0)
+
+    return shard
 
 
 def _gathered_together(blocks: Sequence[Block]) -> Iterator[list[nn.Module]]:

@@ -14,20 +14,23 @@ from torch.distributed.pipelining import (
 from torch.distributed.pipelining.stage import _PipelineStageBase
 
 from smolplan.spec import RunSpec
+from trainer.balance import share_losses
 from trainer.mesh import Mesh
 from trainer.stages import Parts, Stage
+
+Schedule = Schedule1F1B | ScheduleInterleaved1F1B | ScheduleInterleavedZeroBubble
 
 
 class Pipeline:
     """The passes of a step through this rank's stages."""
 
-    def __init__(
-        self, parts: Parts, stages: Sequence[Stage], spec: RunSpec, mesh: Mesh, micro_batches: int
-    ) -> None:
+    def __init__(self, parts: Parts, stages: Sequence[Stage], spec: RunSpec, mesh: Mesh) -> None:
         self._losses: list[Tensor] = []
-        self._micro_batches, self._is_first = micro_batches, stages[0].is_first
+        self._parallel, self._is_first = spec.parallel, stages[0].is_first
+        self._parts, self._micro_batches = parts, 0
+        self._schedule: Schedule
         group = mesh.weights["pipeline"].get_group()
-        made: list[_PipelineStageBase] = [
+        self._stages: list[_PipelineStageBase] = [
             PipelineStage(
                 part,
                 stage.number,
@@ -38,23 +41,11 @@ class Pipeline:
             )
             for part, stage in zip(parts, stages, strict=True)
         ]
-        told: dict[str, Any] = {
-            "n_microbatches": micro_batches,
-            "loss_fn": self._objective,
-            "scale_grads": False,
-        }
-        self._schedule: Schedule1F1B | ScheduleInterleaved1F1B | ScheduleInterleavedZeroBubble
-        match spec.parallel.pipeline_schedule:
-            case "1f1b":
-                self._schedule = Schedule1F1B(made[0], **told)
-            case "interleaved":
-                self._schedule = ScheduleInterleaved1F1B(made, **told)
-            case "zero-bubble":
-                self._schedule = ScheduleInterleavedZeroBubble(made, **told)
 
     def backward(self, tokens: Tensor) -> Tensor:
         """Gradients of this rank's stages; the loss of each sequence in nats, 0 where it is known
         elsewhere. tokens: int64 (share, seq_len + 1)."""
+        self._expect(len(tokens) // self._parallel.micro_batch_size)
         self._losses.clear()
         first, targets = tokens[:, :-1], tokens[:, 1:]
         self._schedule.step(
@@ -67,6 +58,25 @@ class Pipeline:
         if not self._losses:
             return torch.zeros(len(tokens), device=tokens.device)
         return torch.cat(self._losses)  # every schedule takes micro-batches in their order
+
+    def _expect(self, micro_batches: int) -> None:
+        """A schedule is of so many micro-batches; a batch that grows makes it anew."""
+        if micro_batches == self._micro_batches:
+            return
+        self._micro_batches = micro_batches
+        share_losses(self._parts, micro_batches)
+        told: dict[str, Any] = {
+            "n_microbatches": micro_batches,
+            "loss_fn": self._objective,
+            "scale_grads": False,
+        }
+        match self._parallel.pipeline_schedule:
+            case "1f1b":
+                self._schedule = Schedule1F1B(self._stages[0], **told)
+            case "interleaved":
+                self._schedule = ScheduleInterleaved1F1B(self._stages, **told)
+            case "zero-bubble":
+                self._schedule = ScheduleInterleavedZeroBubble(self._stages, **told)
 
     def _objective(self, losses: Tensor, _: Tensor) -> Tensor:
         """Of a micro-batch, its part of the batch's. losses: as next_token_loss gives them."""

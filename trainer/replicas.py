@@ -3,9 +3,9 @@ raises no error; its copy drifts from the others' and training goes on, slightly
 
 Under FSDP no rank holds a copy of another's weights, so there is nothing to compare them with. What
 there are copies of is compared bit by bit, weights with their moments: over all ranks the rotary
-tables, routers' biases, optimiser steps, step and position in the data; over the ranks of a
-tensor-parallel group the norms; over groups of replicas (HSDP) all weights; over a pipeline's ends
-a tied embedding.
+tables, optimiser steps, step and position in the data; over a pipeline stage's its routers' biases;
+over the ranks of a tensor-parallel group norms and routers; over groups of replicas (HSDP) all
+weights; over a pipeline's ends a tied embedding.
 """
 
 import hashlib
@@ -26,7 +26,8 @@ norms and tables, a few thousandths of the weights."""
 AT_ONCE_BYTES = 16 * 2**20
 """Of a weight that are looked at together: each takes eight bytes and its place eight more."""
 
-EVERYWHERE = "rotary tables, routers' biases, optimiser steps, step or position in the data"
+EVERYWHERE = "rotary tables, optimiser steps, step or position in the data"
+ROUTERS = "routers' biases"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ def digests(
 ) -> dict[str, str]:
     """What is held → hash of it. Ranks that have the same key are to have the same hash."""
     copies: dict[str, list[Tensor]] = defaultdict(list)
-    copies[EVERYWHERE] += [_bits(buffer) for buffer in model.buffers()]
+    stage = _stage(mesh)
+    for name, buffer in model.named_buffers():
+        of_all = ".layers." not in name
+        copies[EVERYWHERE if of_all else " of ".join([ROUTERS, *stage])].append(_bits(buffer))
     for name, parameter in model.named_parameters():
         copies[EVERYWHERE].append(_bits(optimizer.state[parameter][STEP]))
         if share := _share(name, parameter, mesh):
@@ -76,9 +80,7 @@ def _share(name: str, parameter: Tensor, mesh: Mesh) -> str:
     pipeline = mesh.weights["pipeline"]
     # Both ends of a pipeline have the embedding where it is tied; one, where it is not.
     at_the_ends = pipeline.size() > 1 and name == "model.embed_tokens.weight"
-    copied, share = at_the_ends, [f"stage {pipeline.get_local_rank()}"]
-    if at_the_ends or pipeline.size() == 1:
-        share = ["the embedding"] if at_the_ends else []
+    copied, share = at_the_ends, ["the embedding"] if at_the_ends else _stage(mesh)
     if isinstance(parameter, DTensor):
         inner, names = parameter.device_mesh, parameter.device_mesh.mesh_dim_names or ()
         where: list[int] = list(inner.get_coordinate() or ())
@@ -90,6 +92,11 @@ def _share(name: str, parameter: Tensor, mesh: Mesh) -> str:
     if not copied:
         return ""
     return " ".join(["weights or their moments", *(["of", *share] if share else [])])
+
+
+def _stage(mesh: Mesh) -> list[str]:
+    pipeline = mesh.weights["pipeline"]
+    return [f"stage {pipeline.get_local_rank()}"] if pipeline.size() > 1 else []
 
 
 def _local(held: Tensor) -> Tensor:

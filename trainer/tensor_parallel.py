@@ -6,9 +6,18 @@ does (Korthikanti et al. 2022, arXiv 2205.05198). Attention and feed-forward gat
 when they begin and scatter it when they end.
 """
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor import (
+    DTensor,
+    Partial,
+    Placement,
+    Replicate,
+    Shard,
+    distribute_tensor,
+)
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -19,15 +28,21 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from trainer.expert_parallel import share_choice
+from trainer.model.attention import Attention
 from trainer.model.block import Block
+from trainer.model.experts import MixtureOfExperts
+from trainer.model.latent import LatentAttention
+from trainer.model.router import Router, routers
 from trainer.model.transformer import CausalLM
 
 BY_SEQUENCE, BY_VOCABULARY, WHOLE = Shard(1), Shard(-1), Replicate()
 
 
 def split_layers(model: CausalLM, mesh: DeviceMesh) -> None:
-    """Share the model out over the ranks of a mesh of one dimension. Its heads of either kind,
-    feed-forward width, vocabulary and sequence length must divide by them (RunSpec sees to it)."""
+    """Share the model out over the ranks of a mesh of one dimension, but for its experts
+    (trainer/expert_parallel.py). Its heads of either kind, feed-forward widths, vocabulary and
+    sequence length must divide by them (RunSpec sees to it)."""
     plan = {
         "model.embed_tokens": RowwiseParallel(input_layouts=WHOLE, output_layouts=BY_SEQUENCE),
         "model.norm": SequenceParallel(),
@@ -46,6 +61,8 @@ def split_layers(model: CausalLM, mesh: DeviceMesh) -> None:
         ),
     )
     model.tie()  # each of its places was given a share of its own
+    for router in routers(model):
+        share_choice(router, mesh, averaged=False)
 
 
 def _styles(block: Block) -> dict[str, ParallelStyle]:
@@ -53,26 +70,126 @@ def _styles(block: Block) -> dict[str, ParallelStyle]:
     # Behind a norm comes what gathers the sequence, or, behind the norms behind, the residual,
     # which is a plain tensor.
     norm, norm_behind = SequenceParallel(), SequenceParallel(use_local_output=True)
-    styles = {
+    styles: dict[str, ParallelStyle] = {
         "input_layernorm": norm,
-        # The tokens' places, the other argument, are whole on every rank.
-        "self_attn": PrepareModuleInput(
-            input_layouts=(BY_SEQUENCE, None), desired_input_layouts=(WHOLE, None)
-        ),
-        "self_attn.q_proj": ColwiseParallel(),
-        "self_attn.k_proj": ColwiseParallel(),
-        "self_attn.v_proj": ColwiseParallel(),
-        # Of a weight a dimension of one head; a rank has some of the heads, (batch, seq, heads, …).
-        "self_attn.q_norm": SequenceParallel(sequence_dim=2, use_local_output=True),
-        "self_attn.k_norm": SequenceParallel(sequence_dim=2, use_local_output=True),
-        "self_attn.o_proj": RowwiseParallel(output_layouts=BY_SEQUENCE),
         "post_attention_layernorm": norm_behind if block.norms_behind else norm,
         "pre_feedforward_layernorm": norm,
-        "mlp": PrepareModuleInput(input_layouts=BY_SEQUENCE, desired_input_layouts=WHOLE),
-        "mlp.gate_proj": ColwiseParallel(),
-        "mlp.up_proj": ColwiseParallel(),
-        "mlp.down_proj": RowwiseParallel(output_layouts=BY_SEQUENCE),
         "post_feedforward_layernorm": norm_behind,
     }
+    mixer = getattr(block, block.mixer)
+    of_mixer = _latent_attention(mixer) if isinstance(mixer, LatentAttention) else _attention(mixer)
+    styles |= {f"self_attn{name}": style for name, style in of_mixer.items()}
+    if block.has_ffn:
+        of_mlp = _mixture(block.mlp) if isinstance(block.mlp, MixtureOfExperts) else _feed_forward()
+        styles |= {f"mlp{name}": style for name, style in of_mlp.items()}
     there = {name for name, module in block.named_modules() if not isinstance(module, nn.Identity)}
     return {name: style for name, style in styles.items() if name in there}
+
+
+def _attention(attention: Attention) -> dict[str, ParallelStyle]:
+    # Of a weight a dimension of one head; a rank has some of the heads, (batch, seq, heads, …).
+    of_head = SequenceParallel(sequence_dim=2, use_local_output=True)
+    return {
+        # The tokens' places, the other argument, are whole on every rank.
+        "": PrepareModuleInput(
+            input_layouts=(BY_SEQUENCE, None), desired_input_layouts=(WHOLE, None)
+        ),
+        ".q_proj": ColwiseParallel(),
+        ".k_proj": ColwiseParallel(),
+        ".v_proj": ColwiseParallel(),
+        ".q_norm": of_head if attention.norm_per_head else NormOfAllHeads(),
+        ".k_norm": of_head if attention.norm_per_head else NormOfAllHeads(),
+        ".o_proj": RowwiseParallel(output_layouts=BY_SEQUENCE),
+    }
+
+
+def _latent_attention(attention: LatentAttention) -> dict[str, ParallelStyle]:
+    """What a token's heads share is made of this rank's tokens, and gathered: it is narrower than
+    what it is made of."""
+    attention.for_all_heads = _for_all_heads
+    own, gathers = SequenceParallel(), ColwiseParallel(input_layouts=BY_SEQUENCE)
+    return {
+        ".q_proj": gathers,
+        ".q_a_proj": own,
+        ".q_a_layernorm": own,
+        ".q_b_proj": gathers,
+        ".kv_a_proj_with_mqa": own,
+        ".kv_a_layernorm": own,
+        ".kv_b_proj": gathers,
+        ".o_proj": RowwiseParallel(output_layouts=BY_SEQUENCE),
+    }
+
+
+def _for_all_heads(part: Tensor) -> Tensor:
+    """Of the whole sequence. Each rank's heads have a gradient of their own for it."""
+    assert isinstance(part, DTensor)
+    return part.redistribute(placements=[WHOLE]).to_local(grad_placements=[Partial()])
+
+
+def _feed_forward() -> dict[str, ParallelStyle]:
+    return {
+        "": PrepareModuleInput(input_layouts=BY_SEQUENCE, desired_input_layouts=WHOLE),
+        ".gate_proj": ColwiseParallel(),
+        ".up_proj": ColwiseParallel(),
+        ".down_proj": RowwiseParallel(output_layouts=BY_SEQUENCE),
+    }
+
+
+def _mixture(mixture: MixtureOfExperts) -> dict[str, ParallelStyle]:
+    shared = _feed_forward() if mixture.shared else {}
+    return {
+        "": PrepareModuleInput(
+            input_layouts=BY_SEQUENCE, desired_input_layouts=BY_SEQUENCE, use_local_output=True
+        ),
+        ".gate": ChoosesForOwnTokens(),
+        **{f".shared_expert{name}": style for name, style in shared.items()},
+        ".shared_expert_gate": SequenceParallel(use_local_output=True),
+    }
+
+
+class ChoosesForOwnTokens(ParallelStyle):
+    """A router: every rank has all of it, and its gradient by its own tokens, which are summed."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, Router)
+        _place(module, device_mesh, WHOLE)
+
+        def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return F.linear(
+                x, _of_own_tokens(weight), bias if bias is None else _of_own_tokens(bias)
+            )
+
+        module.linear = linear
+        return module
+
+
+def _of_own_tokens(parameter: Tensor) -> Tensor:
+    assert isinstance(parameter, DTensor)
+    return parameter.to_local(grad_placements=[Partial()])
+
+
+class NormOfAllHeads(ParallelStyle):
+    """An RMSNorm over all heads, of which each rank has some."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, nn.RMSNorm) and module.eps is not None
+        _place(module, device_mesh, Shard(0))
+        eps = module.eps
+
+        def forward(x: Tensor) -> Tensor:
+            heads = x.float()
+            own = heads.square().mean(-1, keepdim=True) / device_mesh.size()
+            part = DTensor.from_local(own, device_mesh, [Partial()], run_check=False)
+            square = part.redistribute(placements=[WHOLE]).to_local(grad_placements=[Partial()])
+            weight = module.weight
+            assert isinstance(weight, DTensor)
+            return (heads * torch.rsqrt(square + eps)).to(x.dtype) * weight.to_local()
+
+        module.forward = forward  # type: ignore[method-assign]
+        return module
+
+
+def _place(module: nn.Module, mesh: DeviceMesh, placement: Placement) -> None:
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        held = distribute_tensor(parameter, mesh, [placement], src_data_rank=None)
+        module.register_parameter(name, nn.Parameter(held))

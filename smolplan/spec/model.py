@@ -199,9 +199,6 @@ class ModelSpec(SpecPart):
         return [
             *(["model.mamba"] if self.mamba is not None else []),
             *(["model.delta_net"] if self.delta_net is not None else []),
-            *(["model.experts"] if self.experts is not None else []),
-            *(["model.latent_attention"] if self.latent_attention is not None else []),
-            *(["model.qk_norm full_width"] if self.qk_norm == "full_width" else []),
         ]
 
     @model_validator(mode="before")

@@ -66,6 +66,15 @@ class ExpertsSpec(SpecPart):
     )
 
     @property
+    def widths(self) -> dict[str, int]:
+        """Inner width of a routed expert, and of the shared ones together, by what gives it."""
+        shared = self.shared_ffn_hidden or self.ffn_hidden
+        return {
+            "ffn_hidden": self.ffn_hidden,
+            **({"shared": self.shared * shared} if self.shared else {}),
+        }
+
+    @property
     def corrects_choice(self) -> bool:
         """Whether the router has a bias of the choice, as all of transformers' classes with
         sigmoid scores have."""

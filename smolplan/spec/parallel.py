@@ -63,6 +63,14 @@ class ParallelSpec(SpecPart):
             * self.context_parallel
         )
 
+    def shards(self, replicas: int) -> int:
+        """Ranks that zero_stage shards a weight among, of so many that would else hold the same."""
+        return 1 if self.zero_stage == 0 else self.shard_group or replicas
+
+    def expert_shards(self, replicas: int) -> int:
+        """The same of an expert, which expert_parallel leaves to fewer."""
+        return max(1, self.shards(replicas) // self.expert_parallel)
+
     @property
     def pipeline_schedule(self) -> Schedule:
         """The schedule by its own name, also where it follows from virtual_pipeline."""

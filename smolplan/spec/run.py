@@ -91,11 +91,15 @@ class RunSpec(SpecPart):
         """What the bundled trainer cannot run yet, a clause each; empty if it can run it all."""
         parallel, length = self.parallel, self.data.seq_len
         problems = self.model.unsupported_by_trainer()
-        if parallel.expert_parallel > 1:
-            problems.append(
-                f"parallel.expert_parallel is {parallel.expert_parallel}: the bundled trainer "
-                f"keeps a layer's experts together"
-            )
+        if problem := self.misfit_of_experts(parallel.data_parallel * parallel.context_parallel):
+            problems.append(problem)
+        widths = self.model.experts.widths if self.model.experts is not None else {}
+        for field, width in widths.items():
+            if width % parallel.tensor_parallel:
+                problems.append(
+                    f"model.experts.{field} makes experts {width} wide, which "
+                    f"parallel.tensor_parallel {parallel.tensor_parallel} does not divide"
+                )
         if parallel.tensor_parallel > 1 and (whole := self.model.unsplit_by_trainer()):
             problems.append(
                 f"{', '.join(whole)}: the bundled trainer runs it with "
@@ -114,19 +118,13 @@ class RunSpec(SpecPart):
                 f"parallel.context_parallel is {context}: the bundled trainer has layers M and L "
                 f"go through a sequence on one rank"
             )
-        if self.model.experts is not None and context * parallel.pipeline_parallel > 1:
+        if self.model.experts is not None and parallel.schedule == "zero-bubble":
             problems.append(
-                "model.experts is set: the bundled trainer runs experts with "
-                "parallel.context_parallel 1 and pipeline_parallel 1 only"
+                "parallel.schedule is zero-bubble, which goes back through a router twice: the "
+                "bundled trainer runs model.experts with 1f1b or interleaved"
             )
-        if problem := parallel.misfit_of_pipeline(self.gradient_accumulation):
+        if problem := self.misfit_of_pipeline(parallel.data_parallel):
             problems.append(problem)
-        if parallel.pipeline_parallel > 1 and self.optim.batch_warmup:
-            problems.append(
-                f"optim.batch_warmup is set with parallel.pipeline_parallel "
-                f"{parallel.pipeline_parallel}: the bundled trainer sends as many micro-batches "
-                f"through a pipeline in every step"
-            )
         if parallel.pipeline_parallel == 1 and parallel.pipeline_schedule != "1f1b":
             problems.append(
                 f"parallel.schedule is {parallel.pipeline_schedule} with "
@@ -148,6 +146,43 @@ class RunSpec(SpecPart):
                 "sends as much"
             )
         return problems
+
+    def misfit_of_pipeline(self, data: int) -> str:
+        """Why a pipeline cannot run the micro-batches of some step among so many data-parallel
+        ranks; empty if it can."""
+        share = data * self.parallel.micro_batch_size
+        found = (
+            self.parallel.misfit_of_pipeline(phase.size // share) for phase in self.batches.phases
+        )
+        return next(filter(None, found), "")
+
+    def misfit_of_experts(self, replicas: int) -> str:
+        """Why experts cannot be spread by parallel.expert_parallel over so many data- and
+        context-parallel ranks; empty if they can."""
+        parallel, experts = self.parallel, self.model.experts
+        ranks = parallel.expert_parallel
+        if ranks == 1 or experts is None:
+            return ""
+        if replicas % ranks:
+            return (
+                f"{replicas} replicas do not divide by parallel.expert_parallel {ranks}: experts "
+                f"are spread over data- and context-parallel ranks"
+            )
+        shards = parallel.shards(replicas)
+        if shards % ranks and ranks % shards:
+            return (
+                f"parallel.expert_parallel {ranks} and the {shards} ranks that share a weight "
+                f"(parallel.shard_group): one is to divide the other"
+            )
+        each, inner = parallel.expert_shards(replicas), experts.ffn_hidden
+        sizes = experts.routed // ranks, self.model.hidden, inner // parallel.tensor_parallel
+        if all(size % each for size in sizes):
+            return (
+                f"an expert is to be shared by {each} ranks (parallel.shard_group / "
+                f"expert_parallel {ranks}), which divide neither the {sizes[0]} experts of a rank "
+                f"nor model.hidden {sizes[1]} nor the width {sizes[2]}; choose another shard_group"
+            )
+        return ""
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of the spec's canonical JSON: names the run's configuration."""

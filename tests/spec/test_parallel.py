@@ -101,6 +101,31 @@ def test_the_trainer_says_which_pipelines_it_cannot_run(
     assert said in told and bool(said) == bool(told), told
 
 
+@pytest.mark.parametrize(
+    ("parallel", "experts", "said"),
+    [
+        ({"data_parallel": 8, "expert_parallel": 8}, {}, ""),
+        ({"data_parallel": 4, "context_parallel": 2, "expert_parallel": 4}, {}, ""),
+        ({"data_parallel": 8, "expert_parallel": 4, "tensor_parallel": 2}, {}, ""),
+        ({"data_parallel": 12, "expert_parallel": 4, "shard_group": 6}, {}, "one is to divide"),
+        ({"data_parallel": 28, "expert_parallel": 4}, {}, "divide neither the 32 experts"),
+        ({"data_parallel": 28, "expert_parallel": 4, "shard_group": 4}, {}, ""),
+        ({"data_parallel": 8, "tensor_parallel": 2}, {"ffn_hidden": 7}, "experts 7 wide"),
+    ],
+)
+def test_the_trainer_says_how_experts_cannot_be_spread(
+    parallel: dict[str, object], experts: dict[str, object], said: str
+) -> None:
+    content = load_preset("qwen3-30b-a3b").model_dump(mode="json")
+    content["parallel"] |= {"data_parallel": 1, "expert_parallel": 1, "zero_stage": 3, **parallel}
+    content["model"]["experts"] |= experts
+    ranks = ParallelSpec.model_validate(content["parallel"]).ranks
+    content["cluster"] |= {"nodes": 1, "gpus_per_node": ranks}
+    content["optim"]["global_batch_size"] = 840
+    told = " ".join(RunSpec.model_validate(content).unsupported_by_trainer())
+    assert said in told and bool(said) == bool(told), told
+
+
 def test_stages_hold_every_layer_once_and_the_first_as_many_as_the_planner_says() -> None:
     for layers, pipeline, virtual in [(36, 4, 1), (30, 4, 1), (30, 4, 2), (7, 3, 2), (5, 4, 1)]:
         parallel = ParallelSpec(

@@ -16,6 +16,8 @@ from torch.distributed.tensor import DTensor
 from preflight.small_run_layouts import with_parts
 from smolplan.spec import RunSpec
 from tests.support import make_spec
+from tests.trainer.one_rank import OneRank
+from trainer.balance import balance
 from trainer.mesh import mesh_of
 from trainer.model.transformer import CausalLM, initialise
 from trainer.optim import build_optimizer
@@ -32,8 +34,7 @@ of the gradients' norm; 2e-7, 6e-7 and 2e-5 are seen."""
 def a_spec(layout: dict[str, Any]) -> RunSpec:
     """Its third layer has no rotary embedding, and it has a z-loss and several documents in a
     sequence, each of which could go wrong in a layout of its own."""
-    model = {"layers": 5, "z_loss": 1e-3, "no_rope_every": 3}
-    tied = layout.pop("tied_embeddings", True)
+    model = {"layers": 5, "z_loss": 1e-3, "no_rope_every": 3, **layout.pop("model", {})}
     parallel = {"micro_batch_size": 2, "uneven_stages": True, **layout}
     others = ("tensor_parallel", "context_parallel", "pipeline_parallel")
     ranks = 4
@@ -41,7 +42,7 @@ def a_spec(layout: dict[str, Any]) -> RunSpec:
         ranks //= parallel.get(other, 1)
     return with_parts(
         make_spec(Path("/unused"), ranks=4, rate=3e-3),
-        model=model | {"tied_embeddings": tied},
+        model=model,
         optim={"global_batch_size": BATCH},
         parallel=parallel | {"data_parallel": ranks},
     )
@@ -71,6 +72,7 @@ def on_one_device(spec: RunSpec) -> tuple[CausalLM, Curve]:
         norm = nn.utils.clip_grad_norm_(model.parameters(), spec.optim.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
+        balance(model, spec.model, OneRank())
         curve.append((loss.tolist(), norm.item()))
     return first, curve
 
@@ -91,6 +93,7 @@ def laid_out(spec: RunSpec, world: World, first: CausalLM) -> tuple[Curve, Diffe
         norm = passes.clip(spec.optim.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        balance(passes.model, spec.model, world)
         curve.append((world.sum(losses), norm))
     told = digests(passes.model, optimizer, STEPS, 0, world.mesh)
     return curve, difference(world.gather(told))

@@ -15,8 +15,9 @@ from tests.trainer.test_resume import make_run, train
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.parametrize("stages", [1, 2])
 def test_a_run_that_is_taken_up_while_its_batch_grows_is_the_undisturbed_one(
-    tmp_path: Path, data_cache: Path
+    stages: int, tmp_path: Path, data_cache: Path
 ) -> None:
     warmup = [
         {"global_batch_size": 2, "until_step": 3},
@@ -25,11 +26,12 @@ def test_a_run_that_is_taken_up_while_its_batch_grows_is_the_undisturbed_one(
     spec = with_parts(
         make_spec(data_cache, steps=8, every=2, ranks=1),
         optim={"global_batch_size": 8, "batch_warmup": warmup, "decay_steps": 0},
-        parallel={"micro_batch_size": 2},
+        parallel={"micro_batch_size": 1, "pipeline_parallel": stages},
+        cluster={"gpus_per_node": stages},
         checkpoint={"keep_last": 9},
     )
     whole = make_run(tmp_path / "whole", spec)
-    assert train(whole, 1, 1) == 0
+    assert train(whole, 1, stages) == 0
     lines = whole.read_metrics()
     positions = list(accumulate([2, 2, 2, 4, 4, 8, 8, 8]))
     assert [line["data_position"] for line in lines] == positions
@@ -43,6 +45,6 @@ def test_a_run_that_is_taken_up_while_its_batch_grows_is_the_undisturbed_one(
     shutil.copytree(whole.path, resumed.path)
     for step in (4, 6, 8):
         shutil.rmtree(resumed.checkpoint(step))
-    assert train(resumed, 2, 1) == 0
+    assert train(resumed, 2, stages) == 0
     result = compare(whole, resumed)
     assert result.equal and result.steps == 8 and result.redone == 6

@@ -5,27 +5,23 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from smolplan.spec import ModelSpec
-from trainer.balance import balance, routers, share_losses
+from tests.trainer.one_rank import OneRank
+from trainer.balance import balance, share_losses
 from trainer.model.experts import grouped_product
+from trainer.model.router import routers
 from trainer.model.transformer import CausalLM, initialise
-from trainer.parallel import World
 
 EXPERTS = {"routed": 8, "per_token": 2, "ffn_hidden": 12}
 TOKENS = torch.randint(0, 97, (4, 16), generator=torch.Generator().manual_seed(2))
 
 
-class OneRank(World):
-    def __init__(self) -> None:
-        pass
-
-    def sum(self, values: list[float]) -> list[float]:
-        return values
+def spec_with(**experts: Any) -> ModelSpec:
+    shape = {"layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn_hidden": 0}
+    return ModelSpec.model_validate({**shape, "vocab_size": 97, "experts": EXPERTS | experts})
 
 
 def build(**experts: Any) -> CausalLM:
-    shape = {"layers": 2, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn_hidden": 0}
-    spec = ModelSpec.model_validate({**shape, "vocab_size": 97, "experts": EXPERTS | experts})
-    model = CausalLM(spec, 16)
+    model = CausalLM(spec_with(**experts), 16)
     initialise(model, 0.2, seed=3)
     return model
 
@@ -57,7 +53,7 @@ def test_a_balancing_loss_spreads_tokens_evenly() -> None:
         for _ in range(30):
             gradients(model, 1)
             optimizer.step()
-            told = balance(model, OneRank())
+            told = balance(model, spec_with(auxiliary_loss=coefficient), OneRank())
         assert told is not None
         fullest.append(told)
     assert fullest[1] < fullest[0]
@@ -67,7 +63,7 @@ def test_the_bias_rises_for_experts_with_fewer_tokens_and_changes_the_choice_alo
     model = build(balance="bias", bias_step=0.25)
     gradients(model, 2)
     counts = [router.chosen_tokens.clone() for router in routers(model)]
-    fullest = balance(model, OneRank())
+    fullest = balance(model, spec_with(balance="bias", bias_step=0.25), OneRank())
     mean = TOKENS.numel() * 2 / 8
     assert fullest == sum(c.max().item() / mean for c in counts) / 2
     for router, count in zip(routers(model), counts, strict=True):
@@ -90,7 +86,7 @@ def test_what_is_computed_again_is_not_counted_again_nor_is_an_evaluation() -> N
     for block in model.model.layers:
         forward = block.forward
         block.forward = lambda *a, forward=forward: checkpoint(forward, *a, use_reentrant=False)
-    balance(model, OneRank())
+    balance(model, spec_with(auxiliary_loss=0.5), OneRank())
     with torch.no_grad():
         model(TOKENS)
     for name, gradient in gradients(model, 1).items():

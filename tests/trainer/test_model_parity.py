@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks.transformers_parity import write_model
 from planner.params import parameter_count
 from smolplan.spec import ModelSpec
-from trainer.balance import routers
 from trainer.huggingface.start import check
+from trainer.model.router import routers
 from trainer.model.transformer import CausalLM, initialise
 from trainer.shards import saved_tensors
 

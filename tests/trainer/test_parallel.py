@@ -11,6 +11,11 @@ EVERYTHING = {
     **{"norm": "weight_and_bias", "gated_ffn": False},
 }
 EXPERTS = {"routed": 6, "per_token": 2, "ffn_hidden": 10, "shared": 1, "auxiliary_loss": 0.1}
+WITH_EXPERTS = {"experts": EXPERTS | {"routed": 8, "ffn_hidden": 16}}
+BY_BIAS = {"balance": "bias", "scores": "sigmoid", "bias_step": 0.01, "shared_gate": True}
+WITH_BIAS = {"experts": {"routed": 8, "per_token": 2, "ffn_hidden": 16, "shared": 2, **BY_BIAS}}
+LATENT = {"q_rank": 12, "kv_rank": 8, "nope_head_dim": 8, "rope_head_dim": 4, "value_head_dim": 8}
+WITH_LATENT = {"latent_attention": LATENT, "head_dim": None, "kv_heads": 4, "heads": 4}
 
 LAYOUTS: list[dict[str, Any]] = [
     {"shard_group": 2, "recompute": "full"},
@@ -18,7 +23,7 @@ LAYOUTS: list[dict[str, Any]] = [
     {"context_parallel": 2, "tensor_parallel": 2, "recompute": "selective"},
     {"pipeline_parallel": 4},
     {"pipeline_parallel": 2, "tensor_parallel": 2, "recompute": "selective"},
-    {"pipeline_parallel": 2, "context_parallel": 2, "tied_embeddings": False},
+    {"pipeline_parallel": 2, "context_parallel": 2, "model": {"tied_embeddings": False}},
     {"pipeline_parallel": 2, "virtual_pipeline": 2, "zero_stage": 0},
     {
         "pipeline_parallel": 2,
@@ -26,6 +31,18 @@ LAYOUTS: list[dict[str, Any]] = [
         "zero_stage": 2,
         "recompute": "full",
     },
+    {"tensor_parallel": 2, "context_parallel": 2, "model": WITH_LATENT},
+    {"tensor_parallel": 2, "model": {"qk_norm": "full_width"}},
+]
+OF_EXPERTS: list[dict[str, Any]] = [
+    {"expert_parallel": 2, "model": WITH_EXPERTS},
+    {"expert_parallel": 4, "recompute": "full", "model": WITH_EXPERTS},
+    {"expert_parallel": 2, "zero_stage": 0, "model": WITH_BIAS},
+    {"expert_parallel": 4, "context_parallel": 2, "model": WITH_EXPERTS},
+    {"expert_parallel": 2, "pipeline_parallel": 2, "model": WITH_BIAS},
+    {"expert_parallel": 2, "tensor_parallel": 2, "model": WITH_EXPERTS},
+    {"tensor_parallel": 2, "shard_group": 1, "zero_stage": 2, "model": WITH_BIAS},
+    {"pipeline_parallel": 2, "context_parallel": 2, "model": WITH_EXPERTS},
 ]
 
 
@@ -56,5 +73,7 @@ def test_a_model_on_several_ranks_computes_what_it_does_on_one(
 
 
 @pytest.mark.slow
-def test_every_layout_begins_and_trains_as_one_device_does() -> None:
-    on_ranks(4, "layout_curves", *map(json.dumps, LAYOUTS), timeout_s=900)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("layouts", [LAYOUTS, OF_EXPERTS], ids=["dense", "with experts"])
+def test_every_layout_begins_and_trains_as_one_device_does(layouts: list[dict[str, Any]]) -> None:
+    on_ranks(4, "layout_curves", *map(json.dumps, layouts), timeout_s=800)

@@ -22,7 +22,7 @@ class MixtureOfExperts(nn.Module):
         experts = spec.experts
         self.gate = Router(experts, spec.hidden)
         self.experts = Experts(experts.routed, spec.hidden, experts.ffn_hidden, spec.gated_ffn)
-        self.shared = experts.shared * (experts.shared_ffn_hidden or experts.ffn_hidden)
+        self.shared = experts.widths.get("shared", 0)
         if self.shared:
             self.shared_expert = FeedForward(
                 spec.hidden, self.shared, gated=spec.gated_ffn, bias=False
@@ -33,8 +33,7 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (batch, seq, hidden)."""
-        weights, chosen = self.gate(x)
-        out: Tensor = self.experts(x.flatten(0, 1), weights, chosen).view_as(x)
+        out: Tensor = self.experts(x, *self.gate(x))
         if self.shared:
             shared = self.shared_expert(x)
             if self.gates_shared:
@@ -50,33 +49,43 @@ class Experts(nn.Module):
     def __init__(self, experts: int, hidden: int, inner: int, gated: bool) -> None:
         super().__init__()
         self.gated = gated
+        self.product = grouped_product  # another where ranks share out the matrices
         if gated:
             self.gate_proj = nn.Parameter(torch.empty(experts, hidden, inner))
         self.up_proj = nn.Parameter(torch.empty(experts, hidden, inner))
         self.down_proj = nn.Parameter(torch.empty(experts, inner, hidden))
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        """x: (tokens, hidden); weights and chosen: (tokens, k), those of a token's experts."""
-        per_token = chosen.shape[1]
-        by_expert = chosen.flatten().argsort(stable=True)
-        counts = chosen.flatten().bincount(minlength=len(self.up_proj))
-        out = self.apply_sorted(x[by_expert // per_token], counts)
-        place = torch.empty_like(by_expert)
-        place[by_expert] = torch.arange(len(by_expert), device=x.device)
+        """x: (batch, seq, hidden); weights and chosen: (batch, seq, k), of a token's experts."""
+        by_expert, counts = sorted_by(chosen.flatten(), len(self.up_proj))
+        out = self.apply_sorted(x.flatten(0, 1)[by_expert // chosen.shape[-1]], counts)
         # Each token's outputs lie side by side again: summed in one order on every device.
-        apart = out[place].unflatten(0, (-1, per_token))
-        mixed: Tensor = (apart * weights[..., None].to(apart.dtype)).sum(dim=1)
+        apart = out[inverse(by_expert)].view(*chosen.shape, -1)
+        mixed: Tensor = (apart * weights[..., None].to(apart.dtype)).sum(dim=-2)
         return mixed
 
     def apply_sorted(self, x: Tensor, counts: Tensor) -> Tensor:
         """x: (tokens, hidden), those of the first expert first; counts: int64 (experts), how many
         each has."""
-        inner = grouped_product(x, counts, self.up_proj)
+        inner = self.product(x, counts, self.up_proj)
         if self.gated:
-            inner = F.silu(grouped_product(x, counts, self.gate_proj)) * inner
+            inner = F.silu(self.product(x, counts, self.gate_proj)) * inner
         else:
             inner = F.gelu(inner, approximate="tanh")
-        return grouped_product(inner, counts, self.down_proj)
+        return self.product(inner, counts, self.down_proj)
+
+
+def sorted_by(expert: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """Places of those that go to the first expert, then to the next, each in their order; and how
+    many each has, int64 (experts). expert: int64 (n)."""
+    return expert.argsort(stable=True), expert.bincount(minlength=experts)
+
+
+def inverse(order: Tensor) -> Tensor:
+    """The order that undoes another."""
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=order.device)
+    return places
 
 
 def grouped_product(x: Tensor, counts: Tensor, weights: Tensor) -> Tensor:

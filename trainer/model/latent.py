@@ -1,5 +1,7 @@
 """Multi-head latent attention, MLA (DeepSeek-V2, arXiv 2405.04434, section 2.1)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,8 @@ class LatentAttention(nn.Module):
         self.uses_rope = spec.uses_rope(layer)
         self.window = spec.window if spec.layer_kinds[layer] in "Ww" else None
         self.attend: Attend = attend
+        self.for_all_heads: Callable[[Tensor], Tensor] = lambda part: part
+        """Another where ranks share the heads out: then it gathers what all of them take."""
         queries = spec.heads * latent.head_dim
         if latent.q_rank is None:
             self.q_proj = nn.Linear(spec.hidden, queries, bias=False)
@@ -50,7 +54,7 @@ class LatentAttention(nn.Module):
         k_plain, v = _heads(raised, latent.nope_head_dim + latent.value_head_dim).split(
             [latent.nope_head_dim, latent.value_head_dim], dim=-1
         )
-        k_rotary = k_rotary[:, None]
+        k_rotary = self.for_all_heads(k_rotary)[:, None]
         if self.uses_rope:
             q_rotary, k_rotary = (
                 rotate(_halves_of_pairs(part), places.cos, places.sin)

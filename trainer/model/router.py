@@ -1,5 +1,6 @@
 """The choice of a token's experts, and what keeps it even."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,12 +35,16 @@ class Router(nn.Module):
         """How many tokens of this rank went to each expert since it was last set to zero."""
         self.loss_share = 1.0
         """What a micro-batch's mean counts for in the step's loss."""
+        # Both are others where ranks share out the layers or the sequences.
+        self.linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = F.linear
+        self.over_sequence: Callable[[Tensor], Tensor] = lambda mean: mean
+        """From means over the tokens that are here, (batch, experts), those over all."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (batch, seq, hidden) → weights and numbers of each token's experts, both (batch · seq,
+        """x: (batch, seq, hidden) → weights and numbers of each token's experts, both (batch, seq,
         per_token)."""
         bias = self.bias.float() if self.spec.router_bias else None
-        logits = F.linear(x.float(), self.weight.float(), bias)
+        logits = self.linear(x.float(), self.weight.float(), bias)
         scores = logits.sigmoid() if self.spec.scores == "sigmoid" else logits.softmax(dim=-1)
         chosen = self._choose(scores.detach())
         weights = scores.gather(-1, chosen)
@@ -48,7 +53,7 @@ class Router(nn.Module):
         picks = torch.zeros_like(scores).scatter_(-1, chosen, 1.0)
         loss = self._loss(scores, picks) if self.spec.balance == "auxiliary_loss" else None
         weights = _Routed.apply(self.spec.scale * weights, loss, picks.sum(dim=(0, 1)), self)
-        return weights.flatten(0, 1), chosen.flatten(0, 1)
+        return weights, chosen
 
     def _choose(self, scores: Tensor) -> Tensor:
         """Numbers of each token's experts, (batch, seq, per_token)."""
@@ -68,9 +73,13 @@ class Router(nn.Module):
         """scores and picks (0 or 1): (batch, seq, experts)."""
         spec = self.spec
         share = scores / scores.sum(dim=-1, keepdim=True)
-        used = picks.mean(dim=1) * spec.routed / spec.per_token
-        balance = (used * share.mean(dim=1)).sum(dim=-1).mean()
+        used = self.over_sequence(picks.mean(dim=1)) * spec.routed / spec.per_token
+        balance = (used * self.over_sequence(share.mean(dim=1))).sum(dim=-1).mean()
         return spec.auxiliary_loss * balance
+
+
+def routers(model: nn.Module) -> list[Router]:
+    return [module for module in model.modules() if isinstance(module, Router)]
 
 
 class _Routed(torch.autograd.Function):
