@@ -1,9 +1,10 @@
 """Context parallelism, put on the model from outside: ranks that share a sequence's tokens.
 
-Each computes all layers for its own tokens. Attention alone looks further: it meets the keys and
-values of all of them, gathered before it and, as gradients, summed and scattered behind it (Llama
-3, arXiv 2407.21783, section 3.3.2). Masks are made of the tokens' places, which every rank knows
-whole, so documents and windows mean what they mean on one rank.
+Each computes all layers for its own tokens. Attention looks further: it meets the keys and values
+of all of them, gathered before it and, as gradients, summed and scattered behind it (Llama 3, arXiv
+2407.21783, section 3.3.2); so do recurrent layers, in their way (trainer/recurrent_parallel.py).
+Masks are made of the tokens' places, which every rank knows whole, so documents and windows mean
+what they mean on one rank.
 """
 
 from dataclasses import dataclass

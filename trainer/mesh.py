@@ -41,6 +41,12 @@ class Mesh:
         return _sharding(self.weights, "replicate", "shard")
 
     @property
+    def sequence(self) -> DeviceMesh:
+        """Of one dimension: the ranks that have parts of the same sequences between them. All
+        ranks are to ask for it at the same point: it is made then."""
+        return self.tokens["context", "tensor"]._flatten("sequence")
+
+    @property
     def spreads_experts(self) -> DeviceMesh | None:
         """Over what experts are shared out: "expert", "tensor" or both; None: over nothing."""
         layers_shared = self.weights["tensor"].size() > 1

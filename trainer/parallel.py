@@ -25,9 +25,12 @@ from trainer.expert_parallel import spread
 from trainer.mesh import Mesh, mesh_of
 from trainer.model.attention import Attention
 from trainer.model.block import Block
+from trainer.model.delta_net import GatedDeltaNet
 from trainer.model.experts import Experts
 from trainer.model.latent import LatentAttention
+from trainer.model.mamba import Mamba2
 from trainer.model.transformer import CausalLM
+from trainer.recurrent_parallel import SharedHeads
 from trainer.report import peak_resident_bytes
 from trainer.stages import Stage, cut
 from trainer.tensor_parallel import split_layers
@@ -163,6 +166,11 @@ def distribute(
     parameters, gradients and optimiser state over the others (FSDP2), a block at a time or a few
     small ones. Stage 2 keeps gathered weights between forward and backward."""
     context, tensor = mesh.tokens["context"], mesh.weights["tensor"]
+    recurrent = [m for m in model.modules() if isinstance(m, Mamba2 | GatedDeltaNet)]
+    if recurrent and context.size() * tensor.size() > 1:
+        heads = SharedHeads(mesh.sequence)
+        for mixer in recurrent:
+            mixer.heads = heads
     if context.size() > 1:
         share_sequence(model, context)
     if tensor.size() > 1:

@@ -77,13 +77,21 @@ def _styles(block: Block) -> dict[str, ParallelStyle]:
         "post_feedforward_layernorm": norm_behind,
     }
     mixer = getattr(block, block.mixer)
-    of_mixer = _latent_attention(mixer) if isinstance(mixer, LatentAttention) else _attention(mixer)
-    styles |= {f"self_attn{name}": style for name, style in of_mixer.items()}
+    styles |= {f"{block.mixer}{name}": style for name, style in _mixer(mixer).items()}
     if block.has_ffn:
         of_mlp = _mixture(block.mlp) if isinstance(block.mlp, MixtureOfExperts) else _feed_forward()
         styles |= {f"mlp{name}": style for name, style in of_mlp.items()}
     there = {name for name, module in block.named_modules() if not isinstance(module, nn.Identity)}
     return {name: style for name, style in styles.items() if name in there}
+
+
+def _mixer(mixer: nn.Module) -> dict[str, ParallelStyle]:
+    match mixer:
+        case Attention():
+            return _attention(mixer)
+        case LatentAttention():
+            return _latent_attention(mixer)
+    return _recurrence(mixer)
 
 
 def _attention(attention: Attention) -> dict[str, ParallelStyle]:
@@ -126,6 +134,14 @@ def _for_all_heads(part: Tensor) -> Tensor:
     return part.redistribute(placements=[WHOLE]).to_local(grad_placements=[Partial()])
 
 
+def _recurrence(mixer: nn.Module) -> dict[str, ParallelStyle]:
+    """Every rank has all of it, and computes its own tokens, but for the recurrence itself
+    (trainer/recurrent_parallel.py)."""
+    own = SequenceParallel(use_local_output=True)
+    modules = {f".{name}": own for name, _ in mixer.named_children() if name != "conv1d"}
+    return {"": HeldWhole(), ".conv1d": HeldWhole(), **modules}
+
+
 def _feed_forward() -> dict[str, ParallelStyle]:
     return {
         "": PrepareModuleInput(input_layouts=BY_SEQUENCE, desired_input_layouts=WHOLE),
@@ -160,6 +176,14 @@ class ChoosesForOwnTokens(ParallelStyle):
             )
 
         module.linear = linear
+        return module
+
+
+class HeldWhole(ParallelStyle):
+    """Every rank has all of a module's own parameters, and sees itself to what it does by them."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        _place(module, device_mesh, WHOLE)
         return module
 
 

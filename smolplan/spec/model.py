@@ -25,6 +25,9 @@ KINDS = {
 NEEDED = {"W": "window", "M": "mamba", "L": "delta_net"}
 """Field that says what a layer of that letter is."""
 
+RECURRENT = (("mamba", "heads", "groups"), ("delta_net", "value_heads", "key_heads"))
+"""Parts that say what recurrent layers are, with their fields of heads and of what these share."""
+
 NOT_TRAINED = (*("mtp_layers", "embedding_norm", "learned_positions", "attention_sinks"),)
 """Fields of a model whose other values than the default only the planner knows yet."""
 
@@ -194,12 +197,25 @@ class ModelSpec(SpecPart):
         named = ", ".join(f"model.{name}" for name in fields)
         return [f"{named}: the bundled trainer does not run it"] if named else []
 
-    def unsplit_by_trainer(self) -> list[str]:
-        """Fields with which the bundled trainer shares no layer out over tensor-parallel ranks."""
-        return [
-            *(["model.mamba"] if self.mamba is not None else []),
-            *(["model.delta_net"] if self.delta_net is not None else []),
-        ]
+    def unshared_by_trainer(self, ranks: int) -> list[str]:
+        """Why the bundled trainer cannot share the recurrent layers' heads out over so many ranks,
+        a clause each; empty if it can."""
+        problems = []
+        for part, of_heads, of_groups in RECURRENT:
+            if (sizes := getattr(self, part)) is None:
+                continue
+            heads, groups = getattr(sizes, of_heads), getattr(sizes, of_groups)
+            if heads % ranks:
+                misfit = f"{of_heads} {heads} is no multiple of"
+            elif groups % ranks and ranks % groups:
+                misfit = f"{of_groups} {groups} is neither a multiple nor a divisor of"
+            else:
+                continue
+            problems.append(
+                f"model.{part}.{misfit} parallel.context_parallel × tensor_parallel, {ranks}: the "
+                f"bundled trainer shares heads out over these ranks"
+            )
+        return problems
 
     @model_validator(mode="before")
     @classmethod

@@ -100,11 +100,6 @@ class RunSpec(SpecPart):
                     f"model.experts.{field} makes experts {width} wide, which "
                     f"parallel.tensor_parallel {parallel.tensor_parallel} does not divide"
                 )
-        if parallel.tensor_parallel > 1 and (whole := self.model.unsplit_by_trainer()):
-            problems.append(
-                f"{', '.join(whole)}: the bundled trainer runs it with "
-                f"parallel.tensor_parallel 1 only"
-            )
         tensor, context = parallel.tensor_parallel, parallel.context_parallel
         # Of a context-parallel rank's sequence one half is from the beginning, one from the end.
         if length % (context * tensor) or (context > 1 and length % (2 * context)):
@@ -113,11 +108,7 @@ class RunSpec(SpecPart):
                 f"tensor_parallel {tensor}{' and by 2 × context_parallel' * (context > 1)}: the "
                 f"bundled trainer shares each sequence out"
             )
-        if context > 1 and set(self.model.layer_kinds.upper()) & set("ML"):
-            problems.append(
-                f"parallel.context_parallel is {context}: the bundled trainer has layers M and L "
-                f"go through a sequence on one rank"
-            )
+        problems += self.model.unshared_by_trainer(context * tensor)
         if self.model.experts is not None and parallel.schedule == "zero-bubble":
             problems.append(
                 "parallel.schedule is zero-bubble, which goes back through a router twice: the "

@@ -141,6 +141,7 @@ DENSE: dict[str, Any] = {
     "vocab_size": 512,
 }
 MAMBA = {"heads": 4, "head_dim": 32, "state_size": 16}
+NET = {"key_head_dim": 8, "value_head_dim": 8}
 EXPERTS = {"routed": 8, "per_token": 2, "ffn_hidden": 48}
 LATENT = {"kv_rank": 32, "nope_head_dim": 16, "rope_head_dim": 8, "value_head_dim": 16}
 
@@ -176,6 +177,26 @@ def test_the_trainer_names_what_it_cannot_run_of_a_model(
     assert model(**changed).unsupported_by_trainer() == [
         f"model.{named}: the bundled trainer does not run it"
     ]
+
+
+@pytest.mark.parametrize(
+    ("part", "ranks", "said"),
+    [
+        ({"mamba": {**MAMBA, "heads": 24, "groups": 8}}, 2, ""),
+        ({"mamba": {**MAMBA, "heads": 24, "groups": 3}}, 6, ""),
+        ({"mamba": {**MAMBA, "heads": 24, "groups": 3}}, 5, "mamba.heads 24 is no multiple"),
+        ({"mamba": {**MAMBA, "heads": 24, "groups": 3}}, 2, "mamba.groups 3 is neither"),
+        ({"delta_net": {**NET, "value_heads": 32, "key_heads": 16}}, 32, ""),
+        ({"delta_net": {**NET, "value_heads": 4, "key_heads": 4}}, 8, "net.value_heads 4 is no"),
+        ({"delta_net": {**NET, "value_heads": 12, "key_heads": 6}}, 4, "key_heads 6 is neither"),
+    ],
+)
+def test_the_trainer_says_over_how_many_ranks_it_cannot_share_recurrent_layers(
+    part: dict[str, Any], ranks: int, said: str
+) -> None:
+    spec = model(**part, layer_pattern="M" if "mamba" in part else "L")
+    told = " ".join(spec.unshared_by_trainer(ranks))
+    assert said in told and bool(said) == bool(told), told
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,12 @@ BY_BIAS = {"balance": "bias", "scores": "sigmoid", "bias_step": 0.01, "shared_ga
 WITH_BIAS = {"experts": {"routed": 8, "per_token": 2, "ffn_hidden": 16, "shared": 2, **BY_BIAS}}
 LATENT = {"q_rank": 12, "kv_rank": 8, "nope_head_dim": 8, "rope_head_dim": 4, "value_head_dim": 8}
 WITH_LATENT = {"latent_attention": LATENT, "head_dim": None, "kv_heads": 4, "heads": 4}
+MAMBA = {"heads": 4, "head_dim": 8, "state_size": 6, "chunk_size": 8}
+NET = {"value_heads": 4, "key_head_dim": 6, "value_head_dim": 8, "chunk_size": 8}
+RECURRENT = {
+    **{"layer_pattern": "MLAlm", "mamba": {**MAMBA, "groups": 2, "projection_bias": True}},
+    "delta_net": {**NET, "key_heads": 2},
+}
 
 LAYOUTS: list[dict[str, Any]] = [
     {"shard_group": 2, "recompute": "full"},
@@ -43,6 +49,12 @@ OF_EXPERTS: list[dict[str, Any]] = [
     {"expert_parallel": 2, "tensor_parallel": 2, "model": WITH_EXPERTS},
     {"tensor_parallel": 2, "shard_group": 1, "zero_stage": 2, "model": WITH_BIAS},
     {"pipeline_parallel": 2, "context_parallel": 2, "model": WITH_EXPERTS},
+]
+WITH_RECURRENCE: list[dict[str, Any]] = [
+    {"tensor_parallel": 2, "recompute": "full", "model": RECURRENT},
+    {"context_parallel": 2, "model": RECURRENT},
+    {"tensor_parallel": 2, "context_parallel": 2, "model": RECURRENT},
+    {"tensor_parallel": 2, "pipeline_parallel": 2, "zero_stage": 0, "model": RECURRENT},
 ]
 
 
@@ -74,6 +86,10 @@ def test_a_model_on_several_ranks_computes_what_it_does_on_one(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("layouts", [LAYOUTS, OF_EXPERTS], ids=["dense", "with experts"])
+@pytest.mark.parametrize(
+    "layouts",
+    [LAYOUTS, OF_EXPERTS, WITH_RECURRENCE],
+    ids=["dense", "with experts", "with recurrent layers"],
+)
 def test_every_layout_begins_and_trains_as_one_device_does(layouts: list[dict[str, Any]]) -> None:
     on_ranks(4, "layout_curves", *map(json.dumps, layouts), timeout_s=800)

@@ -1,5 +1,7 @@
 """Mamba-2 (Dao & Gu 2024, arXiv 2405.21060), by matrix products within chunks (its listing 1)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from trainer.model.places import Places
 from trainer.model.recurrence import (
     CausalConvolution,
     Decays,
+    Heads,
     decays,
     first_decay_or_step,
     in_chunks,
@@ -22,16 +25,21 @@ class Mamba2(nn.Module):
         super().__init__()
         assert spec.mamba is not None
         self.spec = mamba = spec.mamba
+        self.heads = Heads()
+        """Others where ranks share them out."""
         self.inner = mamba.heads * mamba.head_dim
-        shared = mamba.groups * mamba.state_size
-        self.parts = [self.inner, self.inner + 2 * shared, mamba.heads]
+        shared = mamba.groups, mamba.state_size
+        self.channels = [(mamba.heads, mamba.head_dim), shared, shared]
+        self.per_head = [(mamba.heads, 1)]
+        channels = sum(count * width for count, width in self.channels)
         bias = mamba.projection_bias
+        self.parts = [self.inner, channels + mamba.heads]
         self.in_proj = nn.Linear(spec.hidden, sum(self.parts), bias=bias)
-        self.conv1d = CausalConvolution(self.parts[1], mamba.conv_kernel, bias=mamba.conv_bias)
+        self.conv1d = CausalConvolution(channels, mamba.conv_kernel, bias=mamba.conv_bias)
         self.dt_bias = nn.Parameter(torch.empty(mamba.heads))
         self.A_log = nn.Parameter(torch.empty(mamba.heads))
         self.D = nn.Parameter(torch.empty(mamba.heads))
-        self.norm = GatedNorm(self.inner, mamba.groups, spec.norm_eps)
+        self.norm = NormOfGroups(self.inner, mamba.groups, spec.norm_eps)
         self.out_proj = nn.Linear(self.inner, spec.hidden, bias=bias)
 
     def first_value(self, name: str, generator: torch.Generator) -> Tensor | None:
@@ -40,20 +48,33 @@ class Mamba2(nn.Module):
 
     def forward(self, x: Tensor, places: Places) -> Tensor:
         """x: (batch, seq, hidden)."""
-        mamba = self.spec
-        shared = mamba.groups * mamba.state_size
-        gate, mixed, step = self.in_proj(x).split(self.parts, dim=-1)
-        mixed = F.silu(self.conv1d(mixed, places)).float()
-        values, b, c = mixed.split([self.inner, shared, shared], dim=-1)
-        step = F.softplus(step.float() + self.dt_bias.float())
-        left = decays(-self.A_log.float().exp() * step, places, mamba.chunk_size)
-        values = values.unflatten(-1, (mamba.heads, -1))
-        b, c = (part.unflatten(-1, (mamba.groups, -1)) for part in (b, c))
-        out = scan(values * step[..., None], b, c, left, mamba.chunk_size)
-        out = out + self.D.float()[:, None] * values
-        normed = self.norm(out.flatten(2), gate).to(x.dtype)
+        gate, mixed = self.in_proj(x).split(self.parts, dim=-1)
+        mixed = self.heads.gather(mixed, self.channels + self.per_head, places)
+        out = self.heads.scatter(self._recurrence(mixed, places), places)
+        normed = self.norm(out * F.silu(gate.float())).to(x.dtype)
         back: Tensor = self.out_proj(normed)
         return back
+
+    def _recurrence(self, mixed: Tensor, places: Places) -> Tensor:
+        """(batch, all tokens, channels and steps), of some heads → (batch, all tokens, inner width
+        of these), in fp32."""
+        mamba = self.spec
+        heads, groups = map(self.heads.share, (mamba.heads, mamba.groups))
+        mixed, step = mixed.split([mixed.shape[-1] - heads, heads], dim=-1)
+        of_channels = partial(self.heads.own, rows=self.channels)
+        mixed = F.silu(self.conv1d(mixed, places, of_channels)).float()
+        shared = groups * mamba.state_size
+        values, b, c = mixed.split([heads * mamba.head_dim, shared, shared], dim=-1)
+        step_bias, decay, skip = (
+            self.heads.own(parameter, self.per_head).float()
+            for parameter in (self.dt_bias, self.A_log, self.D)
+        )
+        step = F.softplus(step.float() + step_bias)
+        left = decays(-decay.exp() * step, places, mamba.chunk_size)
+        values = values.unflatten(-1, (heads, -1))
+        b, c = (part.unflatten(-1, (groups, -1)) for part in (b, c))
+        out = scan(values * step[..., None], b, c, left, mamba.chunk_size)
+        return (out + skip[:, None] * values).flatten(2)
 
 
 def scan(x: Tensor, b: Tensor, c: Tensor, left: Decays, size: int) -> Tensor:
@@ -87,16 +108,16 @@ def _before_each(added: Tensor, across: Tensor) -> list[Tensor]:
     return states
 
 
-class GatedNorm(nn.Module):
-    """RMSNorm of the gated output, each group by itself."""
+class NormOfGroups(nn.Module):
+    """RMSNorm of each group by itself."""
 
     def __init__(self, width: int, groups: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
         self.groups, self.eps = groups, eps
 
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        """x and gate: (batch, seq, width); in fp32."""
-        gated = (x * F.silu(gate.float())).unflatten(-1, (self.groups, -1))
-        normed = F.rms_norm(gated, gated.shape[-1:], eps=self.eps)
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, seq, width); in fp32."""
+        grouped = x.unflatten(-1, (self.groups, -1))
+        normed = F.rms_norm(grouped, grouped.shape[-1:], eps=self.eps)
         return self.weight.float() * normed.flatten(-2)

@@ -3,6 +3,7 @@
 document into the next."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,32 @@ from trainer.model.places import Places
 DECAY_RANGE, STEP_RANGE = (1.0, 16.0), (1e-3, 1e-1)
 """Of the first decays, uniformly, and of the first step sizes, by their logarithms: those of
 state-spaces/mamba (mamba_ssm/modules/mamba2.py)."""
+
+
+Rows = Sequence[tuple[int, int]]
+"""What stands side by side in one dimension: how many heads or groups of heads, how wide each."""
+
+
+class Heads:
+    """Through which heads' recurrence the tokens go here: through that of all of them."""
+
+    def share(self, count: int) -> int:
+        """Of so many heads or groups those that are computed here."""
+        return count
+
+    def gather(self, x: Tensor, rows: Rows, places: Places) -> Tensor:
+        """(batch, seq, all rows), of the tokens that are computed here → (batch, all tokens, rows
+        of the heads that are)."""
+        return x
+
+    def scatter(self, x: Tensor, places: Places) -> Tensor:
+        """The way back: (batch, all tokens, …), of these heads side by side → (batch, seq, …), of
+        all heads."""
+        return x
+
+    def own(self, parameter: Tensor, rows: Rows) -> Tensor:
+        """(all rows, …) → (rows of the heads that are computed here, …)."""
+        return parameter
 
 
 @dataclass(frozen=True)
@@ -75,10 +102,10 @@ class CausalConvolution(nn.Module):
         bound = 1 / math.sqrt(self.weight.shape[-1])
         return torch.empty(self.weight.shape).uniform_(-bound, bound, generator=generator)
 
-    def forward(self, x: Tensor, places: Places) -> Tensor:
-        """x: (batch, seq, channels)."""
+    def forward(self, x: Tensor, places: Places, own: Callable[[Tensor], Tensor]) -> Tensor:
+        """x: (batch, all tokens, channels), of those channels that `own` takes of a parameter."""
         length, document = x.shape[1], places.document
-        of_lag = self.weight[:, 0].flip(-1).unbind(-1)
+        of_lag = own(self.weight)[:, 0].flip(-1).unbind(-1)
         out = x * of_lag[0]
         for lag, weight in list(enumerate(of_lag))[1:length]:
             earlier = F.pad(x[:, :-lag], (0, 0, lag, 0))
@@ -86,7 +113,7 @@ class CausalConvolution(nn.Module):
                 same = F.pad(document[:, lag:] == document[:, :-lag], (lag, 0))
                 earlier = earlier * same[..., None]
             out = out + earlier * weight
-        return out if self.bias is None else out + self.bias
+        return out if self.bias is None else out + own(self.bias)
 
 
 def first_decay_or_step(name: str, heads: int, generator: torch.Generator) -> Tensor | None:
