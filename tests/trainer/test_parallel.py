@@ -19,7 +19,7 @@ WITH_LATENT = {"latent_attention": LATENT, "head_dim": None, "kv_heads": 4, "hea
 MAMBA = {"heads": 4, "head_dim": 8, "state_size": 6, "chunk_size": 8}
 NET = {"value_heads": 4, "key_head_dim": 6, "value_head_dim": 8, "chunk_size": 8}
 RECURRENT = {
-    **{"layer_pattern": "MLAlm", "mamba": {**MAMBA, "groups": 2, "projection_bias": True}},
+    **{"layer_pattern": "MAAlA", "mamba": {**MAMBA, "groups": 2, "projection_bias": True}},
     "delta_net": {**NET, "key_heads": 2},
 }
 

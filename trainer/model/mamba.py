@@ -74,7 +74,8 @@ class Mamba2(nn.Module):
         values = values.unflatten(-1, (heads, -1))
         b, c = (part.unflatten(-1, (groups, -1)) for part in (b, c))
         out = scan(values * step[..., None], b, c, left, mamba.chunk_size)
-        return (out + skip[:, None] * values).flatten(2)
+        out = out + skip[:, None] * values
+        return out.flatten(2)
 
 
 def scan(x: Tensor, b: Tensor, c: Tensor, left: Decays, size: int) -> Tensor:
