@@ -8,6 +8,7 @@ from planner.memory import FP32_STATE, Layout
 from planner.params import parameter_count
 from planner.restrict import ZERO_BUBBLE
 from planner.search import Candidate, Found, stack_of
+from planner.site import Site
 from planner.stalls import PLAYBOOK, rank_checkpoint_bytes, reading_s
 from planner.step_inputs import Stack
 from planner.step_shape import forward_flops_per_token, shape_of
@@ -26,6 +27,7 @@ PARTS = {
     "optimizer_s": "optimiser",
     "other_s": "once a step",
 }
+FILE_OF_PEAK = {"bf16": "gpus.yaml", "fp8": "networks.yaml"}
 FITTED = "fitted to published runs, planner/catalog/stacks.yaml"
 RING = "ring, as counted in NVIDIA/nccl-tests, doc/PERFORMANCE.md"
 
@@ -114,10 +116,8 @@ def _reduced(job: Job, stack: Stack, layout: Layout) -> str:
 def _sources(found: Found) -> dict[str, str]:
     site, stack = found.site, stack_of(found.site)
     fitted = FITTED if site.measured is None else f"{site.stack.name}; the generic ones {FITTED}"
-    peak = found.site.accelerator.peak_bf16_flops / 1e12
     return {
-        "compute": f"roofline: products at {stack.matmul_share:.0%}, attention at "
-        f"{stack.attention_share:.0%} of {peak:,.4g} TFLOP/s, {fitted}",
+        "compute": f"roofline: {_rates(site, stack)}, {fitted}",
         "tensor parallel": "Shoeybi et al. 2019, arXiv 1909.08053; " + RING,
         "context parallel": RING,
         "expert parallel": RING,
@@ -128,6 +128,19 @@ def _sources(found: Found) -> dict[str, str]:
         "optimiser": "planner/step_time/data_parallel.py: AdamW's reads and writes",
         "once a step": fitted,
     }
+
+
+def _rates(site: Site, stack: Stack) -> str:
+    """What products and attention reach of which peak."""
+    bf16 = f"{site.accelerator.peak_bf16_flops / 1e12:,.4g} TFLOP/s"
+    products, attention = f"{stack.matmul_share:.0%}", f"{stack.attention_share:.0%}"
+    if site.precision != "fp8":
+        return f"products at {products}, attention at {attention} of {bf16}"
+    return (
+        f"linear layers at {stack.fp8_share:.0%} of {site.peak_text} (a scale a tensor, casts "
+        f"counted); head, router and routed experts at {products}, attention at {attention} of "
+        f"{bf16}"
+    )
 
 
 def fullest_rank_lines(found: Found, one: Candidate) -> list[Line]:
@@ -150,8 +163,8 @@ def run_lines(found: Found, one: Candidate) -> list[Line]:
             "MFU",
             one.mfu * 100,
             "%",
-            f"exact FLOPs, causal attention, over {site.peak_flops / 1e12:,.4g} TFLOP/s",
-            "planner/flops.py; planner/catalog/gpus.yaml",
+            f"exact FLOPs, causal attention, over {site.peak_text}",
+            f"planner/flops.py; planner/catalog/{FILE_OF_PEAK[site.precision]}",
         ),
         *stall_lines(found, one),
         Line("time", one.days, "days", f"{found.steps:,} steps × {total_s:.5g} s"),

@@ -8,6 +8,7 @@ from planner.explain import Line
 from planner.flops import flops_per_token
 from planner.memory import layout_of, memory_lines, state_lines
 from planner.memory.trainer import is_counted, trainer_memory_lines
+from planner.number_format import peak_flops
 from planner.params import layer_matrix_parameters, parameter_count
 from planner.search import candidate_of
 from planner.site import job_of, site_of
@@ -29,7 +30,8 @@ class Plan(BaseModel):
     flops_per_token: float
     """Model FLOPs, forward and backward, causal attention: the numerator of MFU."""
     peak_flops_per_gpu: float | None
-    """FLOP/s, dense bf16, by the datasheet: the denominator of MFU. None on a CPU."""
+    """FLOP/s, dense, by the datasheet, in bf16, or in fp8 where the run computes in it: the
+    denominator of MFU. None on a CPU."""
     gpus: int
     steps: int
     tokens: int
@@ -50,8 +52,10 @@ class Plan(BaseModel):
 
 
 def make_plan(spec: RunSpec) -> Plan:
-    """The plan of a spec. Raises UserError for a GPU that the catalogue does not know."""
+    """The plan of a spec. Raises UserError for a GPU that the catalogue does not know, and for one
+    without fp8 where that is asked of it."""
     gpu = None if spec.cluster.gpu == "cpu" else find_gpu(spec.cluster.gpu, where="cluster.gpu")
+    peak = None if gpu is None else peak_flops(spec.optim.precision, gpu)
     model, layout, seq_len = spec.model, layout_of(spec), spec.data.seq_len
     params = parameter_count(model)
     per_token = flops_per_token(model, seq_len)
@@ -100,7 +104,7 @@ def make_plan(spec: RunSpec) -> Plan:
         spec_hash=spec.content_hash(),
         params=params,
         flops_per_token=per_token,
-        peak_flops_per_gpu=None if gpu is None else gpu.peak_bf16_flops,
+        peak_flops_per_gpu=peak,
         gpus=spec.cluster.gpus,
         steps=spec.steps,
         tokens=spec.tokens,

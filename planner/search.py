@@ -11,6 +11,7 @@ from planner.kernels import Values
 from planner.layouts import Legal, Rejection, legal_layouts
 from planner.legality import Job, layout_at
 from planner.memory import Layout
+from planner.number_format import number_format
 from planner.predict.catalog import constants_for, fitted_constants
 from planner.restrict import ZERO_BUBBLE, Restriction
 from planner.site import Site
@@ -37,7 +38,7 @@ class Candidate:
     step_s: float
     tokens_per_s_per_gpu: float
     mfu: float
-    """Exact model FLOPs, causal attention, over the dense bf16 peak."""
+    """Exact model FLOPs, causal attention, over the dense peak of optim.precision."""
     memory_bytes: float
     """Of the fullest rank (planner/job_memory.py)."""
     stalls: Stalls
@@ -70,7 +71,7 @@ def machine_of(job: Job, site: Site) -> step_inputs.Machine:
     if site.measured is not None and site.measured.hbm_bytes_per_s is not None:
         hbm = site.measured.hbm_bytes_per_s
     return step_inputs.Machine(
-        matmul_flops_per_s=gpu.peak_bf16_flops,
+        matmul_flops_per_s=site.peak_flops,
         bf16_flops_per_s=gpu.peak_bf16_flops,
         hbm_bytes_per_s=hbm,
         link_bytes_per_s=site.link_bytes_per_s,
@@ -78,7 +79,8 @@ def machine_of(job: Job, site: Site) -> step_inputs.Machine:
         gpus_per_domain=float(job.domain),
         gpus_per_pod=float(site.fabric.pod_nodes * site.gpus_per_node),
         oversubscription=site.fabric.oversubscription,
-        number_format=step_inputs.BF16,
+        number_format=number_format(site.precision),
+        experts_in_bf16=1.0,  # what optim.precision fp8 means (trainer/fp8.py)
     )
 
 

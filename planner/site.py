@@ -17,6 +17,7 @@ from planner.memory import (
     StateBytes,
     find_conventions,
 )
+from planner.number_format import peak_flops
 from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
 from planner.restrict import TRAINER, Restriction
 from planner.stalls import DEFAULT_STORAGE, Storage
@@ -25,6 +26,7 @@ from smolplan.errors import UserError
 
 if TYPE_CHECKING:
     from smolplan.spec import RunSpec
+    from smolplan.spec.optim import Precision
 
 DEFAULT_STACK = "generic"
 MEASURED = "measured"
@@ -68,7 +70,7 @@ class Site:
     accelerator: Accelerator
     stack: SoftwareStack
     peak_flops: float
-    """FLOP/s, dense bf16, of one GPU: the denominator of MFU."""
+    """FLOP/s, dense, of one GPU in the format of `precision`: the denominator of MFU."""
     hbm_bytes: float
     waiting_w: float
     """Of a GPU that waits, with its share of the node."""
@@ -81,6 +83,13 @@ class Site:
     fabric: Fabric = Fabric()
     storage: Storage = DEFAULT_STORAGE
     gpus_per_node: int = RACK
+    precision: "Precision" = "bf16"
+
+    @property
+    def peak_text(self) -> str:
+        """ "989.4 TFLOP/s" of bf16, "1,979 TFLOP/s of fp8"."""
+        of = " of fp8" if self.precision == "fp8" else ""
+        return f"{self.peak_flops / 1e12:,.4g} TFLOP/s{of}"
 
     def nodes(self, gpus: int) -> int:
         return -(-gpus // self.gpus_per_node)
@@ -176,8 +185,8 @@ def site_of(
     storage: Storage = DEFAULT_STORAGE,
 ) -> Site:
     """`stored`: the file of the calibration that the stack "measured" is read from.
-    Raises UserError for a GPU whose links the catalogue does not know, and for a calibration that
-    is not there or not of that GPU."""
+    Raises UserError for a GPU whose links the catalogue does not know, for one without fp8 where
+    that is asked of it, and for a calibration that is not there or not of that GPU."""
     if spec.cluster.gpu == "cpu":
         raise UserError(
             "how fast a CPU trains is not modelled",
@@ -205,7 +214,7 @@ def site_of(
     return Site(
         accelerator=accelerator,
         stack=find_software(stack) if measured is None else _measured_stack(measured),
-        peak_flops=gpu.peak_bf16_flops,
+        peak_flops=peak_flops(spec.optim.precision, gpu),
         hbm_bytes=gpu.hbm_bytes,
         waiting_w=waiting.total_w,
         busy_w=busy.total_w,
@@ -216,6 +225,7 @@ def site_of(
         fabric=fabric,
         storage=storage,
         gpus_per_node=spec.cluster.gpus_per_node,
+        precision=spec.optim.precision,
     )
 
 
@@ -243,9 +253,9 @@ def job_of(
     GPUs that are no whole nodes."""
     if spec.optim.precision == "fp32":
         raise UserError(
-            "step times are known for bf16 only",
+            "step times are known for bf16 and fp8 only",
             where="optim.precision",
-            remedy="Set it to bf16 to plan for GPUs.",
+            remedy="Set it to bf16, or to fp8 where the GPUs have it, to plan for them.",
         )
     per_node = spec.cluster.gpus_per_node
     gpus = spec.cluster.gpus if gpus is None else gpus

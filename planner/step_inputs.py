@@ -104,6 +104,8 @@ class Machine:
     """GPUs that the fast links join."""
     number_format: Values
     """Of the linear layers: one of BF16, FP8, BLOCK_FP8, FP4."""
+    experts_in_bf16: Values = 0.0
+    """1 where router and routed experts multiply in bf16, whatever the other linear layers do."""
     gpus_per_pod: Values = 1.0
     """That the network's lowest switches join at full bandwidth."""
     oversubscription: Values = 1.0

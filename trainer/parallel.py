@@ -22,6 +22,7 @@ from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
 from trainer.context_parallel import share_sequence
 from trainer.expert_parallel import spread
+from trainer.fp8 import multiply_in_fp8
 from trainer.mesh import Mesh, mesh_of
 from trainer.model.attention import Attention
 from trainer.model.block import Block
@@ -162,9 +163,10 @@ def distribute(
     model: CausalLM, spec: RunSpec, mesh: Mesh, stage: Stage | None = None, separator: int = 0
 ) -> None:
     """Share sequences out over the context-parallel ranks, layers over the tensor-parallel ones and
-    experts over the expert-parallel ones; keep what a stage of a pipeline holds; then shard
-    parameters, gradients and optimiser state over the others (FSDP2), a block at a time or a few
-    small ones. Stage 2 keeps gathered weights between forward and backward."""
+    experts over the expert-parallel ones; keep what a stage of a pipeline holds; have it multiply
+    in fp8 where the spec says so; then shard parameters, gradients and optimiser state over the
+    others (FSDP2), a block at a time or a few small ones. Stage 2 keeps gathered weights between
+    forward and backward."""
     context, tensor = mesh.tokens["context"], mesh.weights["tensor"]
     recurrent = [m for m in model.modules() if isinstance(m, Mamba2 | GatedDeltaNet)]
     if recurrent and context.size() * tensor.size() > 1:
@@ -181,12 +183,14 @@ def distribute(
     if (ranks := mesh.spreads_experts) is not None:
         for module in experts:
             spread(module, ranks)
+    blocks = [block for block in model.model.layers if isinstance(block, Block)]
+    if spec.optim.precision == "fp8":
+        multiply_in_fp8(blocks, spec, mesh.weights.device_type)
     policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if spec.optim.precision == "bf16" else None,
+        param_dtype=None if spec.optim.precision == "fp32" else torch.bfloat16,
         reduce_dtype=torch.float32,
     )
     reshard = spec.parallel.zero_stage == 3
-    blocks = [block for block in model.model.layers if isinstance(block, Block)]
     for block in blocks:
         if spec.launch.compile:
             # The forward pass alone: FSDP's hooks, which gather and reduce, stay outside.

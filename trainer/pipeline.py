@@ -90,7 +90,7 @@ def _sent(stage: Stage, spec: RunSpec) -> tuple[Tensor, Tensor]:
     torch would else have the ranks tell each other by pickle."""
     parallel, length = spec.parallel, spec.data.seq_len
     micro, own = parallel.micro_batch_size, length // parallel.context_parallel
-    dtype = torch.bfloat16 if spec.optim.precision == "bf16" else torch.float32
+    dtype = torch.float32 if spec.optim.precision == "fp32" else torch.bfloat16
     with torch.device("meta"):
         tokens = torch.empty(micro, length, dtype=torch.int64)
         shape = micro, own // parallel.tensor_parallel, spec.model.hidden

@@ -2,10 +2,11 @@
 
 The trainer shards with FSDP2, a block at a time: fp32 weights, gradients and moments; what it
 computes with is gathered in the compute type. Each moment below is a set of lines; the peak is the
-moment whose lines add up to the most. It counts data-parallel ranks only, which share all weights:
-of other layouts the general account (sharded.py) tells. Which tensors a block keeps depends on the
-device's kernels: nn.RMSNorm is one kernel on a GPU, and on a CPU a row of operations that keep fp32
-copies. The CPU's figures are held against torch's FSDPMemTracker
+moment whose lines add up to the most. In fp8 it is taken to be that of bf16: what is kept is the
+same, and the copies that one product casts are not counted. It counts data-parallel ranks only,
+which share all weights: of other layouts the general account (sharded.py) tells. Which tensors a
+block keeps depends on the device's kernels: nn.RMSNorm is one kernel on a GPU, and on a CPU a row
+of operations that keep fp32 copies. The CPU's figures are held against torch's FSDPMemTracker
 (tests/trainer/test_memory_tracked.py), the GPU's against the allocator's peak on an H100 (python -m
 benchmarks.trainer_gpu). Not counted: the CUDA context, NCCL's buffers and what the allocator cannot
 use; leave a tenth of the memory or more for them.

@@ -26,12 +26,12 @@ def layer_matmul_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack)
     rate, hbm = _matmul_rate(machine, stack), HBM_SHARE * machine.hbm_bytes_per_s
     tokens, tp, hidden = rank_tokens(shape, layout), layout.tp, shape.hidden
 
-    def product_s(m: Values, n: Values, k: Values, share: Values = 1.0) -> Values:
+    def product_s(m: Values, n: Values, k: Values, rate: Values = rate) -> Values:
         return matmul_s(
             m,
             n,
             k,
-            flops_per_s=rate * share,
+            flops_per_s=rate,
             hbm_bytes_per_s=hbm,
             half_size=stack.half_size,
         )
@@ -46,14 +46,16 @@ def layer_matmul_s(shape: Shape, layout: Layout, machine: Machine, stack: Stack)
     # as it sends, over the experts that it holds.
     held = either(shape.experts / layout.ep > 1.0, shape.experts / layout.ep, 1.0)
     sent = tokens * shape.experts_per_token / held / tp
-    share, width = stack.expert_share, shape.expert_ffn
+    bf16_rate = machine.bf16_flops_per_s * stack.matmul_share
+    moe_rate = either(machine.experts_in_bf16 > 0, bf16_rate, rate)
+    expert_rate, width = moe_rate * stack.expert_share, shape.expert_ffn
     routed_s = held * (
-        product_s(sent, width * (shape.ffn_matrices - 1.0), hidden, share)
-        + product_s(sent, hidden, width, share)
+        product_s(sent, width * (shape.ffn_matrices - 1.0), hidden, expert_rate)
+        + product_s(sent, hidden, width, expert_rate)
     )
     shared = either(shape.shared_ffn > 0, shape.shared_ffn, 1.0)
     shared_s = either(shape.shared_ffn > 0, feed_forward_s(shared), 0.0)
-    router_s = product_s(tokens / tp, shape.experts, hidden)
+    router_s = product_s(tokens / tp, shape.experts, hidden, moe_rate)
     return (
         shape.attention_share * there_and_back_s(shape.attention_in, shape.attention_out)
         + shape.mixer_share * there_and_back_s(shape.mixer_in, shape.mixer_out)

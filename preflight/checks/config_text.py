@@ -83,6 +83,14 @@ def speed_oddities(run: Planned) -> Iterator[Oddity]:
             "several times as long",
             "Set optim.precision to bf16.",
         )
+    if spec.optim.precision == "fp8" and not spec.launch.compile:
+        yield Oddity(
+            "optim.precision",
+            "fp8",
+            "uncompiled, casts and scales are kernels of their own, which may take longer than fp8 "
+            "saves (torchtitan's docs/float8.md: compiling is required for competitive speed)",
+            "Set launch.compile: true, or optim.precision to bf16.",
+        )
     sides = {
         "model.vocab_size": (spec.model.vocab_size, spec.parallel.tensor_parallel),
         "model.hidden": (spec.model.hidden, 1),

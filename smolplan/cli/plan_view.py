@@ -239,10 +239,16 @@ def notes(found: Found, by: By) -> list[str]:
     site = found.site
     told = [
         f"times by the constants of the stack {site.stack.name} (--stack), MFU: exact FLOPs, "
-        f"causal attention, over the peak of {site.peak_flops / 1e12:,.4g} TFLOP/s",
+        f"causal attention, over the peak of {site.peak_text}",
         f"memory: {state_text(found)}; at most {FULLEST:.0%} of {format_bytes(site.hbm_bytes)}, "
         "the rest is the driver's and NCCL's",
     ]
+    if site.precision == "fp8":
+        told.append(
+            "optim.precision fp8: the blocks' linear layers alone multiply in it, and all FLOPs "
+            "are set against its peak; memory is taken to be that of bf16 (what one product casts "
+            "is not counted)"
+        )
     arch = found.job.architecture
     if arch.mamba is not None or arch.delta_net is not None:
         told.append("kinds of layers are taken to be evenly mixed among pipeline stages")

@@ -7,6 +7,12 @@ from pydantic import Field, model_validator
 
 from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
 
+Precision = Literal["fp32", "bf16", "fp8"]
+
+FP8_SIDES = 16
+"""Divides the sides of matrices that are multiplied in fp8 (torch._scaled_mm asks for it, as
+cuBLASLt does: 16 bytes)."""
+
 
 class SmallBatchSpec(SpecPart):
     """A smaller global batch, with which a run begins."""
@@ -73,8 +79,10 @@ class OptimSpec(SpecPart):
         default=False, description="weight_decay is applied to the token embedding too."
     )
     clip_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="bf16", description="Type of the compute; weights and sums stay fp32."
+    precision: Precision = Field(
+        default="bf16",
+        description="Type of the compute; weights and sums stay fp32. fp8: as bf16, but that the "
+        "blocks' linear layers multiply in fp8; it needs smolplan[fp8] and GPUs that have it.",
     )
 
     @model_validator(mode="after")
