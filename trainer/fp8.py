@@ -13,23 +13,20 @@ router, norms, attention itself; and, unlike there, the stacked experts.
 
 import logging
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import nn
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
-from smolplan.spec.optim import FP8_SIDES
+from smolplan.spec.optim import FP8_CAPABILITY, FP8_SIDES
 from trainer.model.block import Block
 
 log = logging.getLogger("trainer")
 
 KEPT = "in_proj_ba"
 """Of gated DeltaNet: a few columns, by which its state forgets and is written to."""
-
-LEAST_CAPABILITY = (8, 9)
-"""Compute capability of the first of NVIDIA's GPUs that have fp8 (Ada; Hopper's is 9.0):
-torch._scaled_mm asks for it."""
 
 
 def multiply_in_fp8(blocks: Sequence[Block], spec: RunSpec, device_type: str) -> None:
@@ -58,7 +55,7 @@ def multiply_in_fp8(blocks: Sequence[Block], spec: RunSpec, device_type: str) ->
         log.warning("fp8 is emulated on the CPU: for tests and small runs, and slow")
 
 
-def takes_fp8(module: nn.Module, name: str) -> bool:
+def takes_fp8(module: nn.Module, name: str) -> TypeGuard[nn.Linear]:
     """Whether a module of a block, of that name within it, multiplies in fp8."""
     return (
         isinstance(module, nn.Linear)
@@ -72,8 +69,7 @@ def share(blocks: Sequence[Block]) -> float:
     matrices = taken = 0
     for block in blocks:
         matrices += sum(p.numel() for p in block.parameters() if p.dim() > 1)
-        linear = (m.weight for n, m in block.named_modules() if takes_fp8(m, n))  # type: ignore[union-attr]
-        taken += sum(weight.numel() for weight in linear)
+        taken += sum(m.weight.numel() for n, m in block.named_modules() if takes_fp8(m, n))
     return taken / matrices if matrices else 0.0
 
 
@@ -87,11 +83,11 @@ def check_device(device_type: str) -> None:
             "cluster.gpu is cpu",
         )
     capability = torch.cuda.get_device_capability()
-    if capability < LEAST_CAPABILITY:
+    if capability < FP8_CAPABILITY:
         raise NamedExit(
             ExitCode.BAD_SPEC,
             f"optim.precision is fp8, and {torch.cuda.get_device_name()} has compute capability "
             f"{'.'.join(map(str, capability))}: fp8 takes "
-            f"{'.'.join(map(str, LEAST_CAPABILITY))} or more (H100, L40S and newer), so make it "
+            f"{'.'.join(map(str, FP8_CAPABILITY))} or more (H100, L40S and newer), so make it "
             f"bf16",
         )

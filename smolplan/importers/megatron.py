@@ -67,7 +67,8 @@ _REASONS = [
         r"--(nproc|nnodes|node-rank|master|rdzv|distributed-backend|tee|role|max-restarts)",
         "how the processes are started is the launcher's matter",
     ),
-    (r"--fp8|--transformer-impl|--fp4", "the trainer computes in bf16"),
+    (r"--fp8", "how fp8 is computed is the trainer's matter"),
+    (r"--transformer-impl|--fp4", "the trainer computes in bf16 or fp8"),
     (
         r"--(use-rope-scaling|rope-scaling|rotary-seq-len)",
         "a run spec's rotary embeddings are not scaled",

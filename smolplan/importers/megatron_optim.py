@@ -6,6 +6,9 @@ from smolplan.importers.schedule import Decay, put_decay
 from smolplan.importers.source import count, count_or_zero, number, positive, text
 
 DEFAULT = "Megatron's default"
+FP8 = {"--fp8-format": "hybrid", "--fp8-recipe": "tensorwise"}
+"""e4m3, gradients e5m2, one scale a tensor, of what the tensor then holds; Megatron's default,
+delayed, takes it of steps before."""
 
 
 def take_optim(draft: Draft) -> None:
@@ -18,7 +21,10 @@ def take_optim(draft: Draft) -> None:
     draft.take("optim.weight_decay", number, "--weight-decay", default=0.01, why=DEFAULT)
     draft.take("optim.clip_norm", positive, "--clip-grad", default=1.0, why=DEFAULT)
     draft.take("optim.learning_rate", positive, "--lr")
-    if source.get("--bf16"):
+    if _multiplies_in_fp8(draft):
+        source.get("--bf16")  # what all else is computed in
+        draft.put("optim.precision", "fp8", *FP8)
+    elif source.get("--bf16"):
         draft.put("optim.precision", "bf16", "--bf16")
     elif source.get("--fp16"):
         draft.leave("--fp16", True, "taken as bf16, which is as large and as fast")
@@ -26,6 +32,16 @@ def take_optim(draft: Draft) -> None:
     else:
         draft.assume("optim.precision", "fp32", DEFAULT)
     _schedule(draft)
+
+
+def _multiplies_in_fp8(draft: Draft) -> bool:
+    """Whether it does so as the trainer (trainer/fp8.py); where it does otherwise, that is said."""
+    source = draft.source
+    if all(source.get(name) == value for name, value in FP8.items()):
+        return True
+    for name in FP8:
+        draft.leave_if_there(name, "the trainer's fp8 is hybrid and tensorwise: taken without it")
+    return False
 
 
 def _schedule(draft: Draft) -> None:

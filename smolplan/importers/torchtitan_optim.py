@@ -8,6 +8,8 @@ from smolplan.importers.schedule import Decay, put_decay
 from smolplan.importers.source import count, count_or_zero, number, positive, text
 
 DEFAULT = "torchtitan's default"
+FLOAT8 = ("quantize.linear.float8", "float8")
+"""The converter to fp8, and its section, by its names of late 2025 and before."""
 
 
 def _recompute(value: Any) -> str:
@@ -43,11 +45,29 @@ def take_optim(draft: Draft) -> None:
     draft.take("optim.eps", positive, "optimizer.eps", default=1e-8, why=DEFAULT)
     draft.take("optim.weight_decay", number, "optimizer.weight_decay", default=0.1, why=DEFAULT)
     draft.take("optim.clip_norm", positive, "training.max_norm", default=1.0, why=DEFAULT)
-    draft.take(
-        "optim.precision", _precision, "training.mixed_precision_param", default="bf16", why=DEFAULT
-    )
+    converters, others = _float8(draft), "training.mixed_precision_param"
+    if converters and source.get(others) in (None, "bfloat16"):
+        draft.put("optim.precision", "fp8", converters)
+    else:
+        draft.take("optim.precision", _precision, others, default="bf16", why=DEFAULT)
     draft.take("optim.learning_rate", positive, "optimizer.lr", default=8e-4, why=DEFAULT)
     _schedule(draft)
+
+
+def _float8(draft: Draft) -> str | None:
+    """The field that has linear layers multiply in fp8 with one scale a tensor, as the trainer does
+    (trainer/fp8.py); where there is another one, that is said."""
+    source, field = draft.source, "model.converters"
+    recipe = source.find(*(f"{name}.recipe_name" for name in FLOAT8))
+    named = source.get(field)
+    scales = source.get(recipe) if recipe else "tensorwise"
+    if named in ([name] for name in FLOAT8) and scales == "tensorwise":
+        return field
+    why = "the trainer's fp8 has one scale a tensor: taken without it"
+    draft.leave_if_there(field, why, unless=([],))
+    if recipe:
+        draft.leave(recipe, scales, why)
+    return None
 
 
 def _schedule(draft: Draft) -> None:

@@ -170,6 +170,7 @@ def _fabric(handle: Any) -> dict[str, int]:
 QUESTIONS: dict[str, Callable[[Any], Any]] = {
     "name": lambda h: text(pynvml.nvmlDeviceGetName(h)),
     "uuid": lambda h: text(pynvml.nvmlDeviceGetUUID(h)),
+    "compute_capability": lambda h: list(pynvml.nvmlDeviceGetCudaComputeCapability(h)),
     "serial": lambda h: text(pynvml.nvmlDeviceGetSerial(h)),
     "pci": lambda h: short(text(pynvml.nvmlDeviceGetPciInfo(h).busId)),
     "vbios": lambda h: text(pynvml.nvmlDeviceGetVbiosVersion(h)),

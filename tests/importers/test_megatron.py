@@ -76,6 +76,23 @@ def test_a_bare_list_of_arguments_is_enough() -> None:
     assert left(imported)["--attention-dropout"][0] == 0.1  # the default counts as given
 
 
+@pytest.mark.parametrize(
+    ("options", "precision", "left_out"),
+    [
+        ("--fp8-format hybrid --fp8-recipe tensorwise", "fp8", set()),
+        ("--fp8-format hybrid", "bf16", {"--fp8-format"}),
+        ("--fp8-format e4m3 --fp8-recipe tensorwise", "bf16", {"--fp8-format", "--fp8-recipe"}),
+        ("--fp8-format hybrid --fp8-recipe blockwise", "bf16", {"--fp8-format", "--fp8-recipe"}),
+    ],
+)
+def test_fp8_is_taken_over_where_its_scales_are_the_trainers(
+    options: str, precision: str, left_out: set[str]
+) -> None:
+    imported = read(("--lr-warmup-iters 500", f"--lr-warmup-iters 500 {options}"))
+    assert imported.spec.optim.precision == precision
+    assert {name for name in left(imported) if "fp8" in name or name == "--bf16"} == left_out
+
+
 def test_samples_are_divided_by_the_batch() -> None:
     spec = read(
         ("--train-iters 100000", "--train-samples 25600100"),

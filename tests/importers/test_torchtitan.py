@@ -215,6 +215,35 @@ def test_float32_is_kept_and_a_memory_budget_said() -> None:
     assert left(imported)["activation_checkpoint.mode"][0] == "memory_budget"
 
 
+@pytest.mark.parametrize(
+    ("added", "precision", "left_out"),
+    [
+        ('[model]\nconverters = ["float8"]', "fp8", set()),
+        ('[model]\nconverters = ["quantize.linear.float8"]', "fp8", set()),
+        ("[model]\nconverters = []", "bf16", set()),
+        ('[model]\nconverters = ["mx"]', "bf16", {"model.converters"}),
+        (
+            '[float8]\nrecipe_name = "rowwise"\n[model]\nconverters = ["float8"]',
+            "bf16",
+            {"model.converters", "float8.recipe_name"},
+        ),
+        (
+            '[float8]\nrecipe_name = "tensorwise"\nfilter_fqns = ["output"]\n'
+            '[model]\nconverters = ["float8"]',
+            "fp8",
+            {"float8.filter_fqns"},
+        ),
+    ],
+)
+def test_float8_is_taken_over_where_its_scales_are_the_trainers(
+    added: str, precision: str, left_out: set[str]
+) -> None:
+    imported = read(SAMPLE.replace("[model]", added, 1))
+    assert imported.spec.optim.precision == precision
+    told = {name for name in left(imported) if "float8" in name or name == "model.converters"}
+    assert told == left_out
+
+
 def test_a_warm_up_longer_than_the_run_is_cut_as_torchtitan_cuts_it() -> None:
     optim = read(OLD, warmup_steps="9999").spec.optim
     assert (optim.warmup_steps, optim.decay_steps) == (3000, 0)

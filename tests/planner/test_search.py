@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from planner.layout_lines import differences, fullest_rank_lines, parts_of, run_lines, step_lines
 from planner.layouts import legal_layouts
 from planner.legality import layout_at
-from planner.memory import FP32_STATE, Layout
+from planner.memory import FP32_STATE, Layout, layout_of
+from planner.plan import make_plan
 from planner.restrict import parse_restrictions
 from planner.search import (
     Candidate,
     Found,
+    candidate_of,
     expected,
     machine_of,
     pareto_front,
@@ -26,8 +28,10 @@ from planner.search import (
     timed_layout,
 )
 from planner.site import Fabric, find_software, job_of, site_of
+from planner.step_inputs import FP8
 from planner.step_shape import shape_of
 from planner.step_time import StepTime, step_time
+from planner.step_time.layer import layer_matmul_s
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec, load_preset
 
@@ -320,8 +324,59 @@ def test_parts_of_nodes_and_fp32_are_refused() -> None:
     with pytest.raises(UserError, match="Give 384 or 392"):
         job_of(SPEC, SITE, gpus=390)
     fp32 = SPEC.model_copy(update={"optim": SPEC.optim.model_copy(update={"precision": "fp32"})})
-    with pytest.raises(UserError, match="bf16 only"):
+    with pytest.raises(UserError, match="bf16 and fp8 only"):
         job_of(fp32, SITE)
+
+
+def in_fp8(preset: str, gpu: str = "h100") -> RunSpec:
+    content = load_preset(preset).model_dump(mode="json", exclude_none=True)
+    content["optim"]["precision"], content["cluster"]["gpu"] = "fp8", gpu
+    return RunSpec.model_validate(content)
+
+
+def test_in_fp8_the_linear_layers_take_less_and_the_mfu_is_of_its_peak() -> None:
+    spec = in_fp8("llama3-8b")
+    site = site_of(spec)
+    layout, steps = layout_of(spec), spec.whole_batches
+    fp8 = candidate_of(job_of(spec, site), site, steps, layout)
+    usual = site_of(load_preset("llama3-8b"))
+    bf16 = candidate_of(job_of(load_preset("llama3-8b"), usual), usual, steps, layout)
+    # Twice the peak for some of the work: at most twice as fast, and so at most the same MFU.
+    assert bf16.step_s / 2 < fp8.step_s < bf16.step_s / 1.1
+    assert fp8.mfu == pytest.approx(bf16.mfu * bf16.step_s / fp8.step_s * 989.4 / 1978.9)
+    assert fp8.memory_bytes == bf16.memory_bytes
+    found = Found(job_of(spec, site), site, steps, 1, 1, (), (fp8,))
+    told = {line.name: line for line in (*step_lines(found, fp8), *run_lines(found, fp8))}
+    assert "of 1,979 TFLOP/s of fp8 (a scale a tensor, casts counted)" in told["compute"].source
+    assert "stacks.yaml" in told["compute"].source
+    assert told["MFU"].formula.endswith("over 1,979 TFLOP/s of fp8")
+    assert make_plan(spec).peak_flops_per_gpu == site.peak_flops == 1978.9e12
+
+
+def test_routed_experts_gain_nothing_by_fp8() -> None:
+    """Of a model that is all experts next to nothing gets faster."""
+    spec = load_preset("qwen3-30b-a3b")
+    site = site_of(spec)
+    shape = shape_of(job_of(spec, site).architecture, spec.data.seq_len, 2**20)
+    experts = replace(shape, attention_share=0.0)
+    layout, stack = timed_layout(job_of(spec, site), layout_of(spec)), stack_of(site)
+    fp8 = replace(machine_of(job_of(spec, site), site), matmul_flops_per_s=2e15, number_format=FP8)
+    bf16 = machine_of(job_of(spec, site), site)
+    assert layer_matmul_s(experts, layout, fp8, stack) == layer_matmul_s(
+        experts, layout, bf16, stack
+    )
+    everywhere = replace(fp8, experts_in_bf16=0.0)
+    assert layer_matmul_s(experts, layout, everywhere, stack) < layer_matmul_s(
+        experts, layout, bf16, stack
+    )
+
+
+def test_fp8_on_a_gpu_without_it_is_refused_with_those_that_have_it() -> None:
+    for priced_by in (site_of, make_plan):
+        with pytest.raises(UserError, match="a100 does not multiply in fp8") as refused:
+            priced_by(in_fp8("llama3-8b", gpu="a100"))
+        assert str(refused.value).startswith("optim.precision: ")
+        assert "h100" in str(refused.value) and "Set it to bf16" in str(refused.value)
 
 
 def test_an_unknown_stack_is_refused_with_the_near_names() -> None:

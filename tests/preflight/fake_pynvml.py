@@ -104,6 +104,10 @@ def nvmlDeviceGetUUID(handle: int) -> str:
     return f"GPU-{handle}"
 
 
+def nvmlDeviceGetCudaComputeCapability(handle: int) -> list[int]:
+    return [_of(handle, "capability", 9), 0]
+
+
 def nvmlDeviceGetSerial(handle: int) -> bytes:
     return f"165{FAULT.get('host', 0)}{handle:09d}".encode()
 

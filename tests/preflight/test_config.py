@@ -70,6 +70,7 @@ BAD: list[tuple[str, RunSpec, dict[str, object], str, str]] = [
     ("schedule", SMOLLM3, {"optim.eps": 1e-2}, "warn", "optim.eps 0.01"),
     ("model", SMOLLM3, {"data.seq_len": 65536}, "warn", "model.rope_theta 50,000"),
     ("model", SMOLLM3, {"optim.precision": "fp32"}, "warn", "optim.precision fp32"),
+    ("model", SMOLLM3, {"optim.precision": "fp8"}, "warn", "uncompiled, casts and scales"),
     ("model", SMOLLM3, {"model.vocab_size": 128258}, "warn", "model.vocab_size 128,258"),
     ("model", SMOLLM3, {"data.max_epochs": 8}, "warn", "data.max_epochs 8"),
     ("model", SMOLLM3, {"data.held_out_fraction": 0}, "warn", "data.held_out_fraction 0"),

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pynvml
@@ -111,6 +112,39 @@ def test_each_fault_of_a_gpu_is_named(
     assert said in result.why
     assert len(result.summary) <= SUMMARY_SIGNS
     assert result.remedy
+
+
+@pytest.mark.parametrize(
+    ("fault", "gpu", "state", "said"),
+    [
+        ({}, "h100", "pass", ""),
+        ({"capability": 8}, "h100", "fail", "GPU 3 (0000:a3:00.0): compute capability 8.0, fp8"),
+        ({"deaf": "capability"}, "h100", "unknown", "compute_capability: Unknown Error"),
+        ({}, "cpu", "warn", "which CPUs only imitate"),
+    ],
+)
+def test_gpus_that_a_run_in_fp8_cannot_use_are_named(
+    gpus: pytest.MonkeyPatch,
+    tmp_path: Path,
+    fault: dict[str, object],
+    gpu: str,
+    state: str,
+    said: str,
+) -> None:
+    gpus.setenv("FAKE_NVML", json.dumps(fault))
+    spec = with_part(load_preset("smollm3-3b"), "optim", precision="fp8")
+    result = only("gpu.fp8", with_part(spec, "cluster", gpu=gpu), tmp_path)
+    assert (result.state, said in result.why) == (state, True), result
+    assert only("gpu.fp8", load_preset("smollm3-3b"), tmp_path).state == "skipped"
+
+
+def test_a_run_in_fp8_without_torchao_is_told_what_to_install(
+    gpus: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpus.setitem(sys.modules, "torchao", None)
+    spec = with_part(load_preset("smollm3-3b"), "optim", precision="fp8")
+    result = only("gpu.fp8", spec, tmp_path)
+    assert result.state == "fail" and "pip install 'smolplan[fp8]'" in result.remedy
 
 
 def test_a_missing_gpu_is_told_apart_by_whether_the_bus_has_it(

@@ -147,3 +147,22 @@ def test_the_planners_layout_says_all_that_the_specs_does() -> None:
     layout = layout_of(spec)
     said = spec.parallel.model_dump(include={field.name for field in fields(layout)})
     assert {name: getattr(layout, name) for name in said} == said
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "said"),
+    [
+        ("parallel", {"tensor_parallel": 2}, "tensor_parallel is 2: the bundled trainer runs"),
+        ("parallel", {"schedule": "zero-bubble"}, "which goes back through a product twice"),
+        ("parallel", {"micro_batch_size": 1, "context_parallel": 32}, "has 8 tokens"),
+        ("data", {"seq_len": 101}, "has 404 tokens (parallel.micro_batch_size 4 × data.seq_len"),
+    ],
+)
+def test_the_trainer_says_what_does_not_go_with_fp8(
+    part: str, changed: dict[str, object], said: str
+) -> None:
+    spec = load_preset("tiny-cpu")
+    spec = spec.model_copy(update={"optim": spec.optim.model_copy(update={"precision": "fp8"})})
+    assert spec.unsupported_by_trainer() == []
+    spec = spec.model_copy(update={part: getattr(spec, part).model_copy(update=changed)})
+    assert [said in problem for problem in spec.unsupported_by_trainer()].count(True) == 1

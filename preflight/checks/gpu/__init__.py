@@ -2,5 +2,5 @@
 
 from importlib import import_module
 
-for _subject in ("count", "heat", "kernel_log", "links", "memory", "use", "work"):
+for _subject in ("count", "formats", "heat", "kernel_log", "links", "memory", "use", "work"):
     import_module(f"{__name__}.{_subject}")
