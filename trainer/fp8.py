@@ -20,7 +20,7 @@ from torch import nn
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
-from smolplan.spec.optim import FP8_CAPABILITY, FP8_SIDES
+from smolplan.spec.fp8 import CAPABILITY, SIDES
 from trainer.model.block import Block
 
 log = logging.getLogger("trainer")
@@ -60,7 +60,7 @@ def takes_fp8(module: nn.Module, name: str) -> TypeGuard[nn.Linear]:
     return (
         isinstance(module, nn.Linear)
         and not name.endswith(KEPT)
-        and all(side % FP8_SIDES == 0 for side in module.weight.shape)
+        and all(side % SIDES == 0 for side in module.weight.shape)
     )
 
 
@@ -83,11 +83,11 @@ def check_device(device_type: str) -> None:
             "cluster.gpu is cpu",
         )
     capability = torch.cuda.get_device_capability()
-    if capability < FP8_CAPABILITY:
+    if capability < CAPABILITY:
         raise NamedExit(
             ExitCode.BAD_SPEC,
             f"optim.precision is fp8, and {torch.cuda.get_device_name()} has compute capability "
             f"{'.'.join(map(str, capability))}: fp8 takes "
-            f"{'.'.join(map(str, FP8_CAPABILITY))} or more (H100, L40S and newer), so make it "
+            f"{'.'.join(map(str, CAPABILITY))} or more (H100, L40S and newer), so make it "
             f"bf16",
         )

@@ -9,14 +9,6 @@ from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
 
 Precision = Literal["fp32", "bf16", "fp8"]
 
-FP8_SIDES = 16
-"""Divides the sides of matrices that are multiplied in fp8 (torch._scaled_mm asks for it, as
-cuBLASLt does: 16 bytes)."""
-
-FP8_CAPABILITY = (8, 9)
-"""Compute capability of the first of NVIDIA's GPUs that have fp8 (Ada; Hopper's is 9.0):
-torch._scaled_mm asks for it."""
-
 
 class SmallBatchSpec(SpecPart):
     """A smaller global batch, with which a run begins."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from smolplan.spec import fp8
 from smolplan.spec.batch import BatchSizes
 from smolplan.spec.checkpoint import CheckpointSpec
 from smolplan.spec.cluster import ClusterSpec
@@ -19,7 +20,7 @@ from smolplan.spec.launch import LaunchSpec
 from smolplan.spec.log import LogSpec
 from smolplan.spec.model import ModelSpec
 from smolplan.spec.monitor import MonitorSpec
-from smolplan.spec.optim import FP8_SIDES, OptimSpec
+from smolplan.spec.optim import OptimSpec
 from smolplan.spec.parallel import ParallelSpec
 
 
@@ -110,7 +111,7 @@ class RunSpec(SpecPart):
             )
         problems += self.model.unshared_by_trainer(context * tensor)
         if self.optim.precision == "fp8":
-            problems += self._unsupported_in_fp8()
+            problems += fp8.unsupported(parallel, length)
         if self.model.experts is not None and parallel.schedule == "zero-bubble":
             problems.append(
                 "parallel.schedule is zero-bubble, which goes back through a router twice: the "
@@ -137,30 +138,6 @@ class RunSpec(SpecPart):
             problems.append(
                 "parallel.zero_stage is 1: the bundled trainer runs 0, 2 and 3; 2 holds less and "
                 "sends as much"
-            )
-        return problems
-
-    def _unsupported_in_fp8(self) -> list[str]:
-        """What the bundled trainer cannot run with optim.precision fp8, a clause each."""
-        parallel, length = self.parallel, self.data.seq_len
-        instead = "the bundled trainer runs optim.precision fp8"
-        problems = []
-        if parallel.tensor_parallel > 1:
-            problems.append(
-                f"parallel.tensor_parallel is {parallel.tensor_parallel}: {instead} with 1 only; "
-                f"share weights out by zero_stage 3"
-            )
-        if parallel.schedule == "zero-bubble":
-            problems.append(
-                f"parallel.schedule is zero-bubble, which goes back through a product twice: "
-                f"{instead} with 1f1b or interleaved"
-            )
-        tokens = parallel.micro_batch_size * length // parallel.context_parallel
-        if tokens % FP8_SIDES:
-            problems.append(
-                f"a rank's micro-batch has {tokens} tokens (parallel.micro_batch_size "
-                f"{parallel.micro_batch_size} × data.seq_len {length} / context_parallel "
-                f"{parallel.context_parallel}): {instead} with a multiple of {FP8_SIDES}"
             )
         return problems
 

@@ -6,7 +6,7 @@ from preflight.checks.gpu.devices import DEADLINE_S, devices_of, named, verdict
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.spec.optim import FP8_CAPABILITY
+from smolplan.spec.fp8 import CAPABILITY
 
 INSTALL = "Install torchao: pip install 'smolplan[fp8]', or set optim.precision to bf16."
 
@@ -35,11 +35,11 @@ def fp8(context: Context) -> Finding:
     devices = devices_of(context)
     if isinstance(devices, Finding):
         return devices
-    least = ".".join(map(str, FP8_CAPABILITY))
+    least = ".".join(map(str, CAPABILITY))
     old = [
         f"{named(d)}: compute capability {'.'.join(map(str, capability))}, fp8 takes {least}"
         for d in devices
-        if (capability := d["compute_capability"]) and tuple(capability) < FP8_CAPABILITY
+        if (capability := d["compute_capability"]) and tuple(capability) < CAPABILITY
     ]
     return verdict(
         devices,
