@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from preflight.checks.gpu.devices import DEADLINE_S, devices_of, named, verdict
+from preflight.checks.gpu.devices import DEADLINE_S, devices_of, named, no_nvidia, verdict
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
@@ -21,7 +21,8 @@ INSTALL = "Install torchao: pip install 'smolplan[fp8]', or set optim.precision 
 def fp8(context: Context) -> Finding:
     """Where the spec computes in fp8, torchao is installed and the GPUs multiply in it."""
     if context.spec.optim.precision != "fp8":
-        return Finding(state="skipped", summary=f"in {context.spec.optim.precision}")
+        summary = f"the spec computes in {context.spec.optim.precision}"
+        return no_nvidia(context) or Finding(state="skipped", summary=summary)
     if importlib.util.find_spec("torchao") is None:
         why = "optim.precision is fp8, and the trainer would end at its start"
         return Finding(state="fail", summary="torchao is missing", why=why, remedy=INSTALL)
