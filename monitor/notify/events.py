@@ -197,7 +197,7 @@ def _evaluation_failed(event: Event, run: str) -> Told:
         "severity": "warning",
         "what": f"the checkpoint of step {step} could not be evaluated: {event.get('reason')}",
         "done": "The next one that is due is evaluated; the run goes on.",
-        "todo": f"see evals/log of the run, mend the cause, then: smolplan eval {run} --step {step}",
+        "todo": f"see evals/log of the run, mend it, then: smolplan eval {run} --step {step}",
     }
 
 

@@ -98,8 +98,8 @@ def test_a_model_learns_in_fp8_nearly_as_in_bf16_and_goes_on_bit_for_bit(
 
 
 APART = 0.1
-"""Of losses in fp8 from those in bf16, at a rate that moves a lot in a step. Measured: 4.6 % at most,
-1.1 % on average, of bf16 from fp32 3.0 % and 0.5 %."""
+"""Of losses in fp8 from those in bf16, at a rate that moves a lot in a step. Measured: 4.6 % at
+most, 1.1 % on average, of bf16 from fp32 3.0 % and 0.5 %."""
 
 
 @pytest.mark.parametrize(
