@@ -73,8 +73,8 @@ class Mamba2(nn.Module):
         left = decays(-decay.exp() * step, places, mamba.chunk_size)
         values = values.unflatten(-1, (heads, -1))
         b, c = (part.unflatten(-1, (groups, -1)) for part in (b, c))
-        out = scan(values * step[..., None], b, c, left, mamba.chunk_size)
-        out = out + skip[:, None] * values
+        scanned = scan(values * step[..., None], b, c, left, mamba.chunk_size)
+        out: Tensor = scanned + skip[:, None] * values
         return out.flatten(2)
 
 
