@@ -1,10 +1,11 @@
 """`python -m benchmarks.trainer_cpu`: smolplan's trainer beside transformers' own Trainer and
 torchtitan, on two CPU processes, from the same weights on the same batches, in fp32.
 
-Each is started `--rounds` times, in turn. Tokens/s: those of a step over the median time from one
-step to the next, without the first FIRST, in the best round; memory: the most that a rank held
-resident, as the kernel says when it ends. Exit 1 where another is faster or smaller. Needs `pip
-install accelerate`; torchtitan is left out where it is not installed.
+Each is started `--rounds` times, in turn, ours in the layout that the other has by itself.
+Tokens/s: those of a step over the median time from one step to the next, without the first FIRST,
+in the best round; memory: the most that a rank held resident, as the kernel says when it ends. Exit
+1 where another is faster or smaller. Needs `pip install accelerate`; torchtitan is left out where
+it is not installed.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,6 +31,7 @@ from benchmarks.peers.document import markdown_table, write_section
 from benchmarks.transformers_parity import write_model
 from launcher.create import prepare_data
 from preflight.ranks import free_port
+from preflight.small_run_layouts import with_parts
 from smolplan.rundir import RunDir, read_lines, write_text
 from smolplan.spec import RunSpec, dump_spec, parse_spec
 from smolplan.units import format_bytes
@@ -158,7 +161,7 @@ def prepare(folder: Path, spec: RunSpec) -> None:
 def compare(
     shape: str, peers: Sequence[str], steps: int, rounds: int, folder: Path
 ) -> tuple[list[list[str]], bool]:
-    """Rows of the table, and whether a peer is faster or smaller."""
+    """A row of the table for each peer, and whether one is faster or smaller."""
     spec = parse_spec(
         SPEC.format(
             shape=json.dumps(SHAPES[shape]),
@@ -170,29 +173,50 @@ def compare(
     )
     theirs = folder / "theirs"
     prepare(theirs, spec)
-    done: dict[str, list[Training]] = {name: [] for name in ("smolplan", *peers)}
+    done: dict[str, list[Training]] = defaultdict(list)
     for number in range(rounds):
-        done["smolplan"].append(train_ours(folder / f"ours-{number}", spec))
         for name in peers:
-            done[name].append(PEERS[name](theirs))
+            alike = with_parts(spec, parallel={"zero_stage": PEERS[name].zero_stage})
+            ours = folder / f"beside-{name}-{number}"
+            done[f"ours beside {name}"].append(train_ours(ours, alike))
+            done[name].append(PEERS[name].train(theirs))
     tokens = spec.optim.global_batch_size * spec.data.seq_len
-    speeds = [tokens / min(t.step_s for t in those) for those in done.values()]
-    sizes = [max(t.memory_bytes for t in those) for those in done.values()]
-    apart = [
-        max(abs(a - b) for a, b in zip(done["smolplan"][0].losses, those[0].losses, strict=True))
-        for those in done.values()
-    ]
-    rows = [
-        [f"{shape} parameters: tokens/s", *(f"{speed:,.0f}" for speed in speeds)],
-        ["— smolplan over it", "", *(f"**{speeds[0] / speed:.2f}**" for speed in speeds[1:])],
-        ["— memory of a rank", *(format_bytes(size) for size in sizes)],
-        ["— smolplan over it", "", *(f"**{sizes[0] / size:.2f}**" for size in sizes[1:])],
-        ["— losses, apart at most, nats", "", *(f"{most:.0e}" for most in apart[1:])],
-    ]
-    return rows, max(speeds) > speeds[0] or min(sizes) < sizes[0]
+    rows, behind = [], False
+    for name in peers:
+        both = done[f"ours beside {name}"], done[name]
+        own, other = (tokens / min(t.step_s for t in those) for those in both)
+        small, large = (max(t.memory_bytes for t in those) for those in both)
+        losses = zip(both[0][0].losses, both[1][0].losses, strict=True)
+        apart = max(abs(a - b) for a, b in losses)
+        rows.append(
+            [
+                f"{shape}, {name} ({PEERS[name].layout})",
+                *(f"{own:,.0f}", f"{other:,.0f}", f"**{own / other:.2f}**"),
+                *(format_bytes(small), format_bytes(large), f"**{small / large:.2f}**"),
+                f"{apart:.0e}",
+            ]
+        )
+        behind |= other > own or large < small
+    return rows, behind
 
 
-PEERS = {"transformers": train_transformers, "torchtitan": train_torchtitan}
+@dataclass(frozen=True)
+class Peer:
+    train: Callable[[Path], Training]
+    layout: str
+    """As it lays a model out on several ranks by itself."""
+    zero_stage: int
+    """Of ours, the same layout."""
+
+
+PEERS = {
+    "transformers": Peer(train_transformers, "DDP", zero_stage=0),
+    "torchtitan": Peer(train_torchtitan, "FSDP2", zero_stage=3),
+}
+HEAD = (
+    *("parameters, beside", "tokens/s", "theirs", "ours over it"),
+    *("memory of a rank", "theirs", "ours over it", "losses apart, nats"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -213,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {RANKS} ranks of one thread, "
         f"{', '.join(f'{name} {version(name)}' for name in ('torch', *peers))}; load of the "
-        f"machine before, {load:.1f}.\n\n{markdown_table(['', 'smolplan', *peers], rows)}"
+        f"machine before, {load:.1f}.\n\n{markdown_table(HEAD, rows)}"
     )
     print(text)
     if options.write:

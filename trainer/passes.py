@@ -1,6 +1,5 @@
 """A step's passes through what this rank holds of the model: all of its layers, or some stages."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,7 @@ from torch.distributed.tensor.parallel import loss_parallel
 
 from smolplan.spec import RunSpec
 from trainer.balance import share_losses
-from trainer.mesh import by_mesh
+from trainer.clipping import shorten, total_norm
 from trainer.model.transformer import CausalLM, initialise
 from trainer.parallel import World, distribute, shard_of
 from trainer.stages import Parts, Stage, TiedEnds, stages_of
@@ -72,14 +71,13 @@ class Passes:
     def clip(self, longest: float) -> float:
         """Shorten the gradients to a norm of `longest`; the norm that they had, over all ranks."""
         twice = self._ends.weight if self._ends is not None and self._ends.second_copy else None
-        counted = [p for p in self.model.parameters() if p is not twice]
-        norm = _norm([p.grad for p in counted if p.grad is not None])
+        held = [(p, p.grad) for p in self.model.parameters() if p.grad is not None]
+        norm = total_norm(gradient for weight, gradient in held if weight is not twice)
         if self._pipeline is not None:
             squares = norm.square()
             dist.all_reduce(squares, group=self._along.get_group())
             norm = squares.sqrt()
-        for alike in by_mesh(self.model.parameters()):
-            nn.utils.clip_grads_with_norm_(alike, longest, norm)
+        shorten([gradient for _, gradient in held], norm, longest)
         return float(norm.item())
 
 
@@ -88,14 +86,6 @@ def _pipeline(parts: Parts, stages: list[Stage], spec: RunSpec, world: World) ->
     from trainer.pipeline import Pipeline
 
     return Pipeline(parts, stages, spec, world.mesh)
-
-
-def _norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Over the ranks that hold parts of them. One number for all, each gradient summed once: ranks
-    that hold the same weight must scale it alike."""
-    norms = [nn.utils.get_total_norm(alike) for alike in by_mesh(gradients)]
-    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    return whole[0] if len(whole) == 1 else torch.stack(whole).norm()
 
 
 def _made(spec: RunSpec, world: World, stage: Stage | None, separator: int) -> CausalLM:
