@@ -9,7 +9,7 @@ from monitor.collect.reference import read_reference
 from monitor.collect.rows import row_of_metrics
 from monitor.collect.tail import Tail
 from monitor.detect import replicas
-from monitor.detect.checkpoints import Checkpoints, EvaluationsLate
+from monitor.detect.checkpoints import CheckpointPace, Checkpoints, EvaluationsLate
 from monitor.detect.evaluations import Evaluations
 from monitor.detect.replicas import replicas_differ
 from monitor.detect.series import RunSeries
@@ -33,6 +33,7 @@ class Record:
         self._at = 0.0
         self._series = RunSeries()
         self._checkpoints = Checkpoints(spec.checkpoint.every_steps)
+        self._pace = CheckpointPace()
         self._late = EvaluationsLate()
         self._stragglers = Stragglers()
         self._evaluated: list[int] = []
@@ -72,6 +73,7 @@ class Record:
         return (
             *self._series.findings,
             *self._checkpoints.findings,
+            *self._pace.findings,
             *self._late.findings,
             *self._stragglers.findings,
             *(self._evaluations.findings if self._evaluations else ()),
@@ -94,6 +96,7 @@ class Record:
     def _read_events(self) -> None:
         for event in self._events.read():
             self._checkpoints.event(event)
+            self._pace.event(event)
             key = str(event.get("finding", "")), str(event.get("key", ""))
             at = float(event.get("time", 0.0))
             match event.get("kind"):

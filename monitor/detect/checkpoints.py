@@ -1,4 +1,4 @@
-"""Checkpoints that do not come or cannot be written, and evaluations that stay away."""
+"""Checkpoints that do not come, cannot be written or take long, and evaluations that stay away."""
 
 import statistics
 from collections import deque
@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from monitor.detect.online import Ring
 from monitor.view import Finding
+from smolplan.units import format_bytes
 
 INTERVALS = 2
 """Older than so many intervals is late: one that has just been missed may be under way."""
 
 EVALUATIONS_KEPT = 20
+
+CHECKPOINTS_KEPT, LEAST_BEFORE, SLOW_IN_A_ROW = 50, 5, 3
+SLOW, BACK = 0.5, 0.75
+"""Of the usual pace; ours: shared storage halves now and then for one checkpoint, not for three."""
+SLOW_S = 5.0
+"""What takes less is not worth telling of."""
 
 
 class Checkpoints:
@@ -67,6 +75,45 @@ class Checkpoints:
             severity="warning",
             advice="See events.jsonl and rank 0's log for why none is saved.",
         )
+
+
+class CheckpointPace:
+    """How fast the storage takes checkpoints, by those of the run before."""
+
+    def __init__(self) -> None:
+        self._before = Ring(CHECKPOINTS_KEPT)
+        """Bytes a second of those that count as usual."""
+        self._newest: deque[float] = deque(maxlen=SLOW_IN_A_ROW)
+        self._finding: Finding | None = None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return () if self._finding is None else (self._finding,)
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        seconds, size = event.get("seconds"), event.get("bytes")
+        if event.get("kind") != "checkpoint_saved" or not (
+            isinstance(seconds, int | float) and isinstance(size, int | float) and seconds > 0
+        ):
+            return
+        if len(self._newest) == SLOW_IN_A_ROW and self._finding is None:
+            self._before.add(self._newest[0])
+        self._newest.append(size / seconds)
+        if len(self._before) < LEAST_BEFORE:
+            return
+        usual, now = self._before.median, max(self._newest)
+        if min(self._newest) > BACK * usual:
+            self._finding = None
+        elif now < SLOW * usual and seconds > SLOW_S and self._finding is None:
+            self._finding = Finding(
+                "checkpoint_slow",
+                f"the last {SLOW_IN_A_ROW} checkpoints were written at {format_bytes(now)}/s or "
+                f"less, those before at {format_bytes(usual)}/s: the storage has become slow",
+                {"step": event.get("step"), "bytes_per_s": now, "usual_bytes_per_s": usual},
+                severity="warning",
+                advice="Measure the storage by `smolplan preflight`, and see who else writes "
+                "there; where one takes longer than its interval, training waits for it.",
+            )
 
 
 class EvaluationsLate:

@@ -137,6 +137,32 @@ def test_checkpoints_that_fail_and_checkpoints_that_stay_away_are_told_of(
     assert len(told(run, "finding_over")) == 2
 
 
+def test_storage_that_has_become_slow_is_told_of_by_the_checkpoints_pace(
+    store: Store, run: RunDir
+) -> None:
+    watch = Watch(store.run("r"))
+    run.record("started", "trainer", step=0, attempt=1)
+    log_steps(run, 1, 20, 1000.0)
+
+    def saved(*seconds: float) -> None:
+        for one in seconds:
+            run.record("checkpoint_saved", "trainer", step=20, seconds=one, bytes=8 * 10**9)
+        look(store, watch)
+
+    saved(8, 9, 8, 30, 8, 7, 8, 9, 20, 20)  # once, and twice in a row: that may be
+    assert not told(run, "finding")
+    saved(20)
+    (slow,) = told(run, "finding")
+    assert slow["finding"] == "checkpoint_slow"
+    assert "400 MB/s" in slow["summary"] and "1 GB/s" in slow["summary"]
+    saved(*[20] * 60)  # for as long as it lasts, it is not usual
+    assert not told(run, "finding_over")
+    saved(9, 9)
+    assert not told(run, "finding_over")
+    saved(9)
+    assert len(told(run, "finding_over")) == 1
+
+
 def scores(run: RunDir, step: int, accuracy: float) -> None:
     run.evals.mkdir(exist_ok=True)
     metrics = {"acc": {"score": accuracy, "standard_error": 0.01, "chance": 0.25}}
