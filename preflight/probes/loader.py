@@ -34,26 +34,26 @@ def own_memory_bytes() -> int:
 
 
 def measure(open_loader: Callable[[], Batch], spec: RunSpec, seconds: float) -> dict[str, Any]:
-    """Opens the loader and draws micro-batches of a rank for `seconds`, a third of them each at the
-    first, the middle and the last step."""
+    """Opens the loader and draws micro-batches of a rank for `seconds`, in turn at the first, the
+    middle and the last step."""
     before = own_memory_bytes() if sys.platform == "linux" else 0
     began = time.perf_counter()
     batch = open_loader()
     open_s = time.perf_counter() - began
     size = spec.parallel.micro_batch_size
-    rates: list[float] = []
-    for part in range(PARTS):
-        step = part * (spec.steps - 1) // (PARTS - 1)
-        first, per_step = spec.batches.sequences(step), spec.batches.of_step(step + 1)
-        spent_s = list[float]()
-        end = time.perf_counter() + seconds / PARTS
-        while not spent_s or (time.perf_counter() < end and len(spent_s) < MOST_BATCHES):
-            start = first + len(spent_s) * size % max(size, per_step - per_step % size)
+    steps = [part * (spec.steps - 1) // (PARTS - 1) for part in range(PARTS)]
+    spent_s: list[list[float]] = [[] for _ in steps]
+    end = time.perf_counter() + seconds
+    # In turn, a batch each: a machine that is slow for a while is so for all of them.
+    while not spent_s[-1] or (time.perf_counter() < end and len(spent_s[-1]) < MOST_BATCHES):
+        for step, spent in zip(steps, spent_s, strict=True):
+            first, per_step = spec.batches.sequences(step), spec.batches.of_step(step + 1)
+            start = first + len(spent) * size % max(size, per_step - per_step % size)
             began = time.perf_counter()
             batch(range(start, start + size))
-            spent_s.append(time.perf_counter() - began)
-        # The median: one batch that waited for somebody else's work says nothing of the loader.
-        rates.append(size / median(spent_s))
+            spent.append(time.perf_counter() - began)
+    # The median: one batch that waited for somebody else's work says nothing of the loader.
+    rates = [size / median(spent) for spent in spent_s]
     after = own_memory_bytes() if sys.platform == "linux" else 0
     return {"open_s": open_s, "sequences_per_s": rates, "memory_bytes": max(0, after - before)}
 
