@@ -8,7 +8,7 @@ from smolplan.spec import RunSpec
 
 def start_evaluations(helpers: Helpers, run: RunDir, spec: RunSpec) -> None:
     """See to it that every checkpoint that is due is evaluated, one at a time."""
-    if run.spec.exists() and due(run, spec):
+    if due(run, spec) and run.spec.exists():
         run.evals.mkdir(exist_ok=True)
         words = ("trainer.evaluate", str(run.path), "--due")
         helpers.start(*words, lock=run.evaluation_lock, output=run.evals / "log")

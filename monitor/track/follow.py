@@ -138,7 +138,7 @@ def _new_evaluations(run: RunDir, sent: Sent) -> Iterator[tuple[int, int]]:
     """(step, when changed) of those that were not sent, or have been made anew since."""
     for step in steps_evaluated(run):
         try:
-            changed_ns = (run.evaluation(step)).stat().st_mtime_ns
+            changed_ns = run.evaluation(step).stat().st_mtime_ns
         except OSError:
             continue
         if sent.evaluations.get(step) != changed_ns:
