@@ -1,18 +1,11 @@
 """Where each rank stands: how the ranks that there are share out a run's work."""
 
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
-from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
-
-T = TypeVar("T", bound=Tensor)
 
 WEIGHTS = ("pipeline", "replicate", "shard", "tensor")
 TOKENS = ("pipeline", "data", "context", "tensor")
@@ -63,15 +56,6 @@ class Mesh:
 
 def _sharding(mesh: DeviceMesh, replicate: str, shard: str) -> DeviceMesh:
     return mesh[replicate, shard] if mesh[replicate].size() > 1 else mesh[shard]
-
-
-def by_mesh(tensors: Iterable[T]) -> list[list[T]]:
-    """Those of one mesh together, as torch's functions over many tensors want them: experts that
-    are spread over ranks lie otherwise than the rest."""
-    found: dict[DeviceMesh | None, list[T]] = defaultdict(list)
-    for tensor in tensors:
-        found[tensor.device_mesh if isinstance(tensor, DTensor) else None].append(tensor)
-    return list(found.values())
 
 
 def mesh_of(spec: RunSpec, ranks: int, kind: str) -> Mesh:

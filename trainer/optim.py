@@ -1,10 +1,14 @@
 """Which optimiser, and what it does with which weights."""
 
+from collections import defaultdict
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from smolplan.spec import OptimSpec
-from trainer.mesh import by_mesh
 from trainer.muon import Muon
 
 STEP = "step"
@@ -38,7 +42,7 @@ def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
             (plain, {"weight_decay": 0.0}),
             (matrices, muon),
         )
-        for alike in by_mesh(parameters)
+        for alike in _by_mesh(parameters)
     ]
     kind = Muon if matrices else torch.optim.AdamW
     optimizer = kind(
@@ -49,6 +53,15 @@ def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
     for parameter in decayed + plain:
         optimizer.state[parameter] = _state(parameter, "exp_avg", "exp_avg_sq")
     return optimizer
+
+
+def _by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those of one mesh together, as the fused kernel wants them: experts that are spread over
+    ranks lie otherwise than the rest."""
+    found: dict[DeviceMesh | None, list[nn.Parameter]] = defaultdict(list)
+    for parameter in parameters:
+        found[parameter.device_mesh if isinstance(parameter, DTensor) else None].append(parameter)
+    return list(found.values())
 
 
 def moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
