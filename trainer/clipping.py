@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from trainer.between_ranks import local
+
 
 @torch.no_grad()
 def total_norm(gradients: Iterable[Tensor]) -> Tensor:
@@ -38,5 +40,5 @@ def total_norm(gradients: Iterable[Tensor]) -> Tensor:
 @torch.no_grad()
 def shorten(gradients: Iterable[Tensor], norm: Tensor, longest: float) -> None:
     """As torch.nn.utils.clip_grads_with_norm_ does."""
-    held = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
+    held = [local(gradient) for gradient in gradients]
     torch._foreach_mul_(held, (longest / (norm + 1e-6)).clamp(max=1.0))

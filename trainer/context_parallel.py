@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
+from trainer.between_ranks import of_all
 from trainer.expert_parallel import share_choice
 from trainer.model.places import Places
 from trainer.model.router import routers
@@ -45,10 +45,7 @@ class SharedPlaces(Places):
         return self.mine, self.all_ranks
 
     def everywhere(self, part: Tensor) -> Tensor:
-        shared = DTensor.from_local(part, self.mesh, [Shard(2)], run_check=False)
-        whole = shared.redistribute(placements=[Replicate()])
-        # Each rank's queries have a gradient of their own for every key.
-        return whole.to_local(grad_placements=[Partial()])
+        return of_all(part, self.mesh, 2)
 
 
 def share_sequence(model: CausalLM, mesh: DeviceMesh) -> None:

@@ -10,41 +10,34 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed._functional_collectives import (
     all_to_all_single,
     all_to_all_single_autograd,
 )
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import (
-    DTensor,
-    Partial,
-    Placement,
-    Replicate,
-    Shard,
-    distribute_tensor,
-)
+from torch.distributed.tensor import DTensor, Partial, Placement, Shard
 
+from trainer.between_ranks import local, mean_of_all, of_all, share_out
 from trainer.model.experts import Experts, grouped_product, inverse, sorted_by
 from trainer.model.router import Router
-
-BY_SEQUENCE, WHOLE = [Shard(1)], [Replicate()]
 
 
 def spread(experts: Experts, mesh: DeviceMesh) -> None:
     """Leave this rank its experts, of each its share. mesh: of the dimensions "expert", "tensor" or
     both, which divide the experts and their inner width (RunSpec sees to it)."""
     names = mesh.mesh_dim_names or ()
-    for name, matrix in list(experts.named_parameters(recurse=False)):
-        inner = Shard(1) if name == "down_proj" else Shard(2)
-        placements: list[Placement] = [Shard(0) if dim == "expert" else inner for dim in names]
-        held = distribute_tensor(matrix, mesh, placements, src_data_rank=None)
-        experts.register_parameter(name, nn.Parameter(held))
+
+    def placements(matrix: str) -> list[Placement]:
+        inner = Shard(1) if matrix == "down_proj" else Shard(2)
+        return [Shard(0) if dimension == "expert" else inner for dimension in names]
+
+    share_out(experts, mesh, placements)
     ranks = mesh["expert"].size() if "expert" in names else 1
 
     def product(x: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
-        assert isinstance(weights, DTensor)
-        return grouped_product(x, counts, _Averaged.apply(weights.to_local(), ranks))
+        own = local(weights)
+        return grouped_product(x, counts, _Averaged.apply(own, ranks) if ranks > 1 else own)
 
     experts.product = product
     if ranks > 1:
@@ -68,7 +61,7 @@ class _Averaged(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] / ctx.ranks if ctx.ranks > 1 else gradients[0], None
+        return gradients[0] / ctx.ranks, None
 
 
 def _there_and_back(
@@ -77,9 +70,7 @@ def _there_and_back(
     """As Experts.apply_sorted, whose experts are spread over the ranks of `mesh`."""
     ranks, group = mesh.size(), mesh.get_group()
     going = counts.view(ranks, -1)
-    coming = torch.empty_like(going).copy_(
-        all_to_all_single(counts, None, None, group).view_as(going)
-    )
+    coming = all_to_all_single(counts, None, None, group).view_as(going)
     # The host has to know, and so waits for the device, once.
     sent, received = torch.stack([going.sum(1), coming.sum(1)]).tolist()
     there = all_to_all_single_autograd(x, received, sent, group)
@@ -99,24 +90,13 @@ def _of_whole_sequence(
 ) -> Tensor:
     """As Experts.forward, of this rank's share of the sequence, where each rank of `mesh` has a
     share of the experts' width: they meet all tokens, and what they make is summed up."""
-    met = [
-        DTensor.from_local(part, mesh, BY_SEQUENCE, run_check=False)
-        .redistribute(placements=WHOLE)
-        .to_local(grad_placements=[Partial()])
-        for part in (x, weights, chosen)
-    ]
+    met = [of_all(part, mesh, 1) for part in (x, weights, chosen)]
     out = DTensor.from_local(forward(*met), mesh, [Partial()], run_check=False)
-    return out.redistribute(placements=BY_SEQUENCE).to_local()
+    return out.redistribute(placements=[Shard(1)]).to_local()
 
 
 def share_choice(router: Router, mesh: DeviceMesh, *, averaged: bool) -> None:
     """Have a router, which chooses for this rank's tokens, keep even what the ranks of `mesh`
     choose for a sequence together. `averaged`: gradients are averaged over them, else summed."""
-    of_all, over = router.over_sequence, mesh.size()
-
-    def over_sequence(mean: Tensor) -> Tensor:
-        part = DTensor.from_local(of_all(mean) / over, mesh, [Partial()], run_check=False)
-        whole = part.redistribute(placements=WHOLE)
-        return whole.to_local(grad_placements=[Partial()] if averaged else None)
-
-    router.over_sequence = over_sequence
+    before = router.over_sequence
+    router.over_sequence = lambda mean: mean_of_all(before(mean), mesh, summed=averaged)

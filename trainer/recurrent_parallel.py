@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor
 
+from trainer.between_ranks import with_own_gradient
 from trainer.model.places import Places
 from trainer.model.recurrence import Heads, Rows
 
@@ -42,7 +43,7 @@ class SharedHeads(Heads):
     def own(self, parameter: Tensor, rows: Rows) -> Tensor:
         if isinstance(parameter, DTensor):
             # Each tensor-parallel rank has all of it, and the gradient of its heads.
-            parameter = parameter.to_local(grad_placements=[Partial()])
+            parameter = with_own_gradient(parameter)
         mine = self.mesh.get_local_rank()
         return _by_rank(parameter.movedim(0, -1), rows, self.mesh.size())[mine].movedim(-1, 0)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from trainer.between_ranks import local
 from trainer.mesh import Mesh
 from trainer.optim import STEP, moments
 
@@ -51,7 +52,7 @@ def digests(
         copies[EVERYWHERE].append(_bits(optimizer.state[parameter][STEP]))
         if share := _share(name, parameter, mesh):
             held = (parameter.data, *moments(optimizer, parameter).values())
-            copies[share] += [_bits(_local(one)) for one in held]
+            copies[share] += [_bits(local(one)) for one in held]
     # One look at the device for all: each makes the host wait for it.
     device = next(model.parameters()).device
     numbers = torch.stack([bits.to(device) for held in copies.values() for bits in held]).tolist()
@@ -97,10 +98,6 @@ def _share(name: str, parameter: Tensor, mesh: Mesh) -> str:
 def _stage(mesh: Mesh) -> list[str]:
     pipeline = mesh.weights["pipeline"]
     return [f"stage {pipeline.get_local_rank()}"] if pipeline.size() > 1 else []
-
-
-def _local(held: Tensor) -> Tensor:
-    return held.to_local() if isinstance(held, DTensor) else held
 
 
 def _bits(held: Tensor) -> Tensor:

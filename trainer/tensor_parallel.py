@@ -10,14 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import (
-    DTensor,
-    Partial,
-    Placement,
-    Replicate,
-    Shard,
-    distribute_tensor,
-)
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -28,6 +21,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from trainer.between_ranks import local, mean_of_all, share_out, with_own_gradient
 from trainer.expert_parallel import share_choice
 from trainer.model.attention import Attention
 from trainer.model.block import Block
@@ -129,9 +123,8 @@ def _latent_attention(attention: LatentAttention) -> dict[str, ParallelStyle]:
 
 
 def _for_all_heads(part: Tensor) -> Tensor:
-    """Of the whole sequence. Each rank's heads have a gradient of their own for it."""
     assert isinstance(part, DTensor)
-    return part.redistribute(placements=[WHOLE]).to_local(grad_placements=[Partial()])
+    return with_own_gradient(part.redistribute(placements=[WHOLE]))
 
 
 def _recurrence(mixer: nn.Module) -> dict[str, ParallelStyle]:
@@ -168,12 +161,11 @@ class ChoosesForOwnTokens(ParallelStyle):
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         assert isinstance(module, Router)
-        _place(module, device_mesh, WHOLE)
+        share_out(module, device_mesh, lambda _: [WHOLE])
 
         def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return F.linear(
-                x, _of_own_tokens(weight), bias if bias is None else _of_own_tokens(bias)
-            )
+            own = None if bias is None else with_own_gradient(bias)
+            return F.linear(x, with_own_gradient(weight), own)
 
         module.linear = linear
         return module
@@ -183,13 +175,8 @@ class HeldWhole(ParallelStyle):
     """Every rank has all of a module's own parameters, and sees itself to what it does by them."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        _place(module, device_mesh, WHOLE)
+        share_out(module, device_mesh, lambda _: [WHOLE])
         return module
-
-
-def _of_own_tokens(parameter: Tensor) -> Tensor:
-    assert isinstance(parameter, DTensor)
-    return parameter.to_local(grad_placements=[Partial()])
 
 
 class NormOfAllHeads(ParallelStyle):
@@ -197,23 +184,14 @@ class NormOfAllHeads(ParallelStyle):
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         assert isinstance(module, nn.RMSNorm) and module.eps is not None
-        _place(module, device_mesh, Shard(0))
+        share_out(module, device_mesh, lambda _: [Shard(0)])
         eps = module.eps
 
         def forward(x: Tensor) -> Tensor:
             heads = x.float()
-            own = heads.square().mean(-1, keepdim=True) / device_mesh.size()
-            part = DTensor.from_local(own, device_mesh, [Partial()], run_check=False)
-            square = part.redistribute(placements=[WHOLE]).to_local(grad_placements=[Partial()])
-            weight = module.weight
-            assert isinstance(weight, DTensor)
-            return (heads * torch.rsqrt(square + eps)).to(x.dtype) * weight.to_local()
+            of_heads = heads.square().mean(-1, keepdim=True)
+            square = mean_of_all(of_heads, device_mesh, summed=True)
+            return (heads * torch.rsqrt(square + eps)).to(x.dtype) * local(module.weight)
 
         module.forward = forward  # type: ignore[method-assign]
         return module
-
-
-def _place(module: nn.Module, mesh: DeviceMesh, placement: Placement) -> None:
-    for name, parameter in list(module.named_parameters(recurse=False)):
-        held = distribute_tensor(parameter, mesh, [placement], src_data_rank=None)
-        module.register_parameter(name, nn.Parameter(held))
