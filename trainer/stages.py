@@ -89,11 +89,21 @@ def cut(model: CausalLM, stage: Stage, separator: int) -> None:
 
 
 class Parts(nn.ModuleList):
-    """The stages that a rank holds, with the names that parameters have in the whole model."""
+    """The stages that a rank holds, with the names that they have in the whole model for what a
+    checkpoint keeps of them."""
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
         for part in self:
             yield from part.named_parameters(*args, **kwargs)
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
+        for part in self:
+            yield from part.named_buffers(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return {
+            name: held for part in self for name, held in part.state_dict(*args, **kwargs).items()
+        }
 
 
 class TiedEnds:

@@ -295,6 +295,7 @@ def test_several_specs_are_tasks_of_one_array_of_which_so_many_run_at_a_time(
     assert [job(run) for run in (a, b, c)] == [f"{told['job']}_{task}" for task in range(3)]
     waiting = f"job {told['job']}_2 is pending (JobArrayTaskLimit)"
     wait_until(lambda: run_status(store, c).queued == waiting)
+    wait_until((tmp_path / "task-1").exists)
     assert control.kill(store, b).state == "stopped"
     wait_until(lambda: run_status(store, c).queued == "")  # its turn
     wait_until((tmp_path / "task-2").exists)

@@ -29,7 +29,6 @@ def train(run: RunDir, attempt: int, ranks: int) -> int:
     address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr"]
     return subprocess.run(
         [*torchrun, *address, "127.0.0.1", "-m", "trainer", str(run), "--attempt", str(attempt)],
-        capture_output=True,
         check=False,
         timeout=300,
     ).returncode
