@@ -19,7 +19,6 @@ from rich.console import Console
 from benchmarks.chaos.faults import KINDS, LONG_CHECKPOINT
 from benchmarks.chaos.measure import Fault, Outcome, outcome_of, table
 from benchmarks.chaos.site import (
-    Site,
     SmolplanSite,
     await_true,
     end_monitors,
@@ -60,11 +59,13 @@ def kinds_of(seed: int) -> list[str]:
     return [kind for kind in KINDS if not (kind == LONG_CHECKPOINT and saves_beside(seed))]
 
 
-def goes_on(site: Site, attempt: int, patience_s: float) -> bool:
-    """Whether that attempt, or a later one, makes steps."""
+def goes_on(site: SmolplanSite, attempt: int, patience_s: float) -> bool:
+    """Whether that attempt, or a later one, makes steps, or has made the last."""
     first: dict[int, int] = {}
 
     def settled() -> bool:
+        if site.store.run(site.run.id).state == "finished":
+            return True
         beats = site.beats().values()
         newest = max((beat.attempt for beat in beats), default=0)
         steps = [beat.step for beat in beats if beat.attempt == newest]
