@@ -23,6 +23,7 @@ from planner.legality import (
 )
 from planner.memory import Layout
 from planner.restrict import INTERLEAVED, ONE_F_ONE_B, RECOMPUTES, ZERO_BUBBLE, Restriction
+from planner.trainer_rules import TRAINER_RULES
 
 if TYPE_CHECKING:
     from typing import Any
@@ -217,6 +218,8 @@ def legal_layouts(job: Job) -> Legal:
     sieve.apply(STATE_RULES)
     sieve.cross_by("shard_group", groups, GROUP_RULE)
     sieve.restrict("shard_group")
+    if job.trainer:
+        sieve.apply(TRAINER_RULES)
     # Last, since no rule but that of memory asks for it.
     sieve.cross("recompute", recompute)
     sieve.restrict("recompute")

@@ -46,7 +46,8 @@ class Job:
     conventions: Conventions = GENERIC
     """How the software stack holds what it holds."""
     trainer: bool = False
-    """Whether the bundled trainer runs it, whose own peak then counts."""
+    """Whether the bundled trainer runs it: what it can (planner/trainer_rules.py), by its peak."""
+    fp8: bool = False
     z_loss: bool = False
     muon: bool = False
     """Whether the bundled trainer's optimiser is Muon."""
@@ -111,6 +112,8 @@ def _tensor_splits(job: Job) -> list[tuple[str, int]]:
         ("ffn_hidden", arch.ffn_hidden),
         ("vocab_size", arch.vocab_size),
     ]
+    if job.trainer:  # which shares recurrent layers out otherwise
+        return splits
     if (mamba := arch.mamba) is not None:
         splits += [("Mamba-2 heads", mamba.heads), ("Mamba-2 groups", mamba.groups)]
     if (net := arch.delta_net) is not None:

@@ -21,6 +21,14 @@ def attention_matrix_parameters(arch: Architecture) -> int:
     return query + down + up + arch.heads * mla.v_head_dim * h
 
 
+def latent_matrix_parameters(arch: Architecture) -> int:
+    """Of all layers' MLA, weights of the matrices down to what the heads share."""
+    if (mla := arch.mla) is None:
+        return 0
+    ranks = (mla.q_lora_rank or 0) + mla.kv_lora_rank + mla.qk_rope_head_dim
+    return arch.attention_layers * arch.hidden * ranks
+
+
 def ffn_matrix_parameters(arch: Architecture, inner: int) -> int:
     """3·h·f with a gate (gate, up, down), else 2·h·f."""
     return (3 if arch.gated_ffn else 2) * arch.hidden * inner

@@ -79,24 +79,6 @@ def shard_ranks(columns: "Mapping[str, NDArray[Any]]") -> "NDArray[Any]":
     return np.where(columns["zero_stage"] == 0, 1, np.where(group == 0, replicas, group))
 
 
-TRAINER = (
-    *(
-        Restriction(field, "=", 1)
-        for field in (
-            "tensor_parallel",
-            "pipeline_parallel",
-            "virtual_pipeline",
-            "context_parallel",
-            "expert_parallel",
-        )
-    ),
-    Restriction("zero_stage", ">=", 2),
-    Restriction("shard_group", "=", ALL),
-)
-"""What the bundled trainer runs and whose memory it counts (planner/memory/trainer.py: is_counted
-says the same of one spec): data-parallel ranks that share all weights."""
-
-
 def parse_restrictions(text: str) -> tuple[Restriction, ...]:
     """Terms separated by commas. Raises UserError with the term at fault."""
     return tuple(_parse_term(term) for term in text.split(","))

@@ -10,6 +10,7 @@ from planner.catalog import find_gpu, prices
 from planner.energy import node_power
 from planner.legality import Job
 from planner.memory import (
+    BUNDLED_TRAINER,
     FP32_STATE,
     GENERIC,
     MIXED_FP32_GRADIENTS_STATE,
@@ -19,7 +20,7 @@ from planner.memory import (
 )
 from planner.number_format import peak_flops
 from planner.predict.catalog import Accelerator, SoftwareStack, find_accelerator, stacks
-from planner.restrict import TRAINER, Restriction
+from planner.restrict import Restriction
 from planner.stalls import DEFAULT_STORAGE, Storage
 from planner.step_time import HBM_SHARE
 from smolplan.errors import UserError
@@ -275,11 +276,12 @@ def job_of(
         hbm_bytes=site.hbm_bytes,
         state=state_of(site.stack, trainer=trainer),
         tensor_across_domains=tensor_across_domains,
-        conventions=find_conventions(site.stack.name),
+        conventions=BUNDLED_TRAINER if trainer else find_conventions(site.stack.name),
         trainer=trainer,
+        fp8=spec.optim.precision == "fp8",
         z_loss=spec.model.z_loss > 0,
         muon=spec.optim.optimizer == "muon",
         uneven_stages=uneven_stages or spec.parallel.uneven_stages,
         checkpoint_every_steps=spec.checkpoint.every_steps,
-        restrictions=(*restrictions, *(TRAINER if trainer else ())),
+        restrictions=restrictions,
     )

@@ -1,6 +1,6 @@
 """Every test has a state folder of its own, and leaves no process behind."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,24 @@ from tests.support import end_all
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
+
+
+LAST_LINES = 30
+"""Of a log, shown where a test fails: the first of them are seldom what it failed by."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what the runs in its folder said: often nobody can look there."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.when == "call" and report.failed and folder is not None:
+        for log in sorted((*folder.rglob("events.jsonl"), *folder.rglob("*.log"))):
+            lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+            report.sections.append((str(log.relative_to(folder)), "\n".join(lines)))
+    return report
 
 
 @pytest.fixture(scope="session")

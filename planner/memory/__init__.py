@@ -1,7 +1,12 @@
 """Bytes that a rank needs: of any layout (sharded), and at the bundled trainer's peak (trainer)."""
 
 from planner.memory.activations import micro_batches_in_flight
-from planner.memory.conventions import GENERIC, Conventions, find_conventions
+from planner.memory.conventions import (
+    BUNDLED_TRAINER,
+    GENERIC,
+    Conventions,
+    find_conventions,
+)
 from planner.memory.layout import (
     FP32_STATE,
     MIXED_FP32_GRADIENTS_STATE,
@@ -17,6 +22,7 @@ from planner.memory.state import rank_parameters, rank_routed_parameters, state_
 from planner.memory.trainer import trainer_memory_bytes, trainer_memory_lines
 
 __all__ = [
+    "BUNDLED_TRAINER",
     "FP32_STATE",
     "GENERIC",
     "MIXED_FP32_GRADIENTS_STATE",

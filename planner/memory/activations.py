@@ -29,6 +29,10 @@ class TokenBytes:
     states: float
     """Of recurrent layers, one a chunk of tokens, in fp32."""
     scores: float
+    mask: float
+    """Per token that it may see; whole on every tensor-parallel rank."""
+    keys: float
+    """Keys and values of another context-parallel rank's token."""
     dense: float
     """Within feed-forward parts that every token goes through."""
     routed: float
@@ -54,7 +58,8 @@ def token_bytes(arch: Architecture, conventions: Conventions, element_bytes: int
     attention, mla = arch.attention_layers, arch.mla
     values = arch.heads * arch.value_head_dim
     if mla is None:
-        mixed = 2 * (arch.query_width + arch.kv_width)
+        keys = arch.query_width if conventions.whole_keys else arch.kv_width
+        mixed = 2 * (arch.query_width + keys)
         latents = 0
     else:
         mixed = 2 * arch.query_width + 2 * values
@@ -89,6 +94,8 @@ def token_bytes(arch: Architecture, conventions: Conventions, element_bytes: int
         mixer=mixer / layers,
         states=states / layers,
         scores=attention * conventions.score_bytes * arch.heads / layers,
+        mask=attention * conventions.mask_bytes / layers,
+        keys=attention * conventions.whole_keys * 2 * arch.query_width * b / layers,
         dense=kept_widths * dense_width * b / layers,
         routed=kept_widths * routed_width * b / layers,
         dispatch=dispatch / layers,
@@ -143,16 +150,18 @@ def activation_parts(
     times = either(full, 1.0, held) + waiting
     inputs = full * (held - 1.0) * kept.layer_input / wide
     surplus = waiting * kept.gate / tp
-    scores = seq_len * kept.scores * either(layout.recompute == "none", held, 1.0)
-    scores = scores / layout.context_parallel
+    others = kept.keys * (layout.context_parallel - 1)
+    scored = either(layout.recompute == "none", held, 1.0)
+    scores = seq_len * kept.scores * scored / layout.context_parallel
 
     def split(value: float) -> Values:
         return tokens * times * value / tp
 
     return {
         "activations": tokens
-        * (inputs - surplus + times * hidden + times * (kept.mixer + kept.dense) / tp),
+        * (inputs - surplus + times * hidden + times * (kept.mixer + others + kept.dense) / tp),
         "attention scores": tokens * scores / tp,
+        "document masks": tokens * seq_len * kept.mask * scored,
         "recurrent states": split(kept.states),
         "routed activations": split(kept.routed),
         "dispatched tokens": split(kept.dispatch),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from planner.memory.layout import MIXED_FP32_GRADIENTS_STATE, StateBytes
+from planner.memory.layout import FP32_STATE, MIXED_FP32_GRADIENTS_STATE, StateBytes
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class Conventions:
     where SiLU and product are separate kernels. Without a gate 2."""
     score_bytes: float = 0.0
     """Kept per attention score; a fused kernel keeps none."""
+    mask_bytes: float = 0.0
+    """Of a mask that each layer with attention keeps, per pair of tokens, not per head: every
+    tensor-parallel rank has it whole."""
+    whole_keys: bool = False
+    """Whether keys and values are kept once a query head, rather than once a head of their own, and
+    of all context-parallel ranks."""
     dropout: bool = False
     """A mask of one byte an element behind attention and feed-forward."""
     gathered_tensors: float = 0.0
@@ -38,6 +44,14 @@ class Conventions:
     """Kept per logit; None: itself in the compute type, and in fp32 its log-probability, that one's
     gradient and its own, as PyTorch's cross_entropy holds them (trainer_moments, which torch's
     tracker confirms)."""
+    loss_tokens: int | None = None
+    """Of a micro-batch, tokens whose logits are held at a time; None: all."""
+    whole_gradients: bool = False
+    """Whether gradients of several micro-batches are added up whole on each rank, whatever ZeRO
+    shards."""
+    splits_recurrence: bool = True
+    """Whether tensor parallel splits the matrices of recurrent layers, and MLA's down to the
+    latents."""
     weight_workspace_bytes: float = 0.0
     """Per weight of one layer and the head: where a gradient is put before it is added up."""
     stages: Literal["even", "by compute", "tables as layers"] = "even"
@@ -63,6 +77,22 @@ class Conventions:
 
 
 GENERIC = Conventions()
+
+BUNDLED_TRAINER = Conventions(
+    name="bundled trainer",
+    state=FP32_STATE,
+    hidden_tensors=4.0,
+    gathered_tensors=2.0,
+    gated_tensors=4.0,
+    mask_bytes=2.0,
+    whole_keys=True,
+    logit_bytes=16.0,
+    loss_tokens=2048,
+    whole_gradients=True,
+    splits_recurrence=False,
+    source="trainer/, counted tensor by tensor",
+)
+"""Of what planner/memory/trainer.py does not count moment by moment."""
 
 
 @cache

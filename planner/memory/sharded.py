@@ -28,6 +28,7 @@ from planner.memory.state import (
     FSDP2,
     ZERO,
     layer_parameters,
+    least,
     rank_parameters,
     stage_layers,
     state_formulas,
@@ -47,6 +48,7 @@ SOURCES = {
     "unreduced gradients": FSDP2,
     "activations": KORTHIKANTI,
     "attention scores": KORTHIKANTI,
+    "document masks": "trainer/: a copy of each layer's own, in the compute type",
     "recurrent states": "Dao & Gu 2024, arXiv 2405.21060, section 6; Yang et al. 2024, 2412.06464",
     "routed activations": "experts taken to be chosen evenly",
     "dispatched tokens": "experts taken to be chosen evenly",
@@ -63,6 +65,11 @@ def _logit_bytes(conventions: Conventions, element_bytes: int) -> float:
     if conventions.logit_bytes is not None:
         return conventions.logit_bytes
     return 12 + (element_bytes if element_bytes != 4 else 0)
+
+
+def _loss_tokens(layout: Layout, seq_len: int, conventions: Conventions) -> Values:
+    tokens = rank_tokens(layout, seq_len)
+    return tokens if conventions.loss_tokens is None else least(tokens, conventions.loss_tokens)
 
 
 def _buffer_bytes(
@@ -97,11 +104,11 @@ def stage_parts(
     parts = state_parts(arch, layout, state, conventions, last_stage=last_stage)
     layers = stage_layers(arch, layout, conventions, last_stage=last_stage)
     parts |= activation_parts(kept, layout, seq_len, layers, conventions, last_stage=last_stage)
-    logits = rank_tokens(layout, seq_len) * arch.vocab_size / tp
+    logits = _loss_tokens(layout, seq_len, conventions) * arch.vocab_size / tp
     has_head = 1.0 if last_stage else (p == 1) * 1.0
     parts["logits"] = has_head * logits * _logit_bytes(conventions, element_bytes)
     head = has_head * arch.vocab_size * arch.hidden / tp
-    workspace = layer_parameters(arch, layout) + head
+    workspace = layer_parameters(arch, layout, conventions) + head
     parts["weight workspace"] = conventions.weight_workspace_bytes * workspace
     parts["copies of weights"] = conventions.copies_bytes * rank_parameters(
         arch, layout, conventions, last_stage=last_stage
@@ -208,7 +215,8 @@ def _formulas(
     late = f", {waiting:.4g} more awaiting weight gradients" if waiting else ""
     tokens = f"{rank_tokens(layout, seq_len):,.0f} tokens"
     tp = f" / {layout.tensor_parallel} TP" if layout.tensor_parallel > 1 else ""
-    shared = kept.mixer + kept.dense
+    others = kept.keys * (layout.context_parallel - 1)
+    shared = kept.mixer + others + kept.dense
     if conventions.sequence_parallel or layout.tensor_parallel == 1:
         whole = f"{kept.hidden + shared:,.0f} B{tp}"
         inputs = f"{kept.layer_input:,.0f} B{tp}"
@@ -231,10 +239,12 @@ def _formulas(
     return {
         "activations": f"{stage}{late} × {tokens} × {whole}",
         "attention scores": f"{scored} × {tokens} × {kept.scores * seq_len:,.0f} B{tp}{ring}",
+        "document masks": f"{scored} × {tokens} × {kept.mask:g} B × {seq_len:,}",
         "recurrent states": each(kept.states),
         "routed activations": each(kept.routed),
         "dispatched tokens": each(kept.dispatch),
-        "logits": f"{tokens} × {arch.vocab_size:,} × {per_logit:g} B{tp}",
+        "logits": f"{_loss_tokens(layout, seq_len, conventions):,.0f} tokens × "
+        f"{arch.vocab_size:,} × {per_logit:g} B{tp}",
         "weight workspace": f"{conventions.weight_workspace_bytes:g} B a weight",
         "copies of weights": f"{conventions.copies_bytes:.3g} B a weight, whole",
         "communication buffers": f"{tokens} × {element_bytes} B × their widths",

@@ -8,6 +8,7 @@ from planner.kernels import Values, either, roundup_quotient
 from planner.memory.conventions import GENERIC, Conventions
 from planner.memory.layout import FP32_STATE, Layout, StateBytes
 from planner.params import (
+    latent_matrix_parameters,
     layer_matrix_parameters,
     layer_vector_parameters,
     matrix_counts,
@@ -76,12 +77,18 @@ def rank_routed_parameters(
     return held * layer_routed_parameters(arch, layout)
 
 
-def layer_parameters(arch: Architecture, layout: Layout) -> Values:
+def layer_parameters(
+    arch: Architecture, layout: Layout, conventions: Conventions = GENERIC
+) -> Values:
     """Of one layer, without routed experts: matrices split by tensor parallel, vectors whole."""
-    routed = matrix_counts(arch, active=False).get("routed experts", 0)
-    matrices = layer_matrix_parameters(arch) - routed // arch.layers
-    vectors = sum(layer_vector_parameters(arch).values())
-    return roundup_quotient(matrices, layout.tensor_parallel) + vectors
+    counts = matrix_counts(arch, active=False)
+    matrices = layer_matrix_parameters(arch) - counts.get("routed experts", 0) // arch.layers
+    whole = sum(layer_vector_parameters(arch).values())
+    if not conventions.splits_recurrence:
+        recurrent = counts.get("Mamba-2", 0) + counts.get("gated DeltaNet", 0)
+        unsplit = (recurrent + latent_matrix_parameters(arch)) // arch.layers
+        matrices, whole = matrices - unsplit, whole + unsplit
+    return roundup_quotient(matrices, layout.tensor_parallel) + whole
 
 
 def table_parameters(arch: Architecture, layout: Layout) -> Values:
@@ -105,7 +112,8 @@ def rank_parameters(
     arch = architecture_of(model)
     layers = stage_layers(arch, layout, conventions, last_stage=last_stage)
     routed = rank_routed_parameters(arch, layout, conventions, last_stage=last_stage)
-    return layers * layer_parameters(arch, layout) + routed + table_parameters(arch, layout)
+    layer = layer_parameters(arch, layout, conventions)
+    return layers * layer + routed + table_parameters(arch, layout)
 
 
 def state_parts(
@@ -122,7 +130,7 @@ def state_parts(
     params = rank_parameters(arch, layout, conventions, last_stage=last_stage)
     routed = rank_routed_parameters(arch, layout, conventions, last_stage=last_stage)
     whole_stage = (layout.pipeline_parallel > 1) * conventions.gathers_stage
-    layer = layer_parameters(arch, layout) + layer_routed_parameters(arch, layout)
+    layer = layer_parameters(arch, layout, conventions) + layer_routed_parameters(arch, layout)
     sharded = (params - routed) / layout.shards + routed / layout.expert_shards
     missing = params - sharded
 
@@ -131,7 +139,9 @@ def state_parts(
 
     tables = table_parameters(arch, layout)
     gathered = conventions.element_bytes * either(whole_stage, params, 2 * layer + tables)
-    reducing = state.gradients * least(either(whole_stage, params, layer), missing)
+    adds_up = conventions.whole_gradients * (layout.gradient_accumulation > 1)
+    unreduced = either(whole_stage | adds_up, params, layer)
+    reducing = state.gradients * least(unreduced, missing)
     return {
         "weights": held(state.weights, 3),
         "gradients": held(state.gradients, 2),

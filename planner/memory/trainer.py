@@ -3,8 +3,9 @@
 The trainer shards with FSDP2, a block at a time: fp32 weights, gradients and moments; what it
 computes with is gathered in the compute type. Each moment below is a set of lines; the peak is the
 moment whose lines add up to the most. In fp8 it is taken to be that of bf16: what is kept is the
-same, and the copies that one product casts are not counted. It counts data-parallel ranks only,
-which share all weights: of other layouts the general account (sharded.py) tells. Which tensors a
+same, and the copies that one product casts are not counted. It counts data-, context- and
+tensor-parallel ranks, among which FSDP shares the weights out: of pipelines and unshared weights
+the general account (sharded.py) tells. Which tensors a
 block keeps depends on the device's kernels: nn.RMSNorm is one kernel on a GPU, and on a CPU a row
 of operations that keep fp32 copies. The CPU's figures are held against torch's FSDPMemTracker
 (tests/trainer/test_memory_tracked.py), the GPU's against the allocator's peak on an H100 (python -m
@@ -12,7 +13,7 @@ benchmarks.trainer_gpu). Not counted: the CUDA context, NCCL's buffers and what 
 use; leave a tenth of the memory or more for them.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planner.architecture import Architecture, architecture_of
 from planner.explain import Line
@@ -43,8 +44,7 @@ def trainer_memory_bytes(
     device: Device = "cuda",
 ) -> Values:
     """The peak of one layout, or of arrays of them: the sum of fullest_moment_lines for each. Of
-    the layout it reads data_parallel, zero_stage (2 or 3), micro_batch_size, gradient_accumulation
-    and recompute."""
+    the layout it reads all but pipeline and expert parallelism; zero_stage is 2 or 3."""
     shape = shape_of(
         model,
         layout,
@@ -61,14 +61,15 @@ def trainer_memory_bytes(
 
 
 def is_counted(spec: "RunSpec") -> bool:
-    """Whether this is the account of a spec: the trainer runs it on data-parallel ranks alone, all
-    of which share the weights, and the model is plain. The general account (sharded.py) estimates
-    the others."""
-    parallel = spec.parallel
-    others = parallel.tensor_parallel * parallel.context_parallel * parallel.pipeline_parallel
-    shares = parallel.zero_stage >= 2 and parallel.shard_group in (0, parallel.data_parallel)
-    alone = others == 1 and shares
-    return alone and is_plain(spec.model) and not spec.unsupported_by_trainer()
+    """Whether this is the account of a spec that the trainer runs. The general account (sharded.py)
+    estimates the others."""
+    counted = is_counted_layout(layout_of(spec)) and is_plain(spec.model)
+    return bool(counted) and not spec.unsupported_by_trainer()
+
+
+def is_counted_layout(layout: Layout) -> Any:
+    """Whether FSDP shards the weights, and there is no pipeline: of one layout or of arrays."""
+    return (layout.zero_stage >= 2) & (layout.pipeline_parallel == 1)
 
 
 def is_plain(model: "ModelSpec | Architecture") -> bool:

@@ -25,14 +25,13 @@ class Part:
 def _state(shape: Shape, done: int = 0) -> list[Part]:
     """Weights and moments, which every moment holds, and the gradients that accumulate, without
     those of the `done` blocks that are reduced."""
-    per_head = shape.query_width // shape.heads
     held = shape.parameters - done * shape.block_parameters
 
     def shared(name: str, per: int) -> Part:
         return Part(
             name,
             per * shape.parameters / shape.ranks,
-            lambda: f"{per} B × {shape.parameters:,} / {shape.ranks} ranks",
+            lambda: f"{per} B × {shape.parameters:,.0f} / {shape.ranks} ranks",
             FSDP2,
         )
 
@@ -44,21 +43,21 @@ def _state(shape: Shape, done: int = 0) -> list[Part]:
             "optimiser state",
             optimizer / shape.ranks,
             lambda: (
-                f"({FP32_STATE.optimizer} B × {two:,}"
-                + (f" - {FP32} B × {one:,} of Muon" if one else "")
+                f"({FP32_STATE.optimizer} B × {two:,.0f}"
+                + (f" - {FP32} B × {one:,.0f} of Muon" if one else "")
                 + f") / {shape.ranks} ranks"
             ),
             FSDP2,
         ),
         Part(
             "rotary tables",
-            FP32 * 2 * shape.seq_len * per_head,
-            lambda: f"{FP32} B × 2 × {shape.seq_len:,} × {per_head}",
+            FP32 * 2 * shape.seq_len * shape.head_dim,
+            lambda: f"{FP32} B × 2 × {shape.seq_len:,} × {shape.head_dim}",
         ),
         Part(
             "accumulated gradients",
             shape.accumulates * FP32 * held,
-            lambda: f"{FP32} B × {held:,}, whole on each rank until the last micro-batch",
+            lambda: f"{FP32} B × {held:,.0f}, whole on each rank until the last micro-batch",
             FSDP2,
         ),
     ]
@@ -71,8 +70,8 @@ def _gathered(shape: Shape, blocks: Values) -> Part:
         "gathered weights",
         shape.gathered_bytes(shape.root_parameters + blocks * shape.block_parameters),
         lambda: (
-            f"{shape.element_bytes} B × ({shape.root_parameters:,} + {blocks:.0f} blocks × "
-            f"{shape.block_parameters:,})"
+            f"{shape.element_bytes} B × ({shape.root_parameters:,.0f} + {blocks:.0f} blocks × "
+            f"{shape.block_parameters:,.0f})"
         ),
         FSDP2,
     )
@@ -81,14 +80,14 @@ def _gathered(shape: Shape, blocks: Values) -> Part:
 def _activations(shape: Shape, blocks: int) -> Part:
     """Kept by `blocks` blocks, of which with full recomputation only the input; and, where
     anything is computed again, the mask."""
-    mask = shape.micro_batch_size * shape.seq_len**2
+    mask = shape.mask_bytes
     kept = shape.input_bytes + shape.rotary_bytes
 
     def formula() -> str:
         if shape.recompute:
-            return f"{blocks} inputs × {kept:,} B + document mask {mask:,} B"
-        masked = f" + document mask {mask:,} B" if shape.selective else ""
-        return f"{blocks} blocks × {shape.block_bytes:,} B{masked}"
+            return f"{blocks} inputs × {kept:,.0f} B + document mask {mask:,.0f} B"
+        masked = f" + document mask {mask:,.0f} B" if shape.selective else ""
+        return f"{blocks} blocks × {shape.block_bytes:,.0f} B{masked}"
 
     without = blocks * shape.block_bytes + shape.selective * mask
     value = either(shape.recompute, blocks * kept + mask, without)
@@ -99,42 +98,46 @@ def _last_norm(shape: Shape) -> Part:
     return Part(
         "last norm",
         shape.tokens * shape.norm_bytes,
-        lambda: f"{shape.tokens:,} tokens × {shape.norm_bytes:,} B",
+        lambda: f"{shape.tokens:,.0f} tokens × {shape.norm_bytes:,.0f} B",
     )
 
 
-def _logits(shape: Shape, per_logit: int) -> Part:
+def _logits(shape: Shape, per_logit: Values) -> Part:
     return Part(
         "logits",
         per_logit * shape.chunk_tokens * shape.vocab,
-        lambda: f"{shape.chunk_tokens:,.0f} tokens × {shape.vocab:,} × {per_logit} B",
+        lambda: f"{shape.chunk_tokens:,.0f} tokens × {shape.vocab:,.0f} × {per_logit} B",
     )
 
 
 def _end_of_forward(shape: Shape) -> list[Part]:
     """The loss is there; its logits too if there is one chunk, and the mask."""
-    mask = (1 - shape.recompute - shape.selective) * shape.micro_batch_size * shape.seq_len**2
+    mask = (1 - shape.recompute - shape.selective) * shape.mask_bytes
     return [
         *_state(shape),
         _gathered(shape, either(shape.keeps_gathered, shape.layers, 0) + 1),
         _activations(shape, shape.layers),
         _last_norm(shape),
-        Part("document mask", mask, lambda: f"{shape.micro_batch_size} × {shape.seq_len:,}² × 1 B"),
+        Part(
+            "document mask", mask, lambda: f"{shape.tokens:,.0f} tokens × {shape.seq_len:,} × 1 B"
+        ),
         _logits(shape, 2 * FP32 + (shape.element_bytes if shape.element_bytes != FP32 else 0)),
     ]
 
 
 def _backward_of_loss(shape: Shape) -> list[Part]:
-    """Log-probabilities of a chunk, their gradient, and the logits' gradient; with z-loss the
-    logits and a second gradient too. The last block is being gathered."""
-    hidden = either(shape.tokens > shape.chunk_tokens, shape.input_bytes, 0)
+    """Log-probabilities of a chunk, their gradient, and the logits' gradient, to which DTensor adds
+    one that it is made of; with z-loss the logits and a second gradient too. The last block is
+    being gathered."""
+    whole = shape.element_bytes * shape.hidden * shape.tokens
+    hidden = either(shape.tokens > shape.chunk_tokens, whole, 0)
     return [
         *_state(shape),
         _gathered(shape, either(shape.keeps_gathered, shape.layers, 1)),
         _activations(shape, shape.layers),
         _last_norm(shape),
         Part("hidden gradient", hidden, lambda: "of all chunks"),
-        _logits(shape, FP32 * (5 if shape.z_loss else 3)),
+        _logits(shape, FP32 * either(shape.tensor > 1, 1, 0) + FP32 * (5 if shape.z_loss else 3)),
     ]
 
 
@@ -143,14 +146,15 @@ def _root_gradient(shape: Shape) -> Part:
     return Part(
         "head gradient",
         shape.element_bytes * shape.vocab * shape.hidden,
-        lambda: f"{shape.element_bytes} B × {shape.vocab:,} × {shape.hidden:,}",
+        lambda: f"{shape.element_bytes} B × {shape.vocab:,.0f} × {shape.hidden:,}",
     )
 
 
-def _norm_gradient_bytes(shape: Shape) -> int:
+def _norm_gradient_bytes(shape: Shape) -> Values:
     """Per token, beside what a norm kept: as a row of operations five fp32 tensors; as one kernel
     two in the compute type."""
-    return shape.hidden * (2 * shape.element_bytes if shape.fused_norm else 5 * FP32)
+    each = 2 * shape.element_bytes if shape.fused_norm else 5 * FP32
+    return shape.hidden * each / shape.tensor
 
 
 def _backward_of_last_norm(shape: Shape) -> list[Part]:
@@ -164,7 +168,7 @@ def _backward_of_last_norm(shape: Shape) -> list[Part]:
         Part(
             "norm gradients",
             per_token * shape.tokens,
-            lambda: f"{shape.tokens:,} tokens × {per_token:,} B",
+            lambda: f"{shape.tokens:,.0f} tokens × {per_token:,.0f} B",
         ),
     ]
 
@@ -178,12 +182,13 @@ def _within_blocks(shape: Shape, done: int) -> list[Part]:
     return parts + (_reduced(shape, done) if done else [])
 
 
-def _block_gradients(shape: Shape, per_token: int, weights: int) -> Part:
+def _block_gradients(shape: Shape, per_token: Values, weights: Values) -> Part:
     return Part(
         "block gradients",
         shape.tokens * per_token + shape.element_bytes * weights,
         lambda: (
-            f"{shape.tokens:,} tokens × {per_token:,} B + {shape.element_bytes} B × {weights:,}"
+            f"{shape.tokens:,.0f} tokens × {per_token:,.0f} B + {shape.element_bytes} B × "
+            f"{weights:,.0f}"
         ),
     )
 
@@ -228,7 +233,7 @@ def _backward_of_attention(shape: Shape, done: int) -> list[Part]:
         Part(
             "norm and attention",
             shape.tokens * kept,
-            lambda: f"{shape.tokens:,} tokens × {kept:,.0f} B",
+            lambda: f"{shape.tokens:,.0f} tokens × {kept:,.0f} B",
         ),
         _block_gradients(
             shape,
@@ -254,7 +259,7 @@ def _reduced(shape: Shape, done: int) -> list[Part]:
         Part(
             "reduce-scatter buffer",
             reduced,
-            lambda: f"{FP32} B × {shape.block_parameters:,}",
+            lambda: f"{FP32} B × {shape.block_parameters:,.0f}",
             FSDP2,
         ),
         Part(
@@ -266,8 +271,9 @@ def _reduced(shape: Shape, done: int) -> list[Part]:
 
 
 def _backward_of_embedding(shape: Shape) -> list[Part]:
-    """Its gradient beside the head's, and, where they are one weight, their sum."""
-    tables = 3 if shape.tied else 2
+    """Its gradient beside the head's, and, where they are one weight, their sum; DTensor makes two
+    more on its way."""
+    tables = either(shape.tensor > 1, 2, 0) + (3 if shape.tied else 2)
     return [
         *_state(shape, shape.layers),
         _gathered(shape, 0),
@@ -275,7 +281,7 @@ def _backward_of_embedding(shape: Shape) -> list[Part]:
         Part(
             "embedding gradients",
             tables * shape.element_bytes * shape.vocab * shape.hidden,
-            lambda: f"{tables} × {shape.element_bytes} B × {shape.vocab:,} × {shape.hidden:,}",
+            lambda: f"{tables} × {shape.element_bytes} B × {shape.vocab:,.0f} × {shape.hidden:,}",
         ),
     ]
 
@@ -288,9 +294,12 @@ def _last_reduction(shape: Shape) -> list[Part]:
     return [
         *_state(shape, shape.layers),
         Part(
-            "gradients", blocks / shape.ranks, lambda: f"{blocks:,} B / {shape.ranks} ranks", FSDP2
+            "gradients",
+            blocks / shape.ranks,
+            lambda: f"{blocks:,.0f} B / {shape.ranks} ranks",
+            FSDP2,
         ),
-        Part("last reduction", held * root, lambda: f"{held:.0f} B × {root:,}", FSDP2),
+        Part("last reduction", held * root, lambda: f"{held:.0f} B × {root:,.0f}", FSDP2),
     ]
 
 

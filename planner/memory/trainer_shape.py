@@ -22,23 +22,28 @@ FP32 = 4
 @dataclass(frozen=True)
 class Shape:
     """What the tensors of one rank are made of; lengths in elements. What a layout decides may be
-    an array, of one element a layout."""
+    an array, of one element a layout: widths are a tensor-parallel rank's share."""
 
     layers: int
     hidden: int
-    ffn: int
-    query_width: int
-    kv_width: int
-    heads: int
-    vocab: int
+    """Whole: what tensor-parallel ranks share out of it is the sequence."""
+    ffn: Values
+    query_width: Values
+    kv_width: Values
+    heads: Values
+    head_dim: int
+    vocab: Values
     tied: bool
     seq_len: int
     micro_batch_size: Values
+    tensor: Values
+    context: Values
     ranks: Values
+    """Among which FSDP shares out what a tensor-parallel rank has of the weights."""
     element_bytes: int
     """Of the type computed in."""
-    block_parameters: int
-    root_parameters: int
+    block_parameters: Values
+    root_parameters: Values
     """Of what is in no block: embedding, head, last norm."""
     keeps_gathered: Values
     """1 in stage 2, where blocks stay gathered from forward to backward; else 0."""
@@ -48,29 +53,35 @@ class Shape:
     """1 where attention is, from its queries, keys and values; else 0."""
     accumulates: Values
     z_loss: bool
-    one_moment_parameters: int
+    one_moment_parameters: Values
     """Of matrices that Muon moves, which holds no second moment of them."""
     fused_norm: bool
 
     @property
     def tokens(self) -> Values:
-        return self.micro_batch_size * self.seq_len
+        """Of a micro-batch, those that a rank's attention and feed-forward meet."""
+        return self.micro_batch_size * self.seq_len / self.context
+
+    @property
+    def mask_bytes(self) -> Values:
+        """Which tokens of its sequence each of them sees."""
+        return self.tokens * self.seq_len
 
     @property
     def chunk_tokens(self) -> Values:
         return least(self.tokens, CHUNK_TOKENS)
 
     @property
-    def parameters(self) -> int:
+    def parameters(self) -> Values:
         return self.layers * self.block_parameters + self.root_parameters
 
     @property
-    def norm_bytes(self) -> int:
+    def norm_bytes(self) -> Values:
         """Kept per token by a norm and the residual it reads. One kernel: its input and output.
-        As a row of operations: input and normalised input in fp32, and the output."""
-        if self.fused_norm:
-            return 2 * self.hidden * self.element_bytes
-        return self.hidden * (2 * FP32 + self.element_bytes)
+        As a row of operations: input and normalised input in fp32, and the output. Tensor-parallel
+        ranks share the tokens out, and gather the output."""
+        read = self.element_bytes if self.fused_norm else 2 * FP32
+        return self.hidden * (read / self.tensor + self.element_bytes)
 
     @property
     def norm_reads_input(self) -> bool:
@@ -84,24 +95,28 @@ class Shape:
         which the output projection needs."""
         again = self.element_bytes * 2 * (self.query_width + self.kv_width)
         attention = either(self.selective, again, self.attention_bytes)
-        per_token = 2 * (self.norm_bytes + FP32) + self.element_bytes * 4 * self.ffn + attention
+        norms = 2 * (self.norm_bytes + FP32 / self.tensor)
+        per_token = norms + self.element_bytes * 4 * self.ffn + attention
         return per_token * self.tokens + self.rotary_bytes
 
     @property
-    def attention_bytes(self) -> int:
+    def attention_bytes(self) -> Values:
         """Per token, for its own backward pass: queries, keys and values repeated to all heads, and
-        their mix; its own copy of the mask in the compute type, and the log-sum-exp of each row."""
-        return self.element_bytes * (4 * self.query_width + self.seq_len) + FP32 * self.heads
+        their mix; its own copy of the mask in the compute type, and the log-sum-exp of each row.
+        Keys and values are those of all context-parallel ranks."""
+        kept = (2 + 2 * self.context) * self.query_width + self.seq_len
+        return self.element_bytes * kept + FP32 * self.heads
 
     @property
-    def rotary_bytes(self) -> int:
+    def rotary_bytes(self) -> Values:
         """Cosines and sines, cast for each block where it does not compute in fp32."""
         cast = 0 if self.element_bytes == FP32 else self.element_bytes
-        return cast * 2 * self.seq_len * self.query_width // self.heads
+        return cast * 2 * self.seq_len * self.head_dim / self.context
 
     @property
     def input_bytes(self) -> Values:
-        return self.element_bytes * self.hidden * self.tokens
+        """Of a block, whose tokens tensor-parallel ranks share out."""
+        return self.element_bytes * self.hidden * self.tokens / self.tensor
 
     def gathered_bytes(self, parameters: Values) -> Values:
         return self.element_bytes * parameters
@@ -119,28 +134,32 @@ def shape_of(
 ) -> Shape:
     """The shape of what the bundled trainer supports (RunSpec.unsupported_by_trainer)."""
     arch = architecture_of(model)
-    block = layer_matrix_parameters(arch) + sum(layer_vector_parameters(arch).values())
+    tensor, context = layout.tensor_parallel, layout.context_parallel
+    matrices = layer_matrix_parameters(arch) / tensor
     tables = 1 if arch.tied_embeddings else 2
     return Shape(
         layers=arch.layers,
         hidden=arch.hidden,
-        ffn=arch.ffn_hidden,
-        query_width=arch.query_width,
-        kv_width=arch.kv_width,
-        heads=arch.heads,
-        vocab=arch.vocab_size,
+        ffn=arch.ffn_hidden / tensor,
+        query_width=arch.query_width / tensor,
+        kv_width=arch.kv_width / tensor,
+        heads=arch.heads / tensor,
+        head_dim=arch.head_dim,
+        vocab=arch.vocab_size / tensor,
         tied=arch.tied_embeddings,
         seq_len=seq_len,
         micro_batch_size=layout.micro_batch_size,
-        ranks=layout.data_parallel,
+        tensor=tensor,
+        context=context,
+        ranks=layout.shards,
         element_bytes=element_bytes,
-        block_parameters=block,
-        root_parameters=arch.vocab_size * arch.hidden * tables + arch.hidden,
+        block_parameters=matrices + sum(layer_vector_parameters(arch).values()),
+        root_parameters=arch.vocab_size * arch.hidden * tables / tensor + arch.hidden,
         keeps_gathered=either(layout.zero_stage == 2, 1, 0),
         recompute=layout.full_recompute,
         selective=layout.attention_recompute,
         accumulates=either(layout.gradient_accumulation > 1, 1, 0),
         z_loss=z_loss,
-        one_moment_parameters=muon * arch.layers * layer_matrix_parameters(arch),
+        one_moment_parameters=muon * arch.layers * matrices,
         fused_norm=device == "cuda",
     )

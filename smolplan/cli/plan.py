@@ -81,7 +81,6 @@ def plan(
     from launcher.store import state_folder
     from planner import calibration
     from planner.memory import layout_of
-    from planner.memory.trainer import is_counted
     from planner.restrict import parse_restrictions
     from planner.search import best_of, candidate_of, search, without
     from planner.site import job_of, site_of
@@ -138,7 +137,7 @@ def plan(
     began = perf_counter()
     found = [search(job, site, steps=loaded.whole_batches, top=top, by=order) for job in jobs]
     took_s = perf_counter() - began
-    own_job = job_of(loaded, site, trainer=trainer and is_counted(loaded))
+    own_job = job_of(loaded, site, trainer=trainer and not loaded.unsupported_by_trainer())
     own = candidate_of(own_job, site, loaded.whole_batches, layout_of(loaded))
     best = best_of(found, order)
     won = next((one for one in found if one.best and one.best[0] is best), found[0])

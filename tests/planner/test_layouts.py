@@ -11,6 +11,7 @@ from planner.job_memory import job_memory_bytes, job_memory_lines
 from planner.layouts import Legal, divisors, legal_layouts
 from planner.legality import FULLEST, Job, layout_at, name_of
 from planner.memory import (
+    BUNDLED_TRAINER,
     FP32_STATE,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
@@ -20,8 +21,8 @@ from planner.memory import (
     state_lines,
     trainer_memory_bytes,
 )
-from planner.memory.trainer import is_counted
-from planner.restrict import NAMED, SHORT_NAMES, TRAINER, parse_restrictions
+from planner.memory.trainer import is_counted_layout
+from planner.restrict import NAMED, SHORT_NAMES, parse_restrictions
 from preflight.checks import config
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec, load_preset
@@ -64,12 +65,15 @@ def layouts_of(legal: Legal) -> list[Layout]:
     return [layout_at(legal.columns, index) for index in range(legal.layouts)]
 
 
-def as_spec(job: Job, layout: Layout) -> RunSpec:
-    """The layout in a run spec of the same model; raises where RunSpec refuses it."""
-    content = SMOLLM3.model_dump(mode="json", exclude_none=True)
-    shape = vars(job.architecture)
-    content["model"] |= {name: shape[name] for name in content["model"] if name in shape}
-    content["model"]["head_dim"] = job.architecture.head_dim
+def as_spec(job: Job, layout: Layout, of: RunSpec | None = None) -> RunSpec:
+    """The layout in a run spec of the same model; raises where RunSpec refuses it. `of`: a spec
+    that has the model; without it, of a dense one."""
+    content = (of or SMOLLM3).model_dump(mode="json", exclude_none=True)
+    if of is None:
+        shape = vars(job.architecture)
+        content["model"] |= {name: shape[name] for name in content["model"] if name in shape}
+        content["model"]["head_dim"] = job.architecture.head_dim
+    content["optim"]["precision"] = "fp8" if job.fp8 else "bf16"
     content["data"]["seq_len"] = job.seq_len
     content["optim"]["global_batch_size"] = job.global_batch_size
     known = ParallelSpec.model_fields.keys()
@@ -221,11 +225,34 @@ def test_experts_are_spread_among_the_data_parallel_ranks_and_take_less_memory_e
     assert sharded(8) == pytest.approx(sharded(1), rel=1e-6)
 
 
-def test_the_trainers_restriction_is_what_its_memory_account_knows() -> None:
-    job = replace(JOB, gpus=8, global_batch_size=16)
-    everything = layouts_of(legal_layouts(job))
-    runs = {one for one in everything if is_counted(as_spec(job, one))}
-    assert set(layouts_of(legal_layouts(replace(job, restrictions=TRAINER)))) == runs
+@pytest.mark.parametrize(
+    ("preset", "fp8", "gpus"),
+    [
+        ("smollm3-3b", False, 8),
+        ("smollm3-3b", True, 4),
+        ("mixtral-8x7b", False, 8),
+        ("granite4-h-tiny", False, 4),
+    ],
+)
+def test_the_trainers_layouts_are_those_that_a_spec_may_have(
+    preset: str, fp8: bool, gpus: int
+) -> None:
+    of = load_preset(preset)
+    job = replace(
+        JOB,
+        architecture=architecture_of(of.model),
+        seq_len=4096 - 1024 * fp8,
+        gpus=gpus,
+        domain=4,
+        global_batch_size=16,
+        hbm_bytes=1e15,
+        fp8=fp8,
+    )
+    # Of recurrent layers the trainer shares out what others do not.
+    every = replace(job, architecture=replace(job.architecture, mamba=None))
+    everything = layouts_of(legal_layouts(every))
+    runs = {one for one in everything if not as_spec(job, one, of).unsupported_by_trainer()}
+    assert set(layouts_of(legal_layouts(replace(job, trainer=True)))) == runs
     assert 0 < len(runs) < len(everything)
 
 
@@ -315,15 +342,30 @@ def test_stages_that_may_differ_have_a_layer_each_at_least() -> None:
 
 
 def test_the_trainers_layouts_are_measured_by_its_own_peak() -> None:
-    job = replace(JOB, gpus=8, global_batch_size=16, restrictions=TRAINER, trainer=True)
-    legal = legal_layouts(job)
-    assert legal.layouts > 3
+    job = replace(JOB, gpus=8, global_batch_size=16, trainer=True, state=FP32_STATE)
+    legal, counted = legal_layouts(job), 0
     for index, one in enumerate(layouts_of(legal)):
-        peak = float(trainer_memory_bytes(job.architecture, one, job.seq_len))
-        assert legal.memory_bytes[index] == peak
-        assert sum(line.value for line in job_memory_lines(job, one)) == peak
-    generic = legal_layouts(replace(job, trainer=False, state=FP32_STATE))
-    assert generic.memory_bytes[0] != legal.memory_bytes[0]
+        need = float(memory_bytes(job.architecture, one, job.seq_len, state=FP32_STATE))
+        if is_counted_layout(one):
+            need = float(trainer_memory_bytes(job.architecture, one, job.seq_len))
+            counted += 1
+        assert legal.memory_bytes[index] == need
+        assert sum(line.value for line in job_memory_lines(job, one)) == need
+    assert 3 < counted < legal.layouts
+
+
+def test_what_the_trainer_needs_is_estimated_as_more_than_is_counted_where_both_are_known() -> None:
+    job = replace(JOB, gpus=8, global_batch_size=64, trainer=True, hbm_bytes=1e15)
+    job = replace(job, state=FP32_STATE, conventions=BUNDLED_TRAINER)
+    legal = legal_layouts(job)
+    layout = Layout(**legal.columns)
+    estimate = memory_bytes(
+        job.architecture, layout, 4096, state=FP32_STATE, conventions=BUNDLED_TRAINER
+    )
+    counted = is_counted_layout(layout)
+    over = (estimate / legal.memory_bytes)[counted]
+    assert len(over) > 500
+    assert over.min() > 1.0 and np.median(over) < 1.15
 
 
 def test_a_spec_whose_layers_do_not_divide_into_virtual_stages_is_refused() -> None:

@@ -1,6 +1,6 @@
 """Peaks of the bundled trainer, as torch's own tracker counts them, beside the planner's."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,11 @@ import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
+from torch.distributed.tensor.parallel import loss_parallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import _disable_current_modes
 
 from planner.memory.trainer import trainer_memory_lines
 from smolplan.spec import RunSpec, load_preset
@@ -37,6 +41,9 @@ def a_spec(
     recompute: str = "none",
     precision: str = "bf16",
     seq_len: int = 1024,
+    tensor: int = 1,
+    context: int = 1,
+    group: int = 0,
     **model: Any,
 ) -> RunSpec:
     whole = load_preset("tiny-cpu").model_dump()
@@ -51,8 +58,11 @@ def a_spec(
         "micro_batch_size": micro_batch,
         "zero_stage": zero,
         "recompute": recompute,
+        "tensor_parallel": tensor,
+        "context_parallel": context,
+        "shard_group": group,
     }
-    whole["cluster"]["gpus_per_node"] = ranks
+    whole["cluster"]["gpus_per_node"] = ranks * tensor * context
     return RunSpec.model_validate(whole)
 
 
@@ -66,11 +76,36 @@ def ranks_of_nothing(spec: RunSpec) -> Iterator[Mesh]:
         dist.destroy_process_group()
 
 
+def unseen(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Neither on fake tensors nor tracked."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            return method(*args, **kwargs)
+
+    return wrapped
+
+
+@contextmanager
+def held_only() -> Iterator[None]:
+    """Of what torch makes beside the tensors of a rank nothing is tracked: meshes that FSDP makes
+    of others are of numbers, and DTensor works out what an operation returns on tensors of the
+    whole shape, which have no memory."""
+    worked_out = "_propagate_tensor_meta_non_cached"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DeviceMesh, "__init__", unseen(DeviceMesh.__init__))
+        patch.setattr(
+            ShardingPropagator, worked_out, unseen(getattr(ShardingPropagator, worked_out))
+        )
+        yield
+
+
 def tracked_peak_bytes(spec: RunSpec) -> int:
     """Of one step's forward and backward passes. Not of clipping and the optimiser's step: DTensor
     works out what they return on tensors of the whole shape, which have no memory but are counted
     by the tracker; in truth they only hold what is there when the backward pass ends."""
-    with ranks_of_nothing(spec) as mesh, FakeTensorMode():
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with ranks_of_nothing(spec) as mesh, held_only(), fake:
         model = CausalLM(spec.model, spec.data.seq_len)
         distribute(model, spec, mesh)
         optimizer = build_optimizer(model, spec.optim)
@@ -80,12 +115,12 @@ def tracked_peak_bytes(spec: RunSpec) -> int:
         tokens = torch.zeros(
             (spec.parallel.micro_batch_size, spec.data.seq_len + 1), dtype=torch.int64
         )
-        with tracker:
+        with tracker, loss_parallel():
             for number in range(pieces):
                 model.set_requires_gradient_sync(number == pieces - 1)  # type: ignore[operator]
-                _, objective = model(tokens[:, :-1], 0, tokens[:, 1:])
-                (objective.mean() / pieces).backward()
-                del objective
+                losses = model(tokens[:, :-1], 0, tokens[:, 1:])
+                (losses[1].mean() / pieces).backward()
+                del losses
                 if number < pieces - 1:
                     tracker.reset_mod_stats()  # it takes one call of a module at a time
             (snapshot,) = tracker.get_tracker_snapshot("peak").values()
@@ -140,6 +175,25 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "accumulated, stage 2": {"accumulation": 2, "zero": 2, "seq_len": 256, "vocab_size": 1024},
     "z-loss": {"z_loss": 1e-5},
+    "groups": {"group": 2},
+    "tensor parallel": {"tensor": 2},
+    "tensor parallel, stage 2": {"tensor": 2, "zero": 2},
+    "tensor parallel alone": {"tensor": 2, "ranks": 1},
+    "tensor parallel, chunked loss": {"tensor": 2, "micro_batch": 6, "vocab_size": 32768},
+    "tensor parallel, few tokens, untied": {
+        "tensor": 2, "seq_len": 64, "micro_batch": 1, "tied_embeddings": False,
+    },
+    "tensor parallel, recomputed": {"tensor": 2, "recompute": "full", "seq_len": 4096},
+    "tensor parallel, attention recomputed": {"tensor": 2, "recompute": "selective"},
+    "tensor parallel, z-loss": {"tensor": 2, "z_loss": 1e-5},
+    "tensor parallel, small vocabulary": {"tensor": 2, "vocab_size": 512},
+    "tensor parallel, fp32": {"tensor": 2, "vocab_size": 512, "precision": "fp32"},
+    "tensor parallel, accumulated": {"tensor": 2, "accumulation": 3},
+    "tensor parallel of eight heads": {"tensor": 8, "kv_heads": 8},
+    "context parallel": {"context": 2},
+    "context parallel, recomputed": {"context": 4, "recompute": "full", "seq_len": 4096},
+    "context parallel, long": {"context": 4, "seq_len": 8192, "micro_batch": 1},
+    "context and tensor parallel": {"context": 2, "tensor": 2},
 }  # fmt: skip
 
 
