@@ -227,10 +227,8 @@ def state_text(found: Found) -> str:
     state, kind = job.state, "fp32" if job.state == FP32_STATE else "bf16"
     account = f"as the stack {job.conventions.name} holds it (planner/catalog/memory.yaml)"
     if job.trainer:
-        account = (
-            "at the bundled trainer's fullest moment, or where that is not counted (pipelines, "
-        )
-        account += "ZeRO-0, experts, recurrent layers) estimated"
+        account = "at the bundled trainer's fullest moment, or where that is not counted "
+        account += "(pipelines, experts, recurrent layers) estimated"
     return (
         f"{state.total} B a parameter: {kind} weights {state.weights}, gradients "
         f"{state.gradients}, optimiser {state.optimizer}; {account}"

@@ -11,7 +11,7 @@ from preflight import ranks
 from preflight.once import ProbeError
 from preflight.small_run_layouts import COMPARED, UNDIVIDED, relative, with_parts
 from preflight.small_run_ranks import TIMEOUT_S, raise_if_failed
-from smolplan.rundir import RunDir, read_lines, write_text
+from smolplan.rundir import MANIFEST, RunDir, read_lines, write_text
 from smolplan.spec import dump_spec
 from smolplan.uploads import Uploads, store_folder
 
@@ -214,7 +214,7 @@ def _resumed(
 
 def newest_checkpoint(run: RunDir) -> int:
     """Step of the newest checkpoint with a manifest; 0 if there is none."""
-    found = run.checkpoints.glob("step-*/manifest.json")
+    found = run.checkpoints.glob(f"step-*/{MANIFEST}")
     return max((int(p.parent.name.removeprefix("step-")) for p in found), default=0)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from smolplan.rundir import RunDir
+from smolplan.rundir import MANIFEST, RunDir
 from smolplan.spec import RunSpec
 
 
@@ -22,7 +22,7 @@ def due(run: RunDir, spec: RunSpec) -> tuple[int, ...]:
 
 def _is_done(run: RunDir, step: int) -> bool:
     try:
-        made = (run.checkpoint(step) / "manifest.json").stat().st_mtime_ns
+        made = (run.checkpoint(step) / MANIFEST).stat().st_mtime_ns
     except OSError:
         return True  # removed meanwhile
     return any(_changed(path) >= made for path in (run.evaluation(step), run.unevaluable(step)))

@@ -20,6 +20,9 @@ from smolplan.json_records import filled, json_object
 
 Phase = Literal["starting", "training", "checkpointing", "evaluating", "finished"]
 
+MANIFEST = "manifest.json"
+"""In a checkpoint's folder, written last: without it there is no checkpoint."""
+
 STACK_SIGNAL = signal.SIGUSR2
 """On it, a rank appends its stack to its file in attempts/K/stacks."""
 
@@ -93,12 +96,12 @@ class RunDir:
         return self.path / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
-        """Shards and manifest.json, the latter written last. Written by the ranks."""
+        """Shards and MANIFEST. Written by the ranks."""
         return self.checkpoints / f"step-{step}"
 
     def saved_steps(self) -> tuple[int, ...]:
         """Steps whose checkpoints have a manifest, ascending; they may be damaged since."""
-        manifests = self.checkpoints.glob("step-*/manifest.json")
+        manifests = self.checkpoints.glob(f"step-*/{MANIFEST}")
         names = (path.parent.name.removeprefix("step-") for path in manifests)
         return tuple(sorted(int(name) for name in names if name.isdigit()))
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Self
 
 from smolplan.errors import UserError
-from smolplan.rundir import RunDir, read_json, write_json
+from smolplan.rundir import MANIFEST, RunDir, read_json, write_json
 from smolplan.spec.checkpoint import STORE_PACKAGES
 
 ROOM = 1.2
@@ -106,7 +106,7 @@ def store_folder(upload_to: str, run: RunDir) -> str:
 def checkpoints_here(run: RunDir) -> dict[int, str]:
     """Step → checksum in the manifest of each checkpoint that has one, whole or not."""
     found = {}
-    for path in run.checkpoints.glob("step-*/manifest.json"):
+    for path in run.checkpoints.glob(f"step-*/{MANIFEST}"):
         step = path.parent.name.removeprefix("step-")
         checksum = (read_json(path) or {}).get("checksum")
         if step.isdigit() and isinstance(checksum, str):

@@ -23,13 +23,12 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit, SmolplanError
 from smolplan.roll_back import RollBack, read_roll_backs
-from smolplan.rundir import RunDir, sync_folder, write_text
+from smolplan.rundir import MANIFEST, RunDir, sync_folder, write_text
 from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec
 from smolplan.uploads import Uploads, kept_for_upload, store_folder
 from trainer.keep import held_out_scores, kept
 from trainer.manifest import (
-    MANIFEST,
     Manifest,
     clear_partial,
     dump,

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from smolplan.roll_back import RollBack
-from smolplan.rundir import RunDir
+from smolplan.rundir import MANIFEST, RunDir
 from trainer.data.dataset import file_sha256
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)

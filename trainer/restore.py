@@ -16,11 +16,11 @@ from pathlib import Path
 from smolplan.errors import SmolplanError, UserError
 from smolplan.lock import hold
 from smolplan.roll_back import RollBack, read_roll_backs
-from smolplan.rundir import RunDir, sync_folder, write_text
+from smolplan.rundir import MANIFEST, RunDir, sync_folder, write_text
 from smolplan.spec import load_spec
 from smolplan.uploads import store_folder
 from trainer.data.dataset import file_sha256
-from trainer.manifest import MANIFEST, Manifest, dump, parse_manifest, verify
+from trainer.manifest import Manifest, dump, parse_manifest, verify
 from trainer.object_store import Altered, ObjectStore
 from trainer.upload import FILES_AT_ONCE
 

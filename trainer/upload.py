@@ -18,10 +18,10 @@ from pathlib import Path
 
 from smolplan.errors import SmolplanError, UserError
 from smolplan.lock import hold
-from smolplan.rundir import RunDir, read_json
+from smolplan.rundir import MANIFEST, RunDir, read_json
 from smolplan.spec import RunSpec, load_spec
 from smolplan.uploads import Arrived, Trouble, Uploads, store_folder
-from trainer.manifest import MANIFEST, Manifest, read_manifest, wrong_sizes
+from trainer.manifest import Manifest, read_manifest, wrong_sizes
 from trainer.object_store import Altered, ObjectStore, StoreError, content_of
 
 log = logging.getLogger("trainer.upload")

@@ -46,6 +46,9 @@ class Conventions:
     tracker confirms)."""
     loss_tokens: int | None = None
     """Of a micro-batch, tokens whose logits are held at a time; None: all."""
+    sharded_master: bool = False
+    """Whether the weights are a master copy, which stage 2 of ZeRO shards too; what is computed
+    with is a cast copy, gathered whole from stage 0 to 2."""
     whole_gradients: bool = False
     """Whether gradients of several micro-batches are added up whole on each rank, whatever ZeRO
     shards."""
@@ -88,6 +91,7 @@ BUNDLED_TRAINER = Conventions(
     whole_keys=True,
     logit_bytes=16.0,
     loss_tokens=2048,
+    sharded_master=True,
     whole_gradients=True,
     splits_recurrence=False,
     source="trainer/, counted tensor by tensor",

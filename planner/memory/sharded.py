@@ -180,7 +180,7 @@ def memory_lines(
     is_last, parts = memory_parts(
         arch, layout, seq_len, state=state, element_bytes=element_bytes, conventions=conventions
     )
-    formulas = state_formulas(layout, state, parts)
+    formulas = state_formulas(layout, state, parts, conventions)
     formulas |= _formulas(arch, layout, seq_len, element_bytes, conventions, is_last=is_last)
     sources = dict(SOURCES)
     if conventions.logit_bytes is not None:

@@ -139,25 +139,31 @@ def state_parts(
 
     tables = table_parameters(arch, layout)
     gathered = conventions.element_bytes * either(whole_stage, params, 2 * layer + tables)
+    copy = conventions.sharded_master * conventions.element_bytes * params
     adds_up = conventions.whole_gradients * (layout.gradient_accumulation > 1)
     unreduced = either(whole_stage | adds_up, params, layer)
     reducing = state.gradients * least(unreduced, missing)
     return {
-        "weights": held(state.weights, 3),
+        "weights": held(state.weights, 2 if conventions.sharded_master else 3),
         "gradients": held(state.gradients, 2),
         "optimiser state": held(state.optimizer, 1),
         "gathered weights": either(
-            layout.zero_stage >= 3, least(gathered, state.weights * missing), 0
+            layout.zero_stage >= 3, least(gathered, state.weights * missing), copy
         ),
         "unreduced gradients": either(layout.zero_stage >= 2, reducing, 0),
     }
 
 
-def state_formulas(layout: Layout, state: StateBytes, parts: dict[str, Values]) -> dict[str, str]:
+def state_formulas(
+    layout: Layout,
+    state: StateBytes,
+    parts: dict[str, Values],
+    conventions: Conventions = GENERIC,
+) -> dict[str, str]:
     """How each part of the state comes about."""
     formulas = {}
     for name, per_param, from_stage in (
-        ("weights", state.weights, 3),
+        ("weights", state.weights, 2 if conventions.sharded_master else 3),
         ("gradients", state.gradients, 2),
         ("optimiser state", state.optimizer, 1),
     ):

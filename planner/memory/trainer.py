@@ -4,8 +4,8 @@ The trainer shards with FSDP2, a block at a time: fp32 weights, gradients and mo
 computes with is gathered in the compute type. Each moment below is a set of lines; the peak is the
 moment whose lines add up to the most. In fp8 it is taken to be that of bf16: what is kept is the
 same, and the copies that one product casts are not counted. It counts data-, context- and
-tensor-parallel ranks, among which FSDP shares the weights out: of pipelines and unshared weights
-the general account (sharded.py) tells. Which tensors a
+tensor-parallel ranks, among which FSDP shares the weights out or not: of pipelines the general
+account (sharded.py) tells. Which tensors a
 block keeps depends on the device's kernels: nn.RMSNorm is one kernel on a GPU, and on a CPU a row
 of operations that keep fp32 copies. The CPU's figures are held against torch's FSDPMemTracker
 (tests/trainer/test_memory_tracked.py), the GPU's against the allocator's peak on an H100 (python -m
@@ -44,7 +44,7 @@ def trainer_memory_bytes(
     device: Device = "cuda",
 ) -> Values:
     """The peak of one layout, or of arrays of them: the sum of fullest_moment_lines for each. Of
-    the layout it reads all but pipeline and expert parallelism; zero_stage is 2 or 3."""
+    the layout it reads all but pipeline and expert parallelism; zero_stage is not 1."""
     shape = shape_of(
         model,
         layout,
@@ -68,8 +68,9 @@ def is_counted(spec: "RunSpec") -> bool:
 
 
 def is_counted_layout(layout: Layout) -> Any:
-    """Whether FSDP shards the weights, and there is no pipeline: of one layout or of arrays."""
-    return (layout.zero_stage >= 2) & (layout.pipeline_parallel == 1)
+    """Whether there is no pipeline, of one layout or of arrays of them. Stage 0 is FSDP too, in
+    groups of one rank; stage 1 the trainer does not know."""
+    return (layout.zero_stage != 1) & (layout.pipeline_parallel == 1)
 
 
 def is_plain(model: "ModelSpec | Architecture") -> bool:

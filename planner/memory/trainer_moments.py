@@ -31,7 +31,7 @@ def _state(shape: Shape, done: int = 0) -> list[Part]:
         return Part(
             name,
             per * shape.parameters / shape.ranks,
-            lambda: f"{per} B × {shape.parameters:,.0f} / {shape.ranks} ranks",
+            lambda: f"{per} B × {shape.parameters:,.0f} / {shape.ranks:.0f} ranks",
             FSDP2,
         )
 
@@ -45,7 +45,7 @@ def _state(shape: Shape, done: int = 0) -> list[Part]:
             lambda: (
                 f"({FP32_STATE.optimizer} B × {two:,.0f}"
                 + (f" - {FP32} B × {one:,.0f} of Muon" if one else "")
-                + f") / {shape.ranks} ranks"
+                + f") / {shape.ranks:.0f} ranks"
             ),
             FSDP2,
         ),
@@ -265,7 +265,7 @@ def _reduced(shape: Shape, done: int) -> list[Part]:
         Part(
             "gradients",
             done * reduced / shape.ranks,
-            lambda: f"{done} blocks / {shape.ranks} ranks",
+            lambda: f"{done} blocks / {shape.ranks:.0f} ranks",
         ),
     ]
 
@@ -296,7 +296,7 @@ def _last_reduction(shape: Shape) -> list[Part]:
         Part(
             "gradients",
             blocks / shape.ranks,
-            lambda: f"{blocks:,.0f} B / {shape.ranks} ranks",
+            lambda: f"{blocks:,.0f} B / {shape.ranks:.0f} ranks",
             FSDP2,
         ),
         Part("last reduction", held * root, lambda: f"{held:.0f} B × {root:,.0f}", FSDP2),

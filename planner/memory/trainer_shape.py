@@ -46,7 +46,7 @@ class Shape:
     root_parameters: Values
     """Of what is in no block: embedding, head, last norm."""
     keeps_gathered: Values
-    """1 in stage 2, where blocks stay gathered from forward to backward; else 0."""
+    """1 where blocks stay gathered from forward to backward; 0 in stage 3."""
     recompute: Values
     """1 where blocks are computed again whole; else 0."""
     selective: Values
@@ -151,11 +151,11 @@ def shape_of(
         micro_batch_size=layout.micro_batch_size,
         tensor=tensor,
         context=context,
-        ranks=layout.shards,
+        ranks=either(layout.zero_stage == 0, 1, layout.shards),
         element_bytes=element_bytes,
         block_parameters=matrices + sum(layer_vector_parameters(arch).values()),
         root_parameters=arch.vocab_size * arch.hidden * tables / tensor + arch.hidden,
-        keeps_gathered=either(layout.zero_stage == 2, 1, 0),
+        keeps_gathered=either(layout.zero_stage == 3, 0, 1),
         recompute=layout.full_recompute,
         selective=layout.attention_recompute,
         accumulates=either(layout.gradient_accumulation > 1, 1, 0),

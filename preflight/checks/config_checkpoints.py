@@ -68,6 +68,10 @@ def checkpoints(context: Context) -> Finding:
     )
 
 
+def _beside_steps(lost: float) -> str:
+    return f"{lost:.0%} of the steps' time" if lost < 2.0 else f"{lost:,.0f} times the steps' time"
+
+
 def interval_oddities(run: Planned) -> Iterator[Oddity]:
     every, steps = run.spec.checkpoint.every_steps, run.spec.steps
     step_s, best, mttf = expected_step_s(run), best_interval_s(run), expected_mttf_s(run)
@@ -100,8 +104,8 @@ def interval_oddities(run: Planned) -> Iterator[Oddity]:
     if lost > TOO_DEAR and lost > 2 * least:
         yield Oddity(
             *field,
-            f"{lost:.0%} of the time go into saving and doing again, with a failure every "
-            f"{format_duration(mttf)}; {least:.0%} at {format_duration(best)}",
+            f"saving and doing again take {_beside_steps(lost)}, with a failure every "
+            f"{format_duration(mttf)}; every {format_duration(best)} {_beside_steps(least)}",
             right,
         )
     elif interval_s > LONGEST_INTERVAL_S:

@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from smolplan.rundir import RunDir, write_text
+from smolplan.rundir import MANIFEST, RunDir, write_text
 from smolplan.spec import dump_spec, parse_spec
 from trainer.data.dataset import file_sha256
-from trainer.manifest import MANIFEST, Manifest, dump
+from trainer.manifest import Manifest, dump
 
 SPEC = """
 name: small

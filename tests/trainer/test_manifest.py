@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from smolplan.roll_back import RollBack
-from smolplan.rundir import RunDir
+from smolplan.rundir import MANIFEST, RunDir
 from smolplan.skipped import Skipped
 from tests.trainer import checkpoints
 from trainer.data.dataset import file_sha256
 from trainer.manifest import (
-    MANIFEST,
     Manifest,
     clear_partial,
     dump,

@@ -7,12 +7,12 @@ import pytest
 
 from smolplan.errors import UserError
 from smolplan.roll_back import RollBack, write_roll_backs
-from smolplan.rundir import RunDir
+from smolplan.rundir import MANIFEST, RunDir
 from smolplan.skipped import Skipped
 from smolplan.spec import load_spec
 from smolplan.uploads import Uploads, kept_for_upload, lost_here, store_folder
 from tests.trainer.checkpoints import contents, make_checkpoint, make_run
-from trainer.manifest import MANIFEST, prune, verify
+from trainer.manifest import prune, verify
 from trainer.object_store import ObjectStore, StoreError
 from trainer.restore import restore
 from trainer.upload import GIVE_UP_S, LONGEST_PAUSE_S, Uploader, pause_s, send_all
