@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,10 +95,13 @@ def test_an_upload_killed_in_the_middle_is_gone_on_with_and_nothing_half_is_rest
 
 def test_two_uploads_of_a_run_are_one(run: RunDir, s3: S3Lab) -> None:
     make_checkpoint(run, 4, files=FILES)
-    first, second = (start("trainer.upload", run, s3) for _ in range(2))
-    said = [process.communicate(timeout=120)[1] for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert sum("another process" in text for text in said) == 1
+    first = start("trainer.upload", run, s3)
+    wait_until(lambda: is_held(run.upload_lock))
+    first.send_signal(signal.SIGSTOP)  # so that it is not done before the second begins
+    assert "another process" in finish("trainer.upload", run, s3)
+    first.send_signal(signal.SIGCONT)
+    first.communicate(timeout=120)
+    assert first.returncode == 0
     assert [e["kind"] for e in run.read_events()] == ["checkpoint_uploaded"]
 
 
