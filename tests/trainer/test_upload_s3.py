@@ -96,7 +96,7 @@ def test_an_upload_killed_in_the_middle_is_gone_on_with_and_nothing_half_is_rest
 def test_two_uploads_of_a_run_are_one(run: RunDir, s3: S3Lab) -> None:
     make_checkpoint(run, 4, files=FILES)
     first = start("trainer.upload", run, s3)
-    wait_until(lambda: is_held(run.upload_lock))
+    wait_until(lambda: is_held(run.upload_lock) is True)
     first.send_signal(signal.SIGSTOP)  # so that it is not done before the second begins
     assert "another process" in finish("trainer.upload", run, s3)
     first.send_signal(signal.SIGCONT)
