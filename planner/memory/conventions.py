@@ -57,6 +57,8 @@ class Conventions:
     latents."""
     weight_workspace_bytes: float = 0.0
     """Per weight of one layer and the head: where a gradient is put before it is added up."""
+    backward_tensors: float = 0.0
+    """Of the feed-forward's width, gradients beside what is kept while one layer goes backward."""
     stages: Literal["even", "by compute", "tables as layers"] = "even"
     """How a pipeline's stages share the layers: equally; by floating-point operations, the head
     among them; equally with the embedding and the head each counted as a layer."""
@@ -91,6 +93,8 @@ BUNDLED_TRAINER = Conventions(
     whole_keys=True,
     logit_bytes=16.0,
     loss_tokens=2048,
+    weight_workspace_bytes=6.0,  # in the compute type, and as it is reduced
+    backward_tensors=2.5,
     sharded_master=True,
     whole_gradients=True,
     splits_recurrence=False,

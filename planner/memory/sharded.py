@@ -54,6 +54,7 @@ SOURCES = {
     "dispatched tokens": "experts taken to be chosen evenly",
     "logits": "compute type; log-probability and two gradients in fp32, as torch's cross_entropy",
     "weight workspace": "one layer's and the head's gradients before they are added up",
+    "activation gradients": "one layer's, of the feed-forward's width and the residual's",
     "copies of weights": "as the stack is known to keep them",
     "communication buffers": BUFFERS,
     "fragmentation": RESERVED,
@@ -110,6 +111,9 @@ def stage_parts(
     head = has_head * arch.vocab_size * arch.hidden / tp
     workspace = layer_parameters(arch, layout, conventions) + head
     parts["weight workspace"] = conventions.weight_workspace_bytes * workspace
+    parts["activation gradients"] = (
+        rank_tokens(layout, seq_len) * element_bytes * conventions.backward_tensors
+    ) * (arch.ffn_hidden / tp)
     parts["copies of weights"] = conventions.copies_bytes * rank_parameters(
         arch, layout, conventions, last_stage=last_stage
     )
@@ -246,6 +250,8 @@ def _formulas(
         "logits": f"{_loss_tokens(layout, seq_len, conventions):,.0f} tokens × "
         f"{arch.vocab_size:,} × {per_logit:g} B{tp}",
         "weight workspace": f"{conventions.weight_workspace_bytes:g} B a weight",
+        "activation gradients": f"{tokens} × {element_bytes} B × "
+        f"{conventions.backward_tensors:g} × {arch.ffn_hidden:,}{tp}",
         "copies of weights": f"{conventions.copies_bytes:.3g} B a weight, whole",
         "communication buffers": f"{tokens} × {element_bytes} B × their widths",
         "fragmentation": f"{conventions.reserved_over_allocated - 1:.1%} of what is in use",
