@@ -1,6 +1,6 @@
 """Memory of a job's layouts: the bundled trainer's peak where counted, else by conventions."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planner.explain import Line
 from planner.kernels import Values, either
@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from planner.legality import Job
 
 
+def _as_held(job: "Job") -> dict[str, Any]:
+    """What the account by conventions is told of a job."""
+    return {
+        "state": job.state,
+        "element_bytes": job.element_bytes,
+        "conventions": job.conventions,
+    }
+
+
 def job_memory_bytes(job: "Job", layout: Layout) -> Values:
     """Of the fullest rank: of one layout, or of arrays of them."""
-    need = memory_bytes(
-        job.architecture,
-        layout,
-        job.seq_len,
-        state=job.state,
-        element_bytes=job.element_bytes,
-        conventions=job.conventions,
-    )
+    need = memory_bytes(job.architecture, layout, job.seq_len, **_as_held(job))
     if not (job.trainer and is_plain(job.architecture)):
         return need
     peak = trainer_memory_bytes(
@@ -49,11 +51,4 @@ def job_memory_lines(job: "Job", layout: Layout) -> list[Line]:
                 device="cuda",
             )
         )
-    return memory_lines(
-        job.architecture,
-        layout,
-        job.seq_len,
-        state=job.state,
-        element_bytes=job.element_bytes,
-        conventions=job.conventions,
-    )
+    return memory_lines(job.architecture, layout, job.seq_len, **_as_held(job))

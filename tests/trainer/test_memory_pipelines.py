@@ -6,18 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.pipelining import schedules
 from torch.distributed.pipelining._utils import InferenceMode
 from torch.distributed.tensor.parallel import loss_parallel
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from planner.memory import BUNDLED_TRAINER, FP32_STATE, layout_of, stage_parts
 from smolplan.spec import RunSpec
-from tests.trainer.test_memory_tracked import a_spec, held_only
-from trainer.mesh import mesh_of
+from tests.trainer.test_memory_tracked import a_spec, held_only, ranks_of_nothing
 from trainer.model.transformer import CausalLM
 from trainer.optim import build_optimizer
 from trainer.parallel import distribute
@@ -49,26 +46,21 @@ def agree_at_once(_: Any, stages: Sequence[Any], *__: Any) -> None:
 
 def tracked_peak_bytes(spec: RunSpec, stage: int, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(schedules._PipelineSchedule, "_warmup_p2p", agree_at_once)
-    ranks, pipeline = spec.parallel.ranks, spec.parallel.pipeline_parallel
-    first = stage * (ranks // pipeline)
-    dist.init_process_group("fake", rank=first, world_size=ranks, store=FakeStore())
-    try:
-        mesh = mesh_of(spec, ranks, "cpu")
-        with held_only(), FakeTensorMode(allow_non_fake_inputs=True):
-            (own,) = stages_of(spec.parallel, spec.model.layers, stage)
-            model = CausalLM(spec.model, spec.data.seq_len)
-            distribute(model, spec, mesh, own, 0)
-            parts = Parts([model])
-            optimizer = build_optimizer(parts, spec.optim)
-            passes, tracker = Pipeline(parts, [own], spec, mesh), Peak()
-            tracker.track_external(parts, optimizer)
-            batch = spec.optim.global_batch_size // spec.parallel.data_parallel
-            tokens = torch.zeros((batch, spec.data.seq_len + 1), dtype=torch.int64)
-            with tracker, loss_parallel():
-                passes.backward(tokens)
-            (snapshot,) = tracker.get_tracker_snapshot("peak").values()
-    finally:
-        dist.destroy_process_group()
+    first = stage * (spec.parallel.ranks // spec.parallel.pipeline_parallel)
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with ranks_of_nothing(spec, first) as mesh, held_only(), fake:
+        (own,) = stages_of(spec.parallel, spec.model.layers, stage)
+        model = CausalLM(spec.model, spec.data.seq_len)
+        distribute(model, spec, mesh, own, 0)
+        parts = Parts([model])
+        optimizer = build_optimizer(parts, spec.optim)
+        passes, tracker = Pipeline(parts, [own], spec, mesh), Peak()
+        tracker.track_external(parts, optimizer)
+        batch = spec.optim.global_batch_size // spec.parallel.data_parallel
+        tokens = torch.zeros((batch, spec.data.seq_len + 1), dtype=torch.int64)
+        with tracker, loss_parallel():
+            passes.backward(tokens)
+        (snapshot,) = tracker.get_tracker_snapshot("peak").values()
     return int(snapshot["Total"])
 
 

@@ -67,9 +67,9 @@ def a_spec(
 
 
 @contextmanager
-def ranks_of_nothing(spec: RunSpec) -> Iterator[Mesh]:
+def ranks_of_nothing(spec: RunSpec, rank: int = 0) -> Iterator[Mesh]:
     count = spec.parallel.ranks
-    dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
+    dist.init_process_group("fake", rank=rank, world_size=count, store=FakeStore())
     try:
         yield mesh_of(spec, count, "cpu")
     finally:
