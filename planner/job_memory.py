@@ -31,7 +31,6 @@ def job_memory_bytes(job: "Job", layout: Layout) -> Values:
         layout,
         job.seq_len,
         element_bytes=job.element_bytes,
-        z_loss=job.z_loss,
         muon=job.muon,
     )
     return either(is_counted_layout(layout), peak, need)
@@ -46,7 +45,6 @@ def job_memory_lines(job: "Job", layout: Layout) -> list[Line]:
                 layout,
                 job.seq_len,
                 element_bytes=job.element_bytes,
-                z_loss=job.z_loss,
                 muon=job.muon,
                 device="cuda",
             )

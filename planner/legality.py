@@ -48,7 +48,6 @@ class Job:
     trainer: bool = False
     """Whether the bundled trainer runs it: what it can (planner/trainer_rules.py), by its peak."""
     fp8: bool = False
-    z_loss: bool = False
     muon: bool = False
     """Whether the bundled trainer's optimiser is Muon."""
     uneven_stages: bool = False

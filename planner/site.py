@@ -279,7 +279,6 @@ def job_of(
         conventions=BUNDLED_TRAINER if trainer else find_conventions(site.stack.name),
         trainer=trainer,
         fp8=spec.optim.precision == "fp8",
-        z_loss=spec.model.z_loss > 0,
         muon=spec.optim.optimizer == "muon",
         uneven_stages=uneven_stages or spec.parallel.uneven_stages,
         checkpoint_every_steps=spec.checkpoint.every_steps,

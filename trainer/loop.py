@@ -20,6 +20,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.data.dataset import open_dataset
 from trainer.data.loader import Loader, checksum, open_loader, rank_share
 from trainer.data.prefetch import Batches
+from trainer.host_memory import keep_freed
 from trainer.huggingface.start import load_weights
 from trainer.optim import build_optimizer
 from trainer.parallel import join
@@ -51,6 +52,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     dataset = open_dataset(run)
     loader = open_loader(spec, dataset)
     world = join(spec)
+    if world.device.type == "cpu":
+        keep_freed()
 
     passes = Passes(spec, world, dataset.separator)
     model = passes.model

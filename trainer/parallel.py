@@ -202,7 +202,8 @@ def distribute(
             shard(module, mesh=mesh.experts_fsdp, shard_placement_fn=_evenly(mesh.experts_fsdp))
     for together in _gathered_together(blocks):
         shard(together, mesh=mesh.fsdp)
-    shard(model, mesh=mesh.fsdp)
+    # What is in no block: the backward pass begins with it, so that it is not given up before.
+    shard(model, mesh=mesh.fsdp, reshard_after_forward=False)
 
 
 def _evenly(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.parallel import loss_parallel
 
 from smolplan.spec import RunSpec
 from trainer.balance import share_losses
@@ -43,16 +41,14 @@ class Passes:
         """Gradients of this rank's share, micro-batch by micro-batch; in nats the loss of each
         sequence, or of its part of it, zeros where this rank does not know them. tokens: int64
         (share, seq_len + 1)."""
-        with loss_parallel():  # of logits that lie on several ranks; of others as ever
-            if self._pipeline is not None:
-                losses = self._pipeline.backward(tokens)
-            else:
-                losses = self._backward(tokens)
+        if self._pipeline is not None:
+            losses = self._pipeline.backward(tokens)
+        else:
+            losses = self._backward(tokens)
         if self._ends is not None:
             self._ends.sum_gradients()
         # Looked at once, at the end: each look makes the host wait for the device.
-        whole = losses.full_tensor() if isinstance(losses, DTensor) else losses
-        told: list[float] = whole.tolist()
+        told: list[float] = losses.tolist()
         return told
 
     def _backward(self, tokens: Tensor) -> Tensor:
@@ -62,7 +58,6 @@ class Passes:
         for number, piece in enumerate(pieces):
             # FSDP reduces gradients once, in the last backward pass.
             self.model.set_requires_gradient_sync(number == len(pieces) - 1)  # type: ignore[operator]
-            # Not unpacked: the gradient of that would put DTensors beside plain tensors.
             losses = self.model(piece[:, :-1], self._separator, piece[:, 1:])
             (losses[1].mean() / len(pieces)).backward()
             told.append(losses[0].detach())

@@ -24,8 +24,9 @@ CHECK_EVERY_STEPS = 100
 """And before every checkpoint, so that none holds what differs. Without HSDP the copies are small:
 norms and tables, a few thousandths of the weights."""
 
-AT_ONCE_BYTES = 16 * 2**20
-"""Of a weight that are looked at together: each takes eight bytes and its place eight more."""
+AT_ONCE = 2**20
+"""Elements of a weight that are looked at together: each takes eight bytes."""
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 EVERYWHERE = "rotary tables, optimiser steps, step or position in the data"
 ROUTERS = "routers' biases"
@@ -101,11 +102,12 @@ def _stage(mesh: Mesh) -> list[str]:
 
 
 def _bits(held: Tensor) -> Tensor:
-    """int64, a sum of the bytes by their places: no single flipped bit leaves it as it is."""
-    octets = held.detach().contiguous().reshape(-1).view(torch.uint8)
-    total = torch.zeros((), dtype=torch.int64, device=octets.device)
-    for number, piece in enumerate(octets.split(AT_ONCE_BYTES)):
-        first = number * AT_ONCE_BYTES + 1
-        places = torch.arange(first, first + piece.numel(), device=octets.device)
-        total += (piece * places).sum()
+    """int64, a sum of the elements' bits by odd numbers that tell their places: no single flipped
+    bit leaves it as it is, since an odd number times a power of two below 2^64 is not 0 by it."""
+    flat = held.detach().contiguous().reshape(-1)
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for number, piece in enumerate(flat.view(INTEGERS[flat.element_size()]).split(AT_ONCE)):
+        first = 2 * number * AT_ONCE + 1
+        places = torch.arange(first, first + 2 * piece.numel(), 2, device=flat.device)
+        total += places.mul_(piece).sum()
     return total

@@ -39,7 +39,6 @@ def trainer_memory_bytes(
     seq_len: int,
     *,
     element_bytes: int = 2,
-    z_loss: bool = False,
     muon: bool = False,
     device: Device = "cuda",
 ) -> Values:
@@ -50,7 +49,6 @@ def trainer_memory_bytes(
         layout,
         seq_len,
         element_bytes=element_bytes,
-        z_loss=z_loss,
         muon=muon,
         device=device,
     )
@@ -91,7 +89,6 @@ def trainer_memory_lines(spec: "RunSpec", device: Device) -> list[Line]:
             layout_of(spec),
             spec.data.seq_len,
             element_bytes=4 if spec.optim.precision == "fp32" else 2,
-            z_loss=spec.model.z_loss > 0.0,
             muon=spec.optim.optimizer == "muon",
             device=device,
         )

@@ -102,7 +102,18 @@ def _last_norm(shape: Shape) -> Part:
     )
 
 
-def _logits(shape: Shape, per_logit: Values) -> Part:
+def _hidden_gradient(shape: Shape, copies: int) -> Part:
+    whole = shape.element_bytes * shape.hidden * shape.tokens
+    return Part(
+        "hidden gradient",
+        copies * whole,
+        lambda: (
+            f"{copies} × {shape.element_bytes} B × {shape.hidden:,} × {shape.tokens:,.0f} tokens"
+        ),
+    )
+
+
+def _logits(shape: Shape, per_logit: int) -> Part:
     return Part(
         "logits",
         per_logit * shape.chunk_tokens * shape.vocab,
@@ -110,43 +121,47 @@ def _logits(shape: Shape, per_logit: Values) -> Part:
     )
 
 
-def _end_of_forward(shape: Shape) -> list[Part]:
-    """The loss is there; its logits too if there is one chunk, and the mask."""
-    mask = (1 - shape.recompute - shape.selective) * shape.mask_bytes
+def _in_loss(shape: Shape) -> list[Part]:
     return [
         *_state(shape),
-        _gathered(shape, either(shape.keeps_gathered, shape.layers, 0) + 1),
+        _gathered(shape, either(shape.keeps_gathered, shape.layers, 0)),
         _activations(shape, shape.layers),
         _last_norm(shape),
-        Part(
-            "document mask", mask, lambda: f"{shape.tokens:,.0f} tokens × {shape.seq_len:,} × 1 B"
-        ),
-        _logits(shape, 2 * FP32 + (shape.element_bytes if shape.element_bytes != FP32 else 0)),
+        _hidden_gradient(shape, 1),
     ]
 
 
+def _log_probabilities(shape: Shape) -> list[Part]:
+    """Of a chunk, beside its logits, both in fp32; of chunks before it the head's gradient."""
+    before = either(shape.tokens > shape.chunk_tokens, 1, 0)
+    return [*_in_loss(shape), _root_gradient(shape, before), _logits(shape, 2 * FP32)]
+
+
+def _gradient_of_logits(shape: Shape) -> list[Part]:
+    """In the place of their log-probabilities, and in the compute type."""
+    cast = 0 if shape.element_bytes == FP32 else shape.element_bytes
+    return [*_in_loss(shape), _root_gradient(shape), _logits(shape, FP32 + cast)]
+
+
 def _backward_of_loss(shape: Shape) -> list[Part]:
-    """Log-probabilities of a chunk, their gradient, and the logits' gradient, to which DTensor adds
-    one that it is made of; with z-loss the logits and a second gradient too. The last block is
+    """Both gradients, and what they are times the loss's part of the batch's. The last block is
     being gathered."""
-    whole = shape.element_bytes * shape.hidden * shape.tokens
-    hidden = either(shape.tokens > shape.chunk_tokens, whole, 0)
     return [
         *_state(shape),
         _gathered(shape, either(shape.keeps_gathered, shape.layers, 1)),
         _activations(shape, shape.layers),
         _last_norm(shape),
-        Part("hidden gradient", hidden, lambda: "of all chunks"),
-        _logits(shape, FP32 * either(shape.tensor > 1, 1, 0) + FP32 * (5 if shape.z_loss else 3)),
+        _hidden_gradient(shape, 2),
+        _root_gradient(shape, 2),
     ]
 
 
-def _root_gradient(shape: Shape) -> Part:
+def _root_gradient(shape: Shape, copies: Values = 1) -> Part:
     """Of the head, in the compute type, until the backward pass ends."""
     return Part(
         "head gradient",
-        shape.element_bytes * shape.vocab * shape.hidden,
-        lambda: f"{shape.element_bytes} B × {shape.vocab:,.0f} × {shape.hidden:,}",
+        copies * shape.element_bytes * shape.vocab * shape.hidden,
+        lambda: f"{copies:.0f} × {shape.element_bytes} B × {shape.vocab:,.0f} × {shape.hidden:,}",
     )
 
 
@@ -307,7 +322,8 @@ def moments(shape: Shape) -> dict[str, list[Part]]:
     """The parts of each moment that can be the fullest. What a block leaves grows or shrinks
     evenly over the blocks, so that the first two and the last two stand for all."""
     found = {
-        "at the end of the forward pass": _end_of_forward(shape),
+        "in the loss": _log_probabilities(shape),
+        "in the logits' gradient": _gradient_of_logits(shape),
         "in the loss's backward pass": _backward_of_loss(shape),
         "in the last norm's backward pass": _backward_of_last_norm(shape),
         "in the embedding's backward pass": _backward_of_embedding(shape),

@@ -52,7 +52,6 @@ class Shape:
     selective: Values
     """1 where attention is, from its queries, keys and values; else 0."""
     accumulates: Values
-    z_loss: bool
     one_moment_parameters: Values
     """Of matrices that Muon moves, which holds no second moment of them."""
     fused_norm: bool
@@ -128,7 +127,6 @@ def shape_of(
     seq_len: int,
     *,
     element_bytes: int,
-    z_loss: bool,
     muon: bool,
     device: Device,
 ) -> Shape:
@@ -159,7 +157,6 @@ def shape_of(
         recompute=layout.full_recompute,
         selective=layout.attention_recompute,
         accumulates=either(layout.gradient_accumulation > 1, 1, 0),
-        z_loss=z_loss,
         one_moment_parameters=muon * arch.layers * matrices,
         fused_norm=device == "cuda",
     )

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.parallel import loss_parallel
 
 from preflight.small_run_layouts import with_parts
 from smolplan.spec import RunSpec
@@ -52,10 +51,8 @@ def whole_and_shared(spec: RunSpec) -> tuple[CausalLM, CausalLM, World]:
 
 def backward(model: CausalLM, tokens: Tensor, mean: Callable[[float], float]) -> list[float]:
     """Loss, what is minimised, and the gradients' norm; `mean` is that over the ranks."""
-    with loss_parallel():
-        losses = model(tokens, SEPARATOR, tokens.roll(-1, dims=1))
-        losses = losses.mean(dim=1)
-        losses[1].backward()
+    losses = model(tokens, SEPARATOR, tokens.roll(-1, dims=1)).mean(dim=1)
+    losses[1].backward()
     total = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     return [*(mean(loss.item()) for loss in losses.detach()), gathered(total).item()]
 

@@ -11,7 +11,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
-from torch.distributed.tensor.parallel import loss_parallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -115,7 +114,7 @@ def tracked_peak_bytes(spec: RunSpec) -> int:
         tokens = torch.zeros(
             (spec.parallel.micro_batch_size, spec.data.seq_len + 1), dtype=torch.int64
         )
-        with tracker, loss_parallel():
+        with tracker:
             for number in range(pieces):
                 model.set_requires_gradient_sync(number == pieces - 1)  # type: ignore[operator]
                 losses = model(tokens[:, :-1], 0, tokens[:, 1:])

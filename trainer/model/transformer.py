@@ -87,7 +87,7 @@ class CausalLM(nn.Module):
         document; None, or a spec without the mask, attends across."""
         hidden = self.hidden(tokens, separator)
         if targets is not None:
-            return next_token_loss(hidden, self.lm_head, targets, self.z_loss)
+            return next_token_loss(hidden, self.lm_head.weight, targets, self.z_loss)
         logits: Tensor = self.lm_head(hidden)
         return logits
 
