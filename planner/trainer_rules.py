@@ -57,10 +57,9 @@ def _fails_experts(job: Job, c: Columns) -> Mask:
 
 
 def _fails_fp8(job: Job, c: Columns) -> Mask:
-    tokens = c["micro_batch_size"] * job.seq_len // c["context_parallel"]
-    fails: Mask = (
-        (c["tensor_parallel"] > 1) | (c["schedule"] == ZERO_BUBBLE) | (tokens % fp8.SIDES > 0)
-    )
+    shares = c["context_parallel"] * c["tensor_parallel"]
+    tokens = c["micro_batch_size"] * job.seq_len // shares
+    fails: Mask = (c["schedule"] == ZERO_BUBBLE) | (tokens % fp8.SIDES > 0)
     return fails & job.fp8
 
 
@@ -105,9 +104,9 @@ TRAINER_RULES = (
         lambda job, one: name_of(one),
     ),
     Rule(
-        "its fp8 knows no tensor parallel and no zero-bubble",
+        "its fp8 knows no zero-bubble, and takes tokens by sixteens",
         _fails_fp8,
-        lambda job, c: c["tensor_parallel"],
+        lambda job, c: c["context_parallel"] * c["tensor_parallel"],
         lambda job, one: name_of(one),
     ),
 )

@@ -13,6 +13,7 @@ router, norms, attention itself; and, unlike there, the stacked experts.
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeGuard
 
 import torch
@@ -48,28 +49,34 @@ def multiply_in_fp8(blocks: Sequence[Block], spec: RunSpec, device_type: str) ->
     finally:
         logging.getLogger("torchao").setLevel(level)
     config = Float8LinearConfig(emulate=emulated)
+    tensor = spec.parallel.tensor_parallel
+    taken = 100 * share(blocks, tensor)
     for block in blocks:
-        convert_to_float8_training(block, module_filter_fn=takes_fp8, config=config)
-    log.info("%.1f %% of the blocks' matrix parameters multiply in fp8", 100 * share(blocks))
+        takes = partial(takes_fp8, tensor_parallel=tensor)
+        convert_to_float8_training(block, module_filter_fn=takes, config=config)
+    log.info("%.1f %% of the blocks' matrix parameters multiply in fp8", taken)
     if emulated:
         log.warning("fp8 is emulated on the CPU: for tests and small runs, and slow")
 
 
-def takes_fp8(module: nn.Module, name: str) -> TypeGuard[nn.Linear]:
-    """Whether a module of a block, of that name within it, multiplies in fp8."""
+def takes_fp8(module: nn.Module, name: str, tensor_parallel: int = 1) -> TypeGuard[nn.Linear]:
+    """Whether a module of a block, of that name within it, multiplies in fp8: so that a
+    tensor-parallel rank's share of either side will do."""
+    sides = SIDES * tensor_parallel
     return (
         isinstance(module, nn.Linear)
         and not name.endswith(KEPT)
-        and all(side % SIDES == 0 for side in module.weight.shape)
+        and all(side % sides == 0 for side in module.weight.shape)
     )
 
 
-def share(blocks: Sequence[Block]) -> float:
+def share(blocks: Sequence[Block], tensor_parallel: int = 1) -> float:
     """Of the blocks' matrix parameters, those that multiply in fp8."""
+    takes = partial(takes_fp8, tensor_parallel=tensor_parallel)
     matrices = taken = 0
     for block in blocks:
         matrices += sum(p.numel() for p in block.parameters() if p.dim() > 1)
-        taken += sum(m.weight.numel() for n, m in block.named_modules() if takes_fp8(m, n))
+        taken += sum(m.weight.numel() for n, m in block.named_modules() if takes(m, n))
     return taken / matrices if matrices else 0.0
 
 

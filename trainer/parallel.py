@@ -162,11 +162,11 @@ def _loopback_store() -> dict[str, Any]:
 def distribute(
     model: CausalLM, spec: RunSpec, mesh: Mesh, stage: Stage | None = None, separator: int = 0
 ) -> None:
-    """Share sequences out over the context-parallel ranks, layers over the tensor-parallel ones and
-    experts over the expert-parallel ones; keep what a stage of a pipeline holds; have it multiply
-    in fp8 where the spec says so; then shard parameters, gradients and optimiser state over the
-    others (FSDP2), a block at a time or a few small ones. Stage 2 keeps gathered weights between
-    forward and backward."""
+    """Have blocks multiply in fp8 where the spec says so; share sequences out over the
+    context-parallel ranks, layers over the tensor-parallel ones and experts over the
+    expert-parallel ones; keep what a stage of a pipeline holds; then shard parameters, gradients
+    and optimiser state over the others (FSDP2), a block at a time or a few small ones. Stage 2
+    keeps gathered weights between forward and backward."""
     context, tensor = mesh.tokens["context"], mesh.weights["tensor"]
     recurrent = [m for m in model.modules() if isinstance(m, Mamba2 | GatedDeltaNet)]
     if recurrent and context.size() * tensor.size() > 1:
@@ -175,6 +175,8 @@ def distribute(
             mixer.heads = heads
     if context.size() > 1:
         share_sequence(model, context)
+    if spec.optim.precision == "fp8":  # before tensor parallelism, which goes by modules
+        multiply_in_fp8(_blocks(model), spec, mesh.weights.device_type)
     if tensor.size() > 1:
         split_layers(model, tensor)
     if stage is not None:
@@ -183,9 +185,7 @@ def distribute(
     if (ranks := mesh.spreads_experts) is not None:
         for module in experts:
             spread(module, ranks)
-    blocks = [block for block in model.model.layers if isinstance(block, Block)]
-    if spec.optim.precision == "fp8":
-        multiply_in_fp8(blocks, spec, mesh.weights.device_type)
+    blocks = _blocks(model)  # those that are here
     policy = MixedPrecisionPolicy(
         param_dtype=None if spec.optim.precision == "fp32" else torch.bfloat16,
         reduce_dtype=torch.float32,
@@ -204,6 +204,10 @@ def distribute(
         shard(together, mesh=mesh.fsdp)
     # What is in no block: the backward pass begins with it, so that it is not given up before.
     shard(model, mesh=mesh.fsdp, reshard_after_forward=False)
+
+
+def _blocks(model: CausalLM) -> list[Block]:
+    return [block for block in model.model.layers if isinstance(block, Block)]
 
 
 def _evenly(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:

@@ -1,5 +1,6 @@
 """Courses of runs over each other at equal tokens: a panel a quantity, as HTML, SVG or PNG."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -56,6 +57,24 @@ def panels(courses: Sequence[Course], metrics: Sequence[str]) -> list[Panel]:
             title, label = OF_STEPS.get(metric, (metric, "score"))
             found.append(Panel(Axes(title, "tokens", label), lines))
     return found
+
+
+def points(courses: Sequence[Course], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """By run and metric what would be drawn: of each point tokens, mean, lowest, highest and
+    attempt; null for what is no finite number."""
+    return [
+        {
+            "run": course.name,
+            "metrics": {name: list(map(_told, _line(course, name).rows)) for name in metrics},
+        }
+        for course in courses
+    ]
+
+
+def _told(row: Row) -> dict[str, Any]:
+    values = {"tokens": row.x, "mean": row.mean, "low": row.low, "high": row.high}
+    finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {**finite, "attempt": row.attempt}
 
 
 def _line(course: Course, metric: str) -> Line:

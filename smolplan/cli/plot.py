@@ -25,18 +25,24 @@ def plot(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the points as JSON, and draw nothing.")
+    ] = False,
 ) -> None:
     """Draw loss, throughput, MFU, gradient norm, data wait and evaluations over tokens; several
     runs lie over each other, for comparing them at equal tokens.
 
     Example: `smolplan plot ablation-a ablation-b --to compare.svg --metric loss`
     """
-    from monitor.report.overlay import WRITERS, metrics_of, panels
+    import json
+
+    from monitor.report.overlay import WRITERS, metrics_of, panels, points
     from smolplan.cli.options import check_file, check_picture, write_file
     from smolplan.errors import UserError
 
-    check_picture("--to", to, WRITERS)
-    check_file("--to", to, force=force)
+    if not as_json:
+        check_picture("--to", to, WRITERS)
+        check_file("--to", to, force=force)
     courses = [_course(name) for name in runs]
     known = metrics_of(courses)
     for name in metric or ():
@@ -46,7 +52,11 @@ def plot(
                 where="--metric",
                 remedy=f"They have: {', '.join(known)}." if known else "None made a step yet.",
             )
-    drawn = panels(courses, metric or known)
+    asked = metric or known
+    if as_json:
+        print(json.dumps(points(courses, asked), indent=1, allow_nan=False))
+        return
+    drawn = panels(courses, asked)
     if not drawn:
         raise UserError(
             "there are not two points to draw", where="RUN", remedy="Wait for the first steps."

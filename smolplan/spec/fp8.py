@@ -14,22 +14,19 @@ cuBLASLt does (16 bytes)."""
 def unsupported(parallel: ParallelSpec, seq_len: int) -> list[str]:
     """What the bundled trainer cannot run in fp8, a clause each."""
     runs, problems = "the bundled trainer runs optim.precision fp8", []
-    if parallel.tensor_parallel > 1:
-        problems.append(
-            f"parallel.tensor_parallel is {parallel.tensor_parallel}: {runs} with 1 only; share "
-            f"weights out by zero_stage 3"
-        )
     if parallel.schedule == "zero-bubble":
         problems.append(
             f"parallel.schedule is zero-bubble, which goes back through a product twice: {runs} "
             f"with 1f1b or interleaved"
         )
     # The product that makes a weight's gradient sums over them.
-    tokens = parallel.micro_batch_size * seq_len // parallel.context_parallel
+    shares = parallel.context_parallel * parallel.tensor_parallel
+    tokens = parallel.micro_batch_size * seq_len // shares
     if tokens % SIDES:
         problems.append(
             f"a rank's micro-batch has {tokens} tokens (parallel.micro_batch_size "
             f"{parallel.micro_batch_size} × data.seq_len {seq_len} / context_parallel "
-            f"{parallel.context_parallel}): {runs} with a multiple of {SIDES}"
+            f"{parallel.context_parallel} / tensor_parallel {parallel.tensor_parallel}): {runs} "
+            f"with a multiple of {SIDES}"
         )
     return problems

@@ -1,5 +1,6 @@
 """Curves of runs over each other, from run folders as a trainer and its restarts leave them."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
@@ -114,3 +115,23 @@ def test_what_cannot_be_drawn_is_said(restarted: RunDir, tmp_path: Path) -> None
         done = smolplan("plot", str(restarted.path), *arguments)
         assert done.returncode == 2 and said in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_points_are_told_as_json_and_nothing_is_drawn(
+    restarted: RunDir, tmp_path: Path
+) -> None:
+    append_line(restarted.metrics, {"step": 61, "attempt": 2, "loss": float("inf")})
+    picture = tmp_path / "loss.svg"
+    words = ("plot", str(restarted.path), "--to", str(picture), "--metric", "loss")
+    done = smolplan(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)
+    assert told["run"] == "restarted" and list(told["metrics"]) == ["loss"]
+    rows = told["metrics"]["loss"]
+    assert rows[40] == {
+        "tokens": 41 * SPEC.global_batch_tokens,
+        **dict.fromkeys(("mean", "low", "high"), 2.0),
+        "attempt": 2,
+    }
+    assert all(row["mean"] is None or row["mean"] < 4 for row in rows)
+    assert not picture.exists()

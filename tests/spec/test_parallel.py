@@ -152,7 +152,7 @@ def test_the_planners_layout_says_all_that_the_specs_does() -> None:
 @pytest.mark.parametrize(
     ("part", "changed", "said"),
     [
-        ("parallel", {"tensor_parallel": 2}, "tensor_parallel is 2: the bundled trainer runs"),
+        ("parallel", {"micro_batch_size": 1, "tensor_parallel": 32}, "has 8 tokens"),
         ("parallel", {"schedule": "zero-bubble"}, "which goes back through a product twice"),
         ("parallel", {"micro_batch_size": 1, "context_parallel": 32}, "has 8 tokens"),
         ("data", {"seq_len": 101}, "has 404 tokens (parallel.micro_batch_size 4 × data.seq_len"),

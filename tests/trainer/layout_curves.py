@@ -37,14 +37,15 @@ def a_spec(layout: dict[str, Any]) -> RunSpec:
     model = {"layers": 5, "z_loss": 1e-3, "no_rope_every": 3, **layout.pop("model", {})}
     parallel = {"micro_batch_size": 2, "uneven_stages": True, **layout}
     others = ("tensor_parallel", "context_parallel", "pipeline_parallel")
-    ranks = 4
+    ranks = replicas = int(os.environ["WORLD_SIZE"])
     for other in others:
-        ranks //= parallel.get(other, 1)
+        replicas //= parallel.get(other, 1)
     return with_parts(
-        make_spec(Path("/unused"), ranks=4, rate=3e-3),
+        make_spec(Path("/unused"), ranks=1, rate=3e-3),
         model=model,
         optim={"global_batch_size": BATCH},
-        parallel=parallel | {"data_parallel": ranks},
+        parallel=parallel | {"data_parallel": replicas},
+        cluster={"gpus_per_node": ranks},
     )
 
 
@@ -113,7 +114,7 @@ def main() -> int:
         if model not in known:
             known[model] = on_one_device(spec)
         first, expected = known[model]
-        placed = World(world.rank, world.size, world.device, mesh_of(spec, 4, "cpu"))
+        placed = World(world.rank, world.size, world.device, mesh_of(spec, world.size, "cpu"))
         curve, odd = laid_out(spec, placed, first)
         pairs = list(zip(curve, expected, strict=True))
         norm = max(abs(a - b) / b for (_, a), (_, b) in pairs)

@@ -1,6 +1,7 @@
 """optim.precision fp8, emulated on the CPU."""
 
 import copy
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from preflight.small_run_layouts import with_parts
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import ModelSpec, RunSpec
 from tests.support import make_spec
+from tests.trainer.test_parallel import on_ranks
 from trainer.fp8 import check_device, multiply_in_fp8, share, takes_fp8
 from trainer.model.block import Block
 from trainer.model.transformer import CausalLM
@@ -126,6 +128,32 @@ def test_what_is_small_odd_or_chooses_stays_in_bf16(model: dict[str, object], ta
     found = [name for name, module in blocks[0].named_modules() if takes_fp8(module, name)]
     assert {name.rpartition(".")[2] for name in found} == set(taken.split())
     assert (share(blocks) == 1.0) is (not model)
+
+
+RECURRENT = {
+    **{"layers": 4, "layer_pattern": "MAlA", "delta_net": DELTA_NET},
+    "mamba": MAMBA,
+}
+LAYOUTS: list[dict[str, object]] = [
+    {"pipeline_parallel": 2},
+    {"context_parallel": 2},
+    {"tensor_parallel": 2},
+    {"expert_parallel": 2, "model": {"experts": EXPERTS}},
+    {"tensor_parallel": 2, "model": {"experts": EXPERTS}},
+    {"tensor_parallel": 2, "model": {"latent_attention": LATENT, "kv_heads": 4}},
+    {"tensor_parallel": 2, "model": RECURRENT},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_kind_of_layout_trains_in_fp8_nearly_as_one_rank_does() -> None:
+    on_ranks(2, "fp8_layouts", *map(json.dumps, LAYOUTS), timeout_s=250)
+
+
+def test_of_a_matrix_in_fp8_a_tensor_parallel_rank_s_share_has_sides_that_fit() -> None:
+    linear = torch.nn.Linear(64, 32, device="meta")
+    assert [n for n in (1, 2, 4) if takes_fp8(linear, "up_proj", n)] == [1, 2]
 
 
 def test_a_gpu_without_fp8_no_gpu_and_no_torchao_are_told_of(

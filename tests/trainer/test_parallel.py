@@ -93,3 +93,11 @@ def test_a_model_on_several_ranks_computes_what_it_does_on_one(
 )
 def test_every_layout_begins_and_trains_as_one_device_does(layouts: list[dict[str, Any]]) -> None:
     on_ranks(4, "layout_curves", *map(json.dumps, layouts), timeout_s=800)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_three_kinds_at_once_train_as_one_device_does() -> None:
+    """Others: python -m benchmarks.layouts."""
+    layout = {"expert_parallel": 2, "pipeline_parallel": 2, "tensor_parallel": 2}
+    on_ranks(8, "layout_curves", json.dumps({**layout, "model": WITH_BIAS}), timeout_s=250)

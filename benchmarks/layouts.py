@@ -1,0 +1,69 @@
+"""`python -m benchmarks.layouts`: ten steps in fp32 under layouts of three kinds of parallelism at
+once, on eight CPU ranks, beside plain torch on one: the largest relative differences of a batch's
+loss, of a sequence's, and of the gradients' norm. Exit 1 where one is above its limit
+(tests/trainer/layout_curves.py), or ranks that are to hold the same differ.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers.document import markdown_table, write_section
+from tests.trainer.test_parallel import RECURRENT, WITH_BIAS, WITH_EXPERTS
+
+COMMAND = "python -m benchmarks.layouts"
+RANKS = 8
+PIPELINE = {"pipeline_parallel": 2, "tensor_parallel": 2}
+SEQUENCE = {"context_parallel": 2, "tensor_parallel": 2}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "PP 2 × CP 2 × TP 2": PIPELINE | SEQUENCE,
+    "DP 2 × PP 2 × TP 2, replicas, stage 2": PIPELINE | {"shard_group": 1, "zero_stage": 2},
+    "DP 2 × PP 2, interleaved, × TP 2, stage 2": PIPELINE
+    | {"virtual_pipeline": 2, "zero_stage": 2},
+    "DP 2 × CP 2 × TP 2, groups of 2, recomputed": SEQUENCE
+    | {"shard_group": 2, "recompute": "full"},
+    "EP 2 × PP 2 × TP 2, balance by bias": PIPELINE | {"expert_parallel": 2, "model": WITH_BIAS},
+    "EP 4 × CP 2 × TP 2, experts": SEQUENCE | {"expert_parallel": 4, "model": WITH_EXPERTS},
+    "PP 2 × CP 2 × TP 2, Mamba-2 and gated DeltaNet": PIPELINE | SEQUENCE | {"model": RECURRENT},
+}
+HEAD = ("layout", "loss", "of a sequence", "gradients' norm")
+TOLD = re.compile(r": loss (\S+), of a sequence (\S+), norm (\S+), odd (.*), falls")
+
+
+def measure(layout: dict[str, Any]) -> tuple[list[str], bool]:
+    """Cells of the table, and whether all is within the limits."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS)]
+    address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    words = ["--local-addr", "127.0.0.1", "-m", "tests.trainer.layout_curves", json.dumps(layout)]
+    done = subprocess.run([*torchrun, *address, *words], capture_output=True, text=True)
+    told = TOLD.search(done.stdout)
+    if told is None:
+        raise SystemExit(done.stderr[-3000:])
+    return [told[1], told[2], told[3]], done.returncode == 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--write", type=Path, help="document whose section is written anew")
+    options = parser.parse_args(arguments)
+    rows, good = [], True
+    for name, layout in LAYOUTS.items():
+        cells, within = measure(layout)
+        rows.append([name, *cells])
+        good &= within
+        print(" | ".join(rows[-1]), flush=True)
+    text = f"torch {torch.__version__}, {RANKS} ranks by gloo.\n\n{markdown_table(HEAD, rows)}"
+    if options.write:
+        write_section(options.write, COMMAND, text)
+    return int(not good)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
