@@ -8,6 +8,7 @@ from planner.architecture import Architecture
 from planner.kernels import Values, either
 from planner.memory.conventions import Conventions
 from planner.memory.layout import Layout
+from planner.memory.recurrence import delta_net_bytes, mamba_bytes
 
 ZB_H1 = "ZB-H1, Qi et al. 2024, arXiv 2401.10241, section 2"
 KORTHIKANTI = "counted as in Korthikanti et al. 2022, arXiv 2205.05198"
@@ -51,9 +52,8 @@ class TokenBytes:
 
 def token_bytes(arch: Architecture, conventions: Conventions, element_bytes: int) -> TokenBytes:
     """Elements by tensor. Attention: queries, keys, values and output, (2a + 2k)·d; MLA's latents
-    twice, before and after their norms. Mamba-2: the projection, the convolution's output, the
-    scan's output and the gated norm's; gated DeltaNet alike. A feed-forward part of width f: 3·f
-    (gate, up, the product of both) or with SiLU's output 4·f, without a gate 2·f."""
+    twice, before and after their norms. Recurrent layers: recurrence.py. A feed-forward part of
+    width f: 3·f (gate, up, the product of both) or with SiLU's output 4·f, without a gate 2·f."""
     layers, b = arch.layers, element_bytes
     attention, mla = arch.attention_layers, arch.mla
     values = arch.heads * arch.value_head_dim
@@ -66,15 +66,16 @@ def token_bytes(arch: Architecture, conventions: Conventions, element_bytes: int
         latents = 2 * ((mla.q_lora_rank or 0) + mla.kv_lora_rank) + mla.qk_rope_head_dim
     mixed += 2 * arch.query_width if arch.attention_gate else 0
     mixed += arch.query_width + arch.kv_width if arch.qk_norm != "none" else 0
-    mixer, states = attention * mixed * b, 0.0
+    mixer, states = float(attention * mixed * b), 0.0
+    plain = conventions.plain_recurrence
     if (mamba := arch.mamba) is not None:
-        projected = 2 * mamba.inner + 2 * mamba.groups * mamba.state_size + mamba.heads
-        mixer += mamba.layers * (projected + mamba.conv_channels + 2 * mamba.inner) * b
-        states += mamba.layers * mamba.inner * mamba.state_size / mamba.chunk_size * FP32
+        of_layer, of_states = mamba_bytes(mamba, b, plain=plain)
+        mixer += mamba.layers * of_layer
+        states += mamba.layers * of_states
     if (net := arch.delta_net) is not None:
-        kept = 2 * net.conv_channels + 3 * net.value_width + 2 * net.value_heads
-        mixer += net.layers * kept * b
-        states += net.layers * net.value_width * net.key_head_dim / net.chunk_size * FP32
+        of_layer, of_states = delta_net_bytes(net, b, plain=plain)
+        mixer += net.layers * of_layer
+        states += net.layers * of_states
     kept_widths = conventions.gated_tensors if arch.gated_ffn else 2.0
     dense_width = arch.dense_ffn_layers * arch.ffn_hidden
     routed_width, dispatch = 0, 0.0
@@ -85,9 +86,11 @@ def token_bytes(arch: Architecture, conventions: Conventions, element_bytes: int
             2 * moe.experts_per_token * arch.hidden * b + FP32 * moe.routed_experts
         )
     masks = 2 * arch.hidden if conventions.dropout else 0
+    # Norms behind keep what they read; without those before, nothing else needs the residual.
+    behind = 2.0 if arch.pre_norms and arch.post_norms else 0.0
     surplus = max(0.0, kept_widths - 3.0) if arch.gated_ffn else 0.0
     return TokenBytes(
-        hidden=conventions.hidden_tensors * arch.hidden * b
+        hidden=(conventions.hidden_tensors + behind) * arch.hidden * b
         + masks
         + attention * latents * b / layers,
         gathered=conventions.gathered_tensors * arch.hidden * b,

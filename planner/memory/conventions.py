@@ -42,8 +42,7 @@ class Conventions:
     """Whether tensor parallel splits tensors of the hidden width by sequence."""
     logit_bytes: float | None = None
     """Kept per logit; None: itself in the compute type, and in fp32 its log-probability, that one's
-    gradient and its own, as PyTorch's cross_entropy holds them (trainer_moments, which torch's
-    tracker confirms)."""
+    gradient and its own, as PyTorch's cross_entropy holds them."""
     loss_tokens: int | None = None
     """Of a micro-batch, tokens whose logits are held at a time; None: all."""
     sharded_master: bool = False
@@ -52,6 +51,9 @@ class Conventions:
     whole_gradients: bool = False
     """Whether gradients of several micro-batches are added up whole on each rank, whatever ZeRO
     shards."""
+    plain_recurrence: bool = False
+    """Whether recurrences are rows of torch's operations, which keep what each token of a chunk
+    leaves to each other, rather than one kernel."""
     splits_recurrence: bool = True
     """Whether tensor parallel splits the matrices of recurrent layers, and MLA's down to the
     latents."""
@@ -97,6 +99,7 @@ BUNDLED_TRAINER = Conventions(
     backward_tensors=2.5,
     sharded_master=True,
     whole_gradients=True,
+    plain_recurrence=True,
     splits_recurrence=False,
     source="trainer/, counted tensor by tensor",
 )
