@@ -60,7 +60,7 @@ def peak_bytes(spec: RunSpec) -> int:
     ("model", "asked"),
     [
         (EXPERTS, {}),
-        (MAMBA | {"layer_pattern": "MA"}, {"micro_batch": 2}),
+        (MAMBA | {"layer_pattern": "MA"}, {}),
         (DELTA_NET, {}),
         (DELTA_NET | {"layer_pattern": "LA"}, {"recompute": "full"}),
         ({"latent_attention": LATENT, "kv_heads": 8}, {}),
