@@ -170,8 +170,15 @@ def test_a_stop_saves_a_checkpoint_and_a_resume_goes_on_exactly(
 ) -> None:
     run = start(make_spec(data_cache, steps=60), store, tmp_path, monitored=True)
     wait_until(lambda: steps_done(run) >= 5)
-    done = smolplan("stop", run.id)
-    assert done.returncode == 0, done.stderr
+    # A step takes some milliseconds: without this the run may be over before the command asks.
+    ranks = [beat.pid for beat in RunDir(run.path).read_heartbeats().values()]
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
+    with subprocess.Popen([sys.executable, "-m", "smolplan", "stop", run.id]) as asked:
+        wait_until(RunDir(run.path).stop_request.exists)
+        for pid in ranks:
+            os.kill(pid, signal.SIGCONT)
+        assert asked.wait(60) == 0
     assert store.run(run.id).state == "stopped"
     at = steps_done(run)
     assert RunDir(run.path).checkpoint(at).is_dir()
@@ -452,6 +459,7 @@ def test_a_port_taken_since_is_named_when_a_run_is_resumed(
     run = start(spec.model_copy(update={"launch": launch}), store, tmp_path, monitored=False)
     assert smolplan("stop", run.id, "--now").returncode == 0
     with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what the run left there
         holder.bind(("127.0.0.1", port))
         holder.listen()
         done = smolplan("launch", "--resume", run.id)

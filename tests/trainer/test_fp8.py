@@ -139,7 +139,6 @@ LAYOUTS: list[dict[str, object]] = [
     {"context_parallel": 2},
     {"tensor_parallel": 2},
     {"expert_parallel": 2, "model": {"experts": EXPERTS}},
-    {"tensor_parallel": 2, "model": {"experts": EXPERTS}},
     {"tensor_parallel": 2, "model": {"latent_attention": LATENT, "kv_heads": 4}},
     {"tensor_parallel": 2, "model": RECURRENT},
 ]
