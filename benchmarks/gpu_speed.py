@@ -224,15 +224,14 @@ def measure(program: Program, steps: int = STEPS) -> dict[str, Any]:
 
 def _profiled(step: Callable[[], float]) -> dict[str, float]:
     import torch
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         step()
         torch.cuda.synchronize()
-    on_gpu = (e for e in profiler.events() if e.device_type == DeviceType.CUDA)
+    on_gpu = (e for e in profiler.events() if e.device_type.name == "CUDA")
     kernels = (e for e in on_gpu if not e.is_user_annotation)  # which span kernels
-    return by_kind((e.name, e.device_time_total / 1e3) for e in kernels)
+    return by_kind((e.name, e.time_range.elapsed_us() / 1e3) for e in kernels)
 
 
 KINDS = {
