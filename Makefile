@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/smolplan demo
 
 test: $(READY) lint
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

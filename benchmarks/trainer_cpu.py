@@ -3,8 +3,9 @@ torchtitan, on two CPU processes, from the same weights on the same batches, in 
 
 Each is started `--rounds` times, in turn, ours in the layout that the other has by itself.
 Tokens/s: those of a step over the median time from one step to the next, without the first FIRST,
-in the best round; memory: the most that a rank held resident, as the kernel says when it ends. Exit
-1 where another is faster or smaller. Needs `pip install accelerate`; torchtitan is left out where
+in the best round; memory: the most that a rank held resident, as the kernel says when it ends;
+waiting for data: ours, as a share of the steps' time. Exit 1 where another is faster or smaller, or
+ours waits for more than MOST_WAIT. Needs `pip install accelerate`; torchtitan is left out where
 it is not installed.
 """
 
@@ -43,6 +44,7 @@ COMMAND = "python -m benchmarks.trainer_cpu"
 RANKS = 2
 FIRST = 5
 """Steps in which memory is taken for the first time."""
+MOST_WAIT = 0.01
 
 # Of Llama's kind, which all three know; the first is as large as the preset tiny-cpu.
 PLAIN = {"no_rope_every": 0, "tied_embeddings": False, "intra_document_mask": False}
@@ -80,6 +82,8 @@ class Training:
     """Median time from one step to the next."""
     memory_bytes: int
     """Most that a rank held resident."""
+    data_wait: float | None
+    """Share of the steps' time in which they waited for data, where it is told."""
 
 
 def measured(argv: Sequence[str], lines: Path, environment: dict[str, str], log: Path) -> Training:
@@ -109,7 +113,14 @@ def measured(argv: Sequence[str], lines: Path, environment: dict[str, str], log:
     rows = list(read_lines(lines))
     times = [row["time"] for row in rows]
     lengths = [after - before for before, after in pairwise(times)][FIRST:]
-    return Training([row["loss"] for row in rows], statistics.median(lengths), most)
+    told = [row for row in rows[FIRST:] if "data_wait_s" in row]
+    waits = [sum(row[name] for row in told) for name in ("data_wait_s", "step_s")]
+    return Training(
+        [row["loss"] for row in rows],
+        statistics.median(lengths),
+        most,
+        waits[0] / waits[1] if told else None,
+    )
 
 
 def train_ours(folder: Path, spec: RunSpec) -> Training:
@@ -188,15 +199,17 @@ def compare(
         small, large = (max(t.memory_bytes for t in those) for those in both)
         losses = zip(both[0][0].losses, both[1][0].losses, strict=True)
         apart = max(abs(a - b) for a, b in losses)
+        waited = max(t.data_wait for t in both[0] if t.data_wait is not None)
         rows.append(
             [
                 f"{shape}, {name} ({PEERS[name].layout})",
                 *(f"{own:,.0f}", f"{other:,.0f}", f"**{own / other:.2f}**"),
                 *(format_bytes(small), format_bytes(large), f"**{small / large:.2f}**"),
                 f"{apart:.0e}",
+                f"{100 * waited:.3f} %",
             ]
         )
-        behind |= other > own or large < small
+        behind |= other > own or large < small or waited > MOST_WAIT
     return rows, behind
 
 
@@ -215,7 +228,7 @@ PEERS = {
 }
 HEAD = (
     *("parameters, beside", "tokens/s", "theirs", "ours over it"),
-    *("memory of a rank", "theirs", "ours over it", "losses apart, nats"),
+    *("memory of a rank", "theirs", "ours over it", "losses apart, nats", "waiting for data"),
 )
 
 
