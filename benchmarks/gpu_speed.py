@@ -11,7 +11,6 @@ bundled trainer's is below LEAST_MFU.
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,14 +23,13 @@ from statistics import median
 from typing import Any
 
 from benchmarks.peers.document import markdown_table, write_section
-from benchmarks.trainer_gpu import Case
+from benchmarks.trainer_gpu import GIB, Case, told_by
 from planner.catalog import find_gpu
 from planner.flops import flops_per_token
 
 COMMAND = "python -m benchmarks.gpu_speed"
 WARM_STEPS, STEPS = 3, 6
 LEAST_MFU = 0.5
-GIB = 2.0**30
 
 PROGRAMS: dict[str, dict[str, Any]] = {
     "smolplan": {"compile": True},
@@ -125,9 +123,6 @@ def _plain(program: Program) -> Step:
 
     spec, case = spec_of(program), program.case
     model = PlainDecoder(spec.model, case.seq_len, recompute=case.recompute == "full")
-    if program.compile:
-        for layer in model.model.layers:
-            layer.compile()
     return _usual(program, model, model)
 
 
@@ -148,9 +143,6 @@ def _transformers(program: Program) -> Step:
     model.train()
     if case.recompute == "full":
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if program.compile:
-        for layer in model.model.layers:
-            layer.compile()
 
     def loss(tokens: Any, targets: Any) -> Any:
         told = targets.contiguous()
@@ -166,6 +158,9 @@ def _usual(program: Program, model: Any, loss: Callable[[Any, Any], Any]) -> Ste
     from trainer.model.transformer import initialise
 
     spec, case = spec_of(program), program.case
+    if program.compile:
+        for layer in model.model.layers:
+            layer.compile()
     initialise(model, spec.model.init_std, spec.seed)
     model.to(program.device)
     optimizer = torch.optim.AdamW(
@@ -262,15 +257,7 @@ def by_kind(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 def in_a_process(program: Program) -> dict[str, Any]:
     """What measure() found, or as "error" the last line of what it said where it failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "found.json"
-        words = ["--program", json.dumps(asdict(program)), "--told", str(told)]
-        command = [sys.executable, "-m", "benchmarks.gpu_speed", *words]
-        ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-        if ended.returncode:
-            return {"error": (ended.stderr.strip().splitlines() or ["?"])[-1][:120]}
-        found: dict[str, Any] = json.loads(told.read_text("utf-8"))
-        return found
+    return told_by("benchmarks.gpu_speed", "--program", json.dumps(asdict(program)))
 
 
 def of_words(text: str) -> Program:

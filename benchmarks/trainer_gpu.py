@@ -127,12 +127,12 @@ def measure(case: Case) -> dict[str, Any]:
     return found
 
 
-def in_a_process(case: Case) -> dict[str, Any]:
-    """What measure() found, or as "error" the last line of what it said where it failed."""
+def told_by(module: str, *words: str) -> dict[str, Any]:
+    """What a process of its own measured, or as "error" the last line of what it said where it
+    failed."""
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "found.json"
-        words = ["--case", json.dumps(asdict(case)), "--told", str(told)]
-        command = [sys.executable, "-m", "benchmarks.trainer_gpu", *words]
+        command = [sys.executable, "-m", module, *words, "--told", str(told)]
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)
         if ended.returncode:
             return {"error": (ended.stderr.strip().splitlines() or ["?"])[-1][:200]}
@@ -172,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     measured = []
     for case in CASES:
-        measured.append((case, in_a_process(case)))
+        measured.append(
+            (case, told_by("benchmarks.trainer_gpu", "--case", json.dumps(asdict(case))))
+        )
         print(" | ".join(row_of(*measured[-1])), flush=True)
     if options.json:
         told = [asdict(case) | found for case, found in measured]

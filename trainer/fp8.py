@@ -51,8 +51,8 @@ def multiply_in_fp8(blocks: Sequence[Block], spec: RunSpec, device_type: str) ->
     config = Float8LinearConfig(emulate=emulated)
     tensor = spec.parallel.tensor_parallel
     taken = 100 * share(blocks, tensor)
+    takes = partial(takes_fp8, tensor_parallel=tensor)
     for block in blocks:
-        takes = partial(takes_fp8, tensor_parallel=tensor)
         convert_to_float8_training(block, module_filter_fn=takes, config=config)
     log.info("%.1f %% of the blocks' matrix parameters multiply in fp8", taken)
     if emulated:
