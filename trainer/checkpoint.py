@@ -8,7 +8,7 @@ ranks agree over a process group of their own, so that nothing of it mixes with 
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit, SmolplanError
@@ -27,6 +26,8 @@ from smolplan.rundir import MANIFEST, RunDir, sync_folder, write_text
 from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec
 from smolplan.uploads import Uploads, kept_for_upload, store_folder
+from trainer.between_ranks import local
+from trainer.host_copies import HostCopies
 from trainer.keep import held_out_scores, kept
 from trainer.manifest import (
     Manifest,
@@ -46,7 +47,7 @@ from trainer.shards import load, rng_state, storage_error, tensors_of, write_sha
 log = logging.getLogger("trainer")
 
 T = TypeVar("T")
-Tensors = dict[str, Tensor]
+Copies = Mapping[str, Tensor]
 
 
 class _StorageLost(Exception):
@@ -83,19 +84,9 @@ class Checkpoints:
         """Steps that may be removed once there are newer ones."""
         self._beside = world.beside(spec.launch.collective_timeout_s)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        cuda = world.device.type == "cuda"
-        # Its copies on the host are kept for the next checkpoint; on a GPU's host they are pinned,
-        # and made on a stream of their own.
-        self._stager = DefaultStager(
-            StagingOptions(
-                use_pinned_memory=cuda,
-                use_shared_memory=False,
-                use_async_staging=True,
-                use_non_blocking_copy=cuda,
-            )
-        )
+        self._copies = HostCopies(world.device)
         self._saving: tuple[_Saving, Future[None]] | None = None
-        self._copying: tuple[_Saving, Future[Tensors]] | None = None
+        self._copying: tuple[_Saving, Future[Copies]] | None = None
         self.skipped = Skipped()
         """What of the data is not trained on; known once the newest checkpoint is loaded."""
 
@@ -108,7 +99,7 @@ class Checkpoints:
         run was rolled back to it.
         """
         if self._spec.checkpoint.asynchronous:
-            self._copy(tensors_of(model, optimizer)).result()
+            self._copies.begin(tensors_of(model, optimizer)).result()
         roll_backs = self._roll_backs()
         if self._world.rank == 0:
             clear_partial(self._run, self._attempt)
@@ -205,21 +196,16 @@ class Checkpoints:
         tensors, rng = tensors_of(model, optimizer), rng_state(self._world.device)
         if not self._spec.checkpoint.asynchronous:
             saving.awaited_since = called
-            self._saving = saving, self._thread.submit(self._write, saving, lambda: tensors, rng)
+            own = {name: local(tensor) for name, tensor in tensors.items()}
+            done = self._thread.submit(self._write, saving, tensors, lambda: own, rng)
+            self._saving = saving, done
             self._await()
             return
-        copies = self._copy(tensors)
+        copies = self._copies.begin(tensors)
         saving.stall_s = time.monotonic() - called
         self._copying = saving, copies
-        self._saving = saving, self._thread.submit(self._write, saving, copies.result, rng)
-
-    def _copy(self, tensors: Tensors) -> Future[Tensors]:
-        if self._world.device.type == "cuda":
-            # The copies' stream knows nothing of the optimiser's kernels, which may be under way.
-            torch.cuda.current_stream().synchronize()
-        copies = self._stager.stage(tensors)
-        assert isinstance(copies, Future)
-        return copies
+        done = self._thread.submit(self._write, saving, tensors, copies.result, rng)
+        self._saving = saving, done
 
     def await_copies(self) -> None:
         """Return once what is being saved may be changed: it has been copied."""
@@ -258,13 +244,19 @@ class Checkpoints:
             done.result()
 
     def _write(
-        self, saving: _Saving, copied: Callable[[], Tensors], rng: dict[str, Tensor]
+        self,
+        saving: _Saving,
+        tensors: dict[str, Tensor],
+        copied: Callable[[], Copies],
+        rng: dict[str, Tensor],
     ) -> None:
         """Write it, and make it count by a rename. Raises as `finish` does."""
         staging = self._run.checkpoints / f".step-{saving.step}.attempt-{self._attempt}"
         try:
             self._together(lambda: self._make(staging))
-            shards = self._together(lambda: write_shard(staging, copied(), rng, self._beside))
+            shards = self._together(
+                lambda: write_shard(staging, tensors, copied(), rng, self._beside)
+            )
             files = {name: entry for shard in shards for name, entry in shard.items()}
             self._together(lambda: self._make_count(saving, staging, files))
         except _StorageLost as lost:

@@ -8,6 +8,7 @@ safetensors storage holds tensors and JSON only, so a checkpoint from anywhere i
 import errno
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -50,8 +51,9 @@ class _Writer(HuggingFaceStorageWriter):
     """Writes a rank's tensors from where they lie. torch's own puts the whole file together in
     memory first, and holds the interpreter's lock meanwhile: training would stand still."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, copies: Mapping[str, Tensor]) -> None:
         super().__init__(path=str(folder), save_distributed=True)
+        self._copies = copies
         self.fs = _FolderThatIsThere()
         self.written: list[Path] = []
 
@@ -61,9 +63,7 @@ class _Writer(HuggingFaceStorageWriter):
         for item in plan.items:
             name = item.index.fqn
             assert item.tensor_data is not None and name not in tensors  # of each, one piece a rank
-            tensor = planner.resolve_data(item)
-            assert isinstance(tensor, Tensor)
-            tensors[name] = tensor.detach().cpu().contiguous()
+            tensors[name] = self._copies[name].cpu().contiguous()
             offsets[name] = {"saved_offsets": list(item.tensor_data.chunk.offsets)}
         if tensors:
             path = Path(self.path) / f"shard-{plan.storage_data['shard_index']:05d}.safetensors"
@@ -77,11 +77,17 @@ class _Writer(HuggingFaceStorageWriter):
 
 
 def write_shard(
-    folder: Path, tensors: dict[str, Tensor], rng: dict[str, Tensor], world: World
+    folder: Path,
+    tensors: dict[str, Tensor],
+    copies: Mapping[str, Tensor],
+    rng: dict[str, Tensor],
+    world: World,
 ) -> dict[str, dict[str, object]]:
     """Write this rank's files, while the others write theirs; name → size and SHA-256 of them, all
-    on disk. Raises CheckpointException on all ranks where DCP failed on any, and OSError."""
-    writer = _Writer(folder)
+    on disk. What the tensors hold is taken from `copies` of the rank's own parts; of themselves
+    only which part that is. Raises CheckpointException on all ranks where DCP failed on any, and
+    OSError."""
+    writer = _Writer(folder, copies)
     save_sharded(tensors, storage_writer=writer, process_group=world.group)
     own = folder / f"rng-{world.rank}.safetensors"
     save_file(rng, own)

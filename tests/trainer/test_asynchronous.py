@@ -22,10 +22,10 @@ import errno, os, pathlib, sys, time
 
 folder = os.environ.get("DISK")
 if folder and "trainer" in sys.orig_argv:
-    from torch.distributed.checkpoint.staging import DefaultStager
     from trainer import shards
+    from trainer.host_copies import HostCopies
 
-    real, really, copied = shards._sync_and_hash, DefaultStager._stage, []
+    real, really, copied = shards._sync_and_hash, HostCopies._copy, []
 
     def sync(path):  # a disk that is slow, or full
         while (pathlib.Path(folder) / "slow").exists():
@@ -34,13 +34,13 @@ if folder and "trainer" in sys.orig_argv:
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(path)
 
-    def stage(self, tensors, **options):  # a slow copy, but for the first, which takes memory
+    def copy(self, own):  # a slow copy, but for the first, which takes memory
         while copied and (pathlib.Path(folder) / "slow-copies").exists():
             time.sleep(0.01)
         copied.append(True)
-        return really(self, tensors, **options)
+        return really(self, own)
 
-    shards._sync_and_hash, DefaultStager._stage = sync, stage
+    shards._sync_and_hash, HostCopies._copy = sync, copy
 """
 
 
