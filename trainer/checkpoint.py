@@ -5,6 +5,7 @@ not change them; the optimiser waits where the copies are not done yet. A thread
 ranks agree over a process group of their own, so that nothing of it mixes with training's.
 """
 
+import errno
 import logging
 import shutil
 import time
@@ -80,6 +81,8 @@ class Checkpoints:
     ) -> None:
         self._run, self._spec, self._dataset = run, spec, dataset
         self._world, self._report, self._attempt = world, report, attempt
+        self._newest_seen = 0
+        """Of the steps with a checkpoint, whole or not, when one was looked for."""
         self._whole: set[int] = set()
         """Steps that may be removed once there are newer ones."""
         self._beside = world.beside(spec.launch.collective_timeout_s)
@@ -95,8 +98,8 @@ class Checkpoints:
         saving needs of the host's memory is taken here, so that no step waits for it.
 
         Raises NamedExit BAD_SPEC if it belongs to another model or dataset, and
-        CHECKPOINT_STORAGE_LOST if there is none here any longer, though one was uploaded or the
-        run was rolled back to it.
+        CHECKPOINT_STORAGE_LOST if there is none here any longer, though one was uploaded, the run
+        was rolled back to it, or of several none is whole.
         """
         if self._spec.checkpoint.asynchronous:
             self._copies.begin(tensors_of(model, optimizer)).result()
@@ -105,7 +108,7 @@ class Checkpoints:
             clear_partial(self._run, self._attempt)
             for step in put_superseded_aside(self._run, roll_backs):
                 self._report.event("checkpoint_superseded", step=step)
-        manifest = self._newest_whole()
+        manifest = self._newest_whole(roll_backs)
         # Roll-backs hold all that was skipped before them; so does a manifest that came after.
         for one in roll_backs:
             self.skipped |= one.skip
@@ -146,25 +149,38 @@ class Checkpoints:
                 f"checkpoint of it or an earlier one is left in {self._run.checkpoints}",
             )
         upload_to = self._spec.checkpoint.upload_to
-        if upload_to is None:
-            return
-        there = Uploads.read(self._run, store_folder(upload_to, self._run))
-        if there.arrived:
+        if upload_to is not None:
+            there = Uploads.read(self._run, store_folder(upload_to, self._run))
+            if there.arrived:
+                raise NamedExit(
+                    ExitCode.CHECKPOINT_STORAGE_LOST,
+                    f"no whole checkpoint is left in {self._run.checkpoints}, and that of step "
+                    f"{max(there.arrived)} is in {there.to}; fetch it by: "
+                    f"smolplan restore {self._run.path.name}",
+                )
+        # The first one's steps are soon done again. What came later may be whole when the storage
+        # answers again, and is for a person to give up.
+        if self._newest_seen > self._spec.checkpoint.every_steps:
             raise NamedExit(
                 ExitCode.CHECKPOINT_STORAGE_LOST,
-                f"no whole checkpoint is left in {self._run.checkpoints}, and that of step "
-                f"{max(there.arrived)} is in {there.to}; fetch it by: "
-                f"smolplan restore {self._run.path.name}",
+                f"none of the checkpoints in {self._run.checkpoints}, up to step "
+                f"{self._newest_seen}, is whole, as its events say; to begin anew move that folder "
+                f"away",
             )
 
-    def _newest_whole(self) -> Manifest | None:
+    def _newest_whole(self, roll_backs: tuple[RollBack, ...]) -> Manifest | None:
         """All ranks look, each at its share of the files, and agree."""
         newest: Manifest | None = None
-        for step in self._world.gather(steps_present(self._run))[0]:
+        seen = self._world.gather(steps_present(self._run))[0]
+        self._newest_seen = max(seen, default=0)
+        for step in seen:
             folder = self._run.checkpoint(step)
             manifest, problem = None, ""
             try:
                 manifest = read_manifest(folder)
+                if any(one.supersedes(step, manifest.attempt) for one in roll_backs):
+                    # It could not be read when such were put aside.
+                    manifest, problem = None, "the run was rolled back behind it"
             except ValueError as error:
                 problem = str(error)
             if manifest and not (problem := wrong_sizes(folder, manifest)) and newest is None:
@@ -351,8 +367,13 @@ class Checkpoints:
         write_text(staging / MANIFEST, dump(manifest))
         fenced(self._run, self._attempt)  # the disk may have taken its time
         final = self._run.checkpoint(manifest.step)
-        if final.exists():
+        try:
+            # Fails where a newer attempt began since, and cleared it away.
+            staging.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             # Left by an earlier attempt, and not whole, or this step would not be done again.
             final.rename(final.with_name(f"rejected-{manifest.step}.attempt-{self._attempt}"))
-        staging.rename(final)
+            staging.rename(final)
         sync_folder(final.parent)

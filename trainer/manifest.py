@@ -6,6 +6,7 @@ with sizes and checksums. It is built under another name (.step-N.attempt-K) and
 
 import hashlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -89,7 +90,7 @@ def parse_manifest(text: str, folder_name: str) -> Manifest:
 def wrong_sizes(folder: Path, manifest: Manifest) -> str:
     """What is missing, cut short, or not of this checkpoint; empty if nothing."""
     try:
-        present = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        present = {path.name for path in folder.iterdir() if _counts(path.name)}
     except OSError as error:
         return f"{folder.name}: {error.strerror}"
     # Whatever tensors lie in the folder are loaded, so none may have been put there since.
@@ -103,6 +104,11 @@ def wrong_sizes(folder: Path, manifest: Manifest) -> str:
         if size != expected["bytes"]:
             return f"{name} has {size} bytes, not {expected['bytes']}"
     return ""
+
+
+def _counts(name: str) -> bool:
+    """Hidden files are the storage's own business, but for those that are loaded all the same."""
+    return not name.startswith(".") or name.endswith(".safetensors")
 
 
 def wrong_contents(folder: Path, manifest: Manifest, *, share: int = 0, shares: int = 1) -> str:
@@ -185,8 +191,9 @@ def prune(
             continue
         if kind == "step" and int(number) in spared:
             continue
-        # By rename: a removal cut short must not leave what looks like a damaged checkpoint.
-        doomed = folder.with_name(f".removed-{folder.name}")
+        # By rename: a removal cut short must not leave what looks like a damaged checkpoint. What
+        # one of the same name left, such as files that are open on NFS, may be there still.
+        doomed = folder.with_name(f".removed-{folder.name}.{secrets.token_hex(4)}")
         folder.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
         if kind == "step":

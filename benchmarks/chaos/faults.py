@@ -131,7 +131,7 @@ def break_gpu(site: SmolplanSite, rng: random.Random) -> Hit | None:
 def damage_checkpoint(site: SmolplanSite, rng: random.Random) -> Hit | None:
     """Cut short, flip a byte of, or remove a file of the newest; then a rank is killed."""
     folders = list(site.directory.checkpoints.glob("step-*"))
-    if not folders:
+    if len(folders) < 2:
         return None
     newest = max(folders, key=lambda path: int(path.name.removeprefix("step-")))
     how = rng.choice(WAYS)

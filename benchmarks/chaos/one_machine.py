@@ -140,11 +140,11 @@ def kill_daemon_and_rank(run: Run, store: Store, rng: random.Random) -> bool:
 
 def damage_checkpoint(run: Run, store: Store, rng: random.Random) -> bool:
     """Cut short, flip a byte of, or remove a file of the newest checkpoint; then kill all."""
-    folders = RunDir(run.path).checkpoints.glob("step-*")
-    newest = max(folders, key=lambda p: int(p.name.removeprefix("step-")), default=None)
+    folders = list(RunDir(run.path).checkpoints.glob("step-*"))
     kill_all_ranks(run, store, rng)
-    if newest is None:
+    if len(folders) < 2:
         return False
+    newest = max(folders, key=lambda p: int(p.name.removeprefix("step-")))
     with suppress(FileNotFoundError):
         file = rng.choice(sorted(newest.iterdir()))
         damage(file, rng.choice(WAYS))

@@ -19,11 +19,11 @@ from tests.trainer.test_resume import make_run
 pytestmark = pytest.mark.slow
 
 PAUSES = """
-import os, signal, sys
+import os, signal, sys, time
 
 where = os.environ.get("PAUSE_IN")
 if where and "trainer" in sys.orig_argv:
-    from trainer import schedule
+    from trainer import checkpoint, schedule
     from trainer.data.loader import Loader
     from trainer.report import Reporter
 
@@ -37,6 +37,16 @@ if where and "trainer" in sys.orig_argv:
         schedule.learning_rate = pausing(schedule.learning_rate, [1, 2, 3, 4, 5])
     elif where == "a save":  # its files are written, its manifest is not
         Reporter.sync_metrics = pausing(Reporter.sync_metrics, [])
+    elif where == "a rename":  # it has just been told that it may
+        real = checkpoint.fenced
+
+        def fenced(run, attempt):
+            real(run, attempt)
+            if list(run.checkpoints.glob(".step-*/manifest.json")):
+                os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(0.5)  # another thread may be the one that it is delivered to
+
+        checkpoint.fenced = fenced
 """
 
 
@@ -44,7 +54,7 @@ def contents(run: RunDir) -> dict[str, bytes]:
     """All that is in the run directory but for the old attempts' own folders."""
     files = [path for path in run.path.rglob("*") if path.is_file()]
     names = {str(path.relative_to(run.path)): path for path in files}
-    old = ("attempts/1/", "attempts/2/")
+    old = ("attempts/1/", "attempts/2/", "attempts/3/")
     return {n: path.read_bytes() for n, path in sorted(names.items()) if not n.startswith(old)}
 
 
@@ -74,16 +84,16 @@ def test_a_rank_that_wakes_up_after_a_newer_attempt_has_begun_writes_nothing(
         return psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
 
     old = []
-    for attempt, where in ((1, "a step"), (2, "a save")):
+    for attempt, where in ((1, "a step"), (2, "a save"), (3, "a rename")):
         old.append(trainer(attempt, where))
         wait_until(lambda: paused(old[-1]), timeout_s=240)
-    assert {line["attempt"] for line in read_lines(run.metrics)} == {1, 2}
-    assert trainer(3).wait(240) == 0
+    assert {line["attempt"] for line in read_lines(run.metrics)} == {1, 2, 3}
+    assert trainer(4).wait(240) == 0
     before = contents(run)
     for process in old:
         process.send_signal(signal.SIGCONT)
-    assert [process.wait(240) for process in old] == [ExitCode.FENCED] * 2
+    assert [process.wait(240) for process in old] == [ExitCode.FENCED] * 3
     assert contents(run) == before
-    for attempt in (1, 2):
+    for attempt in (1, 2, 3):
         told = read_json(run.attempt(attempt) / "rank-0.exit.json")
-        assert told is not None and "attempt 3 owns the run now" in told["cause"]
+        assert told is not None and "attempt 4 owns the run now" in told["cause"]

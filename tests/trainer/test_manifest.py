@@ -1,6 +1,7 @@
 """Which checkpoints count, and which are removed. No torch needed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,10 +79,13 @@ def test_a_checkpoint_under_another_steps_name_is_rejected(run: RunDir) -> None:
         read_manifest(folder.rename(folder.with_name("step-9")))
 
 
-def test_a_file_that_was_put_there_since_is_rejected(run: RunDir) -> None:
+@pytest.mark.parametrize("name", ["more.safetensors", ".more.safetensors"])
+def test_a_file_that_was_put_there_since_is_rejected(run: RunDir, name: str) -> None:
     folder = make_checkpoint(run, 8)
-    (folder / "more.safetensors").write_bytes(b"tensors of somebody else")
-    with pytest.raises(ValueError, match=r"more\.safetensors is not among the files"):
+    (folder / ".nfs0001").touch()
+    assert verify(folder).step == 8
+    (folder / name).write_bytes(b"tensors of somebody else")
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} is not among the files"):
         verify(folder)
 
 
@@ -119,6 +123,14 @@ def test_a_manifest_holds_what_is_skipped_and_one_of_before_still_counts(run: Ru
         parse_manifest(altered, "step-8")
     plain = Manifest(8, 32, 1024, "spec", "data", 2, 3, 0.1, {})
     assert "skipped" not in dump(plain) and parse_manifest(dump(plain), "step-8") == plain
+
+
+def test_what_could_not_be_removed_holds_up_no_later_removal(run: RunDir) -> None:
+    for step in (4, 8, 12):
+        make_checkpoint(run, step)
+    (run.checkpoints / ".removed-step-4").mkdir()
+    (run.checkpoints / ".removed-step-4" / ".nfs0001").touch()
+    assert prune(run, 2, {4, 8, 12}) == [4]
 
 
 def test_nothing_goes_before_there_are_enough_whole_ones(run: RunDir) -> None:

@@ -1,5 +1,6 @@
 """The trainer alone, under torchrun."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,24 @@ def test_a_run_whose_uploaded_checkpoints_are_gone_here_does_not_begin_anew(
     ended = read_json(run.attempt(1) / "rank-0.exit.json")
     assert ended is not None and ended["exit_code"] == ExitCode.CHECKPOINT_STORAGE_LOST
     assert "smolplan restore run" in ended["cause"] and run.read_metrics() == []
+
+
+def test_a_run_of_whose_checkpoints_none_is_whole_does_not_begin_anew(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    run = make_run(tmp_path / "run", make_spec(data_cache, ranks=1, steps=8, every=4))
+    assert train(run, 1, 1) == 0
+    before = run.read_metrics()
+    for step in (4, 8):
+        (run.checkpoint(step) / "manifest.json").unlink()
+    assert train(run, 2, 1) != 0
+    ended = read_json(run.attempt(2) / "rank-0.exit.json")
+    assert ended is not None and ended["exit_code"] == ExitCode.CHECKPOINT_STORAGE_LOST
+    assert "up to step 8, is whole" in ended["cause"] and run.read_metrics() == before
+
+    shutil.rmtree(run.checkpoint(8))  # of the first one alone the steps are done again
+    assert train(run, 3, 1) == 0
+    assert [line["step"] for line in run.read_metrics()] == list(range(1, 9))
 
 
 def test_more_tokens_than_the_text_has_are_refused_before_the_first_step(
