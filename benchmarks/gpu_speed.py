@@ -106,6 +106,7 @@ def _smolplan(program: Program) -> Step:
     torch.use_deterministic_algorithms(program.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     passes = Passes(spec, join(spec), separator=0)
+    passes.initialise()
     optimizer = build_optimizer(passes.model, spec.optim)
 
     def step(tokens: Any) -> float:

@@ -99,6 +99,7 @@ def measure(case: Case) -> dict[str, Any]:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     world = join(spec)
     passes = Passes(spec, world, separator=0)
+    passes.initialise()
     optimizer = build_optimizer(passes.model, spec.optim)
     shape = (spec.optim.global_batch_size, spec.data.seq_len + 1)
     torch.manual_seed(0)

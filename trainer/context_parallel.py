@@ -8,6 +8,7 @@ what they mean on one rank.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ def positions_of(rank: int, ranks: int, seq_len: int) -> Tensor:
     it, so that all ranks have the same to do. seq_len divides by 2 × ranks (RunSpec sees to it)."""
     chunks = torch.arange(seq_len).view(2 * ranks, -1)
     return torch.cat([chunks[rank], chunks[2 * ranks - 1 - rank]])
+
+
+@cache
+def on_device(rank: int, ranks: int, seq_len: int, device: torch.device) -> Tensor:
+    """`positions_of`, sent there once: the host waits for what it sends."""
+    return positions_of(rank, ranks, seq_len).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +63,14 @@ def share_sequence(model: CausalLM, mesh: DeviceMesh) -> None:
 
     def shared(tokens: Tensor, separator: int | None) -> SharedPlaces:
         whole, length = places(tokens, separator), tokens.shape[1]
-        by_rank = [positions_of(r, ranks, length).to(tokens.device) for r in range(ranks)]
-        mine = by_rank[mesh.get_local_rank()]
+        mine = on_device(mesh.get_local_rank(), ranks, length, tokens.device)
+        all_ranks = torch.cat([on_device(r, ranks, length, tokens.device) for r in range(ranks)])
         angles = {"cos": whole.cos[mine], "sin": whole.sin[mine]}
-        here = {"mine": mine, "all_ranks": torch.cat(by_rank), "mesh": mesh}
+        here = {"mine": mine, "all_ranks": all_ranks, "mesh": mesh}
         return SharedPlaces(**{**vars(whole), **angles, **here})
 
     def own(tokens: Tensor) -> Tensor:
-        at = positions_of(mesh.get_local_rank(), ranks, tokens.shape[1])
-        return tokens[:, at.to(tokens.device)]
+        return tokens[:, on_device(mesh.get_local_rank(), ranks, tokens.shape[1], tokens.device)]
 
     def of_own_tokens(
         tokens: Tensor, separator: int | None = None, targets: Tensor | None = None

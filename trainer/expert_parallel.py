@@ -76,7 +76,8 @@ def _there_and_back(
     there = all_to_all_single_autograd(x, received, sent, group)
     # What came from a rank is sorted by expert; so is to be what came from all.
     expert = torch.arange(going.shape[1], device=x.device).repeat(ranks)
-    by_expert, of_each = sorted_by(expert.repeat_interleave(coming.flatten()), going.shape[1])
+    met = expert.repeat_interleave(coming.flatten(), output_size=sum(received))
+    by_expert, of_each = sorted_by(met, going.shape[1])
     out = apply_sorted(there[by_expert], of_each)
     return all_to_all_single_autograd(out[inverse(by_expert)], sent, received, group)
 

@@ -57,7 +57,9 @@ def main() -> None:
     spec = load_spec(RunDir(Path(sys.argv[1])).spec)
     torch.set_num_threads(spec.launch.threads_per_rank)
     world = join(spec)
-    found = statistics(Passes(spec, world, separator=0).model)
+    passes = Passes(spec, world, separator=0)
+    passes.initialise()
+    found = statistics(passes.model)
     # Stages of a pipeline know their own only.
     by_rank = world.gather({name: asdict(told) for name, told in found.items()})
     if world.rank == 0:

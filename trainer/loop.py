@@ -63,6 +63,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     began = time.perf_counter()
     resumed = checkpoints.load_newest(model, optimizer)
     load_s = round(time.perf_counter() - began, 3)
+    if resumed is None and spec.model.init_from is None:
+        passes.initialise()
     step = resumed.step if resumed else 0
     position = resumed.data_position if resumed else 0
     skipped = checkpoints.skipped

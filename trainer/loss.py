@@ -95,11 +95,15 @@ class _Losses(torch.autograd.Function):
             torch.mm(of_logits, weight, out=of_hidden.split(chunk_tokens)[number])
             if of_weight is None:
                 of_weight = of_logits.T @ piece
-            else:
+                if len(hidden) > chunk_tokens:
+                    of_weight = of_weight.float()  # added up in it, as one product would
+            elif weight.dtype == torch.float32:
                 of_weight.addmm_(of_logits.T, piece)
+            else:
+                of_weight += of_logits.T @ piece
             del chunk, of_logits  # before the next one's logits are made
         if of_hidden is not None and of_weight is not None:
-            ctx.save_for_backward(of_hidden, of_weight)
+            ctx.save_for_backward(of_hidden, of_weight.to(weight.dtype))
         ctx.tokens = len(hidden)
         cross_entropy = torch.cat(cross_entropies)
         ctx.mark_non_differentiable(cross_entropy)
@@ -151,4 +155,7 @@ class _Chunk:
             more = 1.0 + 2.0 * z_loss * self._logsumexp
             found *= more
             of_target *= more
-        return found.scatter_(1, self._at, of_target - self._is_here.float())
+        # scatter_, made deterministic, would have the host wait for the device.
+        rows = torch.arange(len(found), device=found.device)
+        found[rows, self._at[:, 0]] = (of_target - self._is_here.float())[:, 0]
+        return found

@@ -191,6 +191,7 @@ def distribute(
         reduce_dtype=torch.float32,
     )
     reshard = spec.parallel.zero_stage == 3
+    model.model.alike_for_any_batch = spec.launch.compile
     for block in blocks:
         if spec.launch.compile:
             # The forward pass alone: FSDP's hooks, which gather and reduce, stay outside.

@@ -54,6 +54,8 @@ def split_layers(model: CausalLM, mesh: DeviceMesh) -> None:
             output_layouts=BY_SEQUENCE, desired_output_layouts=WHOLE, use_local_output=False
         ),
     )
+    # A compiled block loses the gradient of what is still on its way when it is handed over.
+    model.model.embed_tokens.register_forward_hook(lambda _, __, out: out.clone())
     model.tie()  # each of its places was given a share of its own
     for router in routers(model):
         share_choice(router, mesh, averaged=False)

@@ -133,14 +133,14 @@ def _in_loss(shape: Shape) -> list[Part]:
 
 def _log_probabilities(shape: Shape) -> list[Part]:
     """Of a chunk, beside its logits, both in fp32; of chunks before it the head's gradient."""
-    before = either(shape.tokens > shape.chunk_tokens, 1, 0)
-    return [*_in_loss(shape), _root_gradient(shape, before), _logits(shape, 2 * FP32)]
+    return [*_in_loss(shape), _added_up(shape), _logits(shape, 2 * FP32)]
 
 
 def _gradient_of_logits(shape: Shape) -> list[Part]:
     """In the place of their log-probabilities, and in the compute type."""
     cast = 0 if shape.element_bytes == FP32 else shape.element_bytes
-    return [*_in_loss(shape), _root_gradient(shape), _logits(shape, FP32 + cast)]
+    parts = [*_in_loss(shape), _logits(shape, FP32 + cast), _root_gradient(shape)]
+    return [*parts, _added_up(shape)] if cast else parts
 
 
 def _backward_of_loss(shape: Shape) -> list[Part]:
@@ -162,6 +162,16 @@ def _root_gradient(shape: Shape, copies: Values = 1) -> Part:
         "head gradient",
         copies * shape.element_bytes * shape.vocab * shape.hidden,
         lambda: f"{copies:.0f} × {shape.element_bytes} B × {shape.vocab:,.0f} × {shape.hidden:,}",
+    )
+
+
+def _added_up(shape: Shape) -> Part:
+    """The head's gradient, in fp32, where there are several chunks."""
+    several = either(shape.tokens > shape.chunk_tokens, 1, 0)
+    return Part(
+        "head gradient added up",
+        several * FP32 * shape.vocab * shape.hidden,
+        lambda: f"{several:.0f} × {FP32} B × {shape.vocab:,.0f} × {shape.hidden:,}",
     )
 
 

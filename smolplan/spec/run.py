@@ -134,6 +134,11 @@ class RunSpec(SpecPart):
                 "parallel.zero_stage is 3 with schedule zero-bubble, which goes back through the "
                 "weights twice: the bundled trainer keeps them gathered, so make it 2"
             )
+        if self.launch.compile and parallel.recompute == "selective" and tensor > 1:
+            problems.append(
+                "parallel.recompute is selective with launch.compile and tensor_parallel "
+                f"{tensor}, which torch's compiler fails on: make it none or full"
+            )
         if parallel.zero_stage == 1:
             problems.append(
                 "parallel.zero_stage is 1: the bundled trainer runs 0, 2 and 3; 2 holds less and "

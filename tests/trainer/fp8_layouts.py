@@ -83,6 +83,7 @@ def on_one(spec: RunSpec) -> list[float]:
 
 def laid_out(spec: RunSpec, world: World) -> list[float]:
     passes, told = Passes(spec, world, SEPARATOR), []
+    passes.initialise()
     assert any(type(module).__name__ == "Float8Linear" for module in passes.model.modules())
     optimizer = build_optimizer(passes.model, spec.optim)
     share = BATCH // world.data_size

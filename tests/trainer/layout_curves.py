@@ -5,6 +5,7 @@ still holding the same at the end. The arguments are layouts, as JSON."""
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,6 +36,7 @@ def a_spec(layout: dict[str, Any]) -> RunSpec:
     """Its third layer has no rotary embedding, and it has a z-loss and several documents in a
     sequence, each of which could go wrong in a layout of its own."""
     model = {"layers": 5, "z_loss": 1e-3, "no_rope_every": 3, **layout.pop("model", {})}
+    launch = layout.pop("launch", {})
     parallel = {"micro_batch_size": 2, "uneven_stages": True, **layout}
     others = ("tensor_parallel", "context_parallel", "pipeline_parallel")
     ranks = replicas = int(os.environ["WORLD_SIZE"])
@@ -46,6 +48,7 @@ def a_spec(layout: dict[str, Any]) -> RunSpec:
         optim={"global_batch_size": BATCH},
         parallel=parallel | {"data_parallel": replicas},
         cluster={"gpus_per_node": ranks},
+        launch=launch,
     )
 
 
@@ -81,6 +84,7 @@ def on_one_device(spec: RunSpec) -> tuple[CausalLM, Curve]:
 def laid_out(spec: RunSpec, world: World, first: CausalLM) -> tuple[Curve, Difference | None]:
     """And what differs between ranks that are to hold the same."""
     passes = Passes(spec, world, SEPARATOR)
+    passes.initialise()
     there = dict(first.named_parameters())
     for name, parameter in passes.model.named_parameters():
         held = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
@@ -104,6 +108,9 @@ def main() -> int:
     torch.manual_seed(1)
     layouts = [json.loads(layout) for layout in sys.argv[1:]]
     specs = [a_spec(dict(layout)) for layout in layouts]
+    if any(spec.launch.compile for spec in specs):
+        # What is traced and differentiated is the same; its kernels would take minutes to compile.
+        torch.compile = partial(torch.compile, backend="aot_eager")
     world = join(specs[0])
     torch.use_deterministic_algorithms(True)
     known: dict[str, Any] = {}

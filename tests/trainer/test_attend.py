@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from trainer.model.attend import _skipping, attend
-from trainer.model.places import Places, documents_of, rotary_table
+from trainer.model.places import Places, documents_of, lengths_of, rotary_table
 
 LENGTH = 200
 
@@ -21,9 +23,12 @@ def test_every_way_to_attend_gives_what_the_mask_says(
     numbers = torch.Generator().manual_seed(2)
     q, k, v = (torch.randn(2, heads, LENGTH, 16, generator=numbers) for heads in (4, 2, 2))
     where = places(with_documents)
+    lengths = None if where.document is None else lengths_of(where.document)
+    one_by_one = replace(where, lengths=lengths)
     scores = q @ k.repeat_interleave(2, dim=1).mT / 4
     met = scores.masked_fill(~where.mask(window), -torch.inf).softmax(dim=-1)
     expected = met @ v.repeat_interleave(2, dim=1)
     torch.testing.assert_close(attend(q, k, v, where, window), expected)
+    torch.testing.assert_close(attend(q, k, v, one_by_one, window), expected)
     # A GPU's kernel, uncompiled: here it shows that its blocks leave out what they should.
     torch.testing.assert_close(_skipping(q, k, v, where, window), expected)

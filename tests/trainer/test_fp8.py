@@ -55,6 +55,7 @@ class Training:
     def __init__(self, world: World, precision: str) -> None:
         spec = a_spec(precision)
         self.passes = Passes(spec, world, SEPARATOR)
+        self.passes.initialise()
         self.model, self.vocabulary = self.passes.model, spec.model.vocab_size
         self.optimizer = build_optimizer(self.model, spec.optim)
 

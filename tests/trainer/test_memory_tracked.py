@@ -107,6 +107,7 @@ def tracked_peak_bytes(spec: RunSpec) -> int:
     with ranks_of_nothing(spec) as mesh, held_only(), fake:
         model = CausalLM(spec.model, spec.data.seq_len)
         distribute(model, spec, mesh)
+        model.model.alike_for_any_batch = True  # fake tokens tell of no document's length
         optimizer = build_optimizer(model, spec.optim)
         tracker = FSDPMemTracker(model, optimizer)
         tracker.track_inputs(())

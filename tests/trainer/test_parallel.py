@@ -56,6 +56,14 @@ WITH_RECURRENCE: list[dict[str, Any]] = [
     {"tensor_parallel": 2, "context_parallel": 2, "model": RECURRENT},
     {"tensor_parallel": 2, "pipeline_parallel": 2, "zero_stage": 0, "model": RECURRENT},
 ]
+COMPILE = {"launch": {"compile": True}}
+COMPILED: list[dict[str, Any]] = [
+    {"tensor_parallel": 2, "recompute": "full", **COMPILE},
+    {"tensor_parallel": 2, "pipeline_parallel": 2, "model": {"window": 9, "layer_pattern": "WA"}}
+    | COMPILE,
+    {"context_parallel": 2, "recompute": "selective", **COMPILE},
+    {"expert_parallel": 2, "zero_stage": 2, "model": WITH_EXPERTS, **COMPILE},
+]
 
 
 def on_ranks(ranks: int, module: str, *arguments: str, timeout_s: float = 120.0) -> None:
@@ -88,8 +96,8 @@ def test_a_model_on_several_ranks_computes_what_it_does_on_one(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "layouts",
-    [LAYOUTS, OF_EXPERTS, WITH_RECURRENCE],
-    ids=["dense", "with experts", "with recurrent layers"],
+    [LAYOUTS, OF_EXPERTS, WITH_RECURRENCE, COMPILED],
+    ids=["dense", "with experts", "with recurrent layers", "compiled"],
 )
 def test_every_layout_begins_and_trains_as_one_device_does(layouts: list[dict[str, Any]]) -> None:
     on_ranks(4, "layout_curves", *map(json.dumps, layouts), timeout_s=800)

@@ -14,7 +14,7 @@ class Attention(nn.Module):
 
     def __init__(self, spec: ModelSpec, layer: int) -> None:
         super().__init__()
-        self.head_dim = spec.attention_head_dim
+        self.head_dim = self.narrowest = spec.attention_head_dim
         self.uses_rope = spec.uses_rope(layer)
         self.window = spec.window if spec.layer_kinds[layer] in "Ww" else None
         self.gated = spec.attention_gate

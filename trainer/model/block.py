@@ -66,6 +66,13 @@ class Block(nn.Module):
             x = x + self.mlp(self.post_attention_layernorm(x))
         return x
 
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        """Of its attention the window, and the width of the narrowest heads; None where a mixer
+        of another kind has none."""
+        mixer = getattr(self, self.mixer)
+        return getattr(mixer, "window", None), getattr(mixer, "narrowest", None)
+
     def _mix(self, x: Tensor, places: Places) -> Tensor:
         mixed: Tensor = getattr(self, self.mixer)(x, places)
         return mixed

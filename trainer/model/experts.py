@@ -78,7 +78,10 @@ class Experts(nn.Module):
 def sorted_by(expert: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     """Places of those that go to the first expert, then to the next, each in their order; and how
     many each has, int64 (experts). expert: int64 (n)."""
-    return expert.argsort(stable=True), expert.bincount(minlength=experts)
+    order = expert.argsort(stable=True)
+    # bincount would have the host wait for the device.
+    edges = torch.arange(experts + 1, device=expert.device)
+    return order, torch.searchsorted(expert[order], edges).diff()
 
 
 def inverse(order: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class LatentAttention(nn.Module):
         super().__init__()
         assert spec.latent_attention is not None
         self.latent = latent = spec.latent_attention
+        self.narrowest = min(latent.head_dim, latent.value_head_dim)
         self.uses_rope = spec.uses_rope(layer)
         self.window = spec.window if spec.layer_kinds[layer] in "Ww" else None
         self.attend: Attend = attend

@@ -57,6 +57,16 @@ def documents_of(tokens: Tensor, separator: int) -> Tensor:
     return ends.cumsum(dim=1) - ends
 
 
+Lengths = tuple[tuple[int, ...], ...]
+"""Of each row of a micro-batch those of its documents, in tokens, in their order."""
+
+
+def lengths_of(document: Tensor) -> Lengths:
+    """document: as `documents_of` gives it."""
+    counts = (row.unique_consecutive(return_counts=True)[1] for row in document)
+    return tuple(tuple(of_row.tolist()) for of_row in counts)
+
+
 class Once:
     """What all layers need alike, such as masks, by what it is: made by the first. No dict: FSDP
     looks into containers for what it is to cast, and would give each block a copy of its own."""
@@ -81,6 +91,8 @@ class Places:
     sin: Tensor
     document: Tensor | None
     """int64 (batch, seq); None where a token attends to all before it."""
+    lengths: Lengths | None = None
+    """Of the documents, where the host may go through them one by one."""
     once: Once = field(default_factory=Once)
 
     def positions(self) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from smolplan.spec import ModelSpec
 from trainer.loss import next_token_loss
+from trainer.model.attend import make_ready
 from trainer.model.block import Block
 from trainer.model.norms import residual_norm
-from trainer.model.places import Places, documents_of, rotary_table
+from trainer.model.places import Places, documents_of, lengths_of, rotary_table
 
 
 class Decoder(nn.Module):
@@ -25,6 +26,8 @@ class Decoder(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         self.cos: Tensor
         self.sin: Tensor
+        self.alike_for_any_batch = False
+        """Whether the same operations are due whatever a batch holds, as a compiler wants it."""
 
     def fill_rotary(self) -> None:
         """Compute the tables anew, where they were allocated only."""
@@ -34,12 +37,19 @@ class Decoder(nn.Module):
     def places(self, tokens: Tensor, separator: int | None) -> Places:
         """Of tokens, int64 (batch, seq); with a separator each attends within its document only."""
         length = tokens.shape[1]
-        document = None if separator is None else documents_of(tokens, separator)
-        return Places(tokens.shape, self.cos[:length], self.sin[:length], document)
+        document = lengths = None
+        if separator is not None:
+            document = documents_of(tokens, separator)
+            if tokens.device.type == "cpu" and not self.alike_for_any_batch:
+                lengths = lengths_of(document)
+        return Places(tokens.shape, self.cos[:length], self.sin[:length], document, lengths)
 
     def forward(self, tokens: Tensor, separator: int | None = None) -> Tensor:
         """tokens: int64 (batch, seq) → (batch, seq, hidden)."""
         places = self.places(tokens, separator)
+        for window, width in {block.reach for block in self.layers if isinstance(block, Block)}:
+            if width is not None:
+                make_ready(places, window, width)
         x = self.embed_tokens(tokens)
         for block in self.layers:
             x = block(x, places)
