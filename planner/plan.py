@@ -6,7 +6,14 @@ from planner.architecture import architecture_of
 from planner.catalog import find_gpu
 from planner.explain import Line
 from planner.flops import flops_per_token
-from planner.memory import BUNDLED_TRAINER, GENERIC, layout_of, memory_lines, state_lines
+from planner.memory import (
+    BUNDLED_TRAINER,
+    BUNDLED_TRAINER_ON_CPU,
+    GENERIC,
+    layout_of,
+    memory_lines,
+    state_lines,
+)
 from planner.memory.trainer import is_counted, trainer_memory_lines
 from planner.number_format import peak_flops
 from planner.params import layer_matrix_parameters, parameter_count
@@ -64,7 +71,8 @@ def make_plan(spec: RunSpec) -> Plan:
         memory = trainer_memory_lines(spec, "cpu" if gpu is None else "cuda")
     else:
         element_bytes = 4 if spec.optim.precision == "fp32" else 2
-        conventions = GENERIC if spec.unsupported_by_trainer() else BUNDLED_TRAINER
+        trainer = BUNDLED_TRAINER_ON_CPU if gpu is None else BUNDLED_TRAINER
+        conventions = GENERIC if spec.unsupported_by_trainer() else trainer
         memory = memory_lines(
             model, layout, seq_len, element_bytes=element_bytes, conventions=conventions
         )

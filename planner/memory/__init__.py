@@ -3,6 +3,7 @@
 from planner.memory.activations import micro_batches_in_flight
 from planner.memory.conventions import (
     BUNDLED_TRAINER,
+    BUNDLED_TRAINER_ON_CPU,
     GENERIC,
     Conventions,
     find_conventions,
@@ -23,6 +24,7 @@ from planner.memory.trainer import trainer_memory_bytes, trainer_memory_lines
 
 __all__ = [
     "BUNDLED_TRAINER",
+    "BUNDLED_TRAINER_ON_CPU",
     "FP32_STATE",
     "GENERIC",
     "MIXED_FP32_GRADIENTS_STATE",

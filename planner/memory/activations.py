@@ -62,6 +62,7 @@ def token_bytes(arch: Architecture, conventions: Conventions, element_bytes: int
         mixed = 2 * (arch.query_width + keys)
         latents = 0
     else:
+        keys = arch.query_width
         mixed = 2 * arch.query_width + 2 * values
         latents = 2 * ((mla.q_lora_rank or 0) + mla.kv_lora_rank) + mla.qk_rope_head_dim
     mixed += 2 * arch.query_width if arch.attention_gate else 0
@@ -98,7 +99,7 @@ def token_bytes(arch: Architecture, conventions: Conventions, element_bytes: int
         states=states / layers,
         scores=attention * conventions.score_bytes * arch.heads / layers,
         mask=attention * conventions.mask_bytes / layers,
-        keys=attention * conventions.whole_keys * 2 * arch.query_width * b / layers,
+        keys=attention * conventions.gathered_keys * 2 * keys * b / layers,
         dense=kept_widths * dense_width * b / layers,
         routed=kept_widths * routed_width * b / layers,
         dispatch=dispatch / layers,

@@ -2,7 +2,7 @@
 of a stack that none of them names."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
@@ -31,8 +31,9 @@ class Conventions:
     """Of a mask that each layer with attention keeps, per pair of tokens, not per head: every
     tensor-parallel rank has it whole."""
     whole_keys: bool = False
-    """Whether keys and values are kept once a query head, rather than once a head of their own, and
-    of all context-parallel ranks."""
+    """Whether keys and values are kept once a query head, rather than once a head of their own."""
+    gathered_keys: bool = False
+    """Whether those of all context-parallel ranks are kept, rather than a rank's own."""
     dropout: bool = False
     """A mask of one byte an element behind attention and feed-forward."""
     gathered_tensors: float = 0.0
@@ -91,8 +92,7 @@ BUNDLED_TRAINER = Conventions(
     hidden_tensors=4.0,
     gathered_tensors=2.0,
     gated_tensors=4.0,
-    mask_bytes=2.0,
-    whole_keys=True,
+    gathered_keys=True,
     logit_bytes=8.0,
     loss_tokens=2048,
     weight_workspace_bytes=6.0,  # in the compute type, and as it is reduced
@@ -104,6 +104,11 @@ BUNDLED_TRAINER = Conventions(
     source="trainer/, counted tensor by tensor",
 )
 """Of what planner/memory/trainer.py does not count moment by moment."""
+BUNDLED_TRAINER_ON_CPU = replace(
+    BUNDLED_TRAINER, hidden_tensors=10.0, mask_bytes=2.0, whole_keys=True
+)
+"""There a norm is a row of operations, two of which keep fp32 copies, and attention keeps whole
+masks (trainer_shape.py)."""
 
 
 @cache

@@ -84,9 +84,10 @@ def _activations(shape: Shape, blocks: int) -> Part:
     kept = shape.input_bytes + shape.rotary_bytes
 
     def formula() -> str:
+        again = shape.recompute or shape.selective
+        masked = f" + document mask {mask:,.0f} B" if again and mask else ""
         if shape.recompute:
-            return f"{blocks} inputs × {kept:,.0f} B + document mask {mask:,.0f} B"
-        masked = f" + document mask {mask:,.0f} B" if shape.selective else ""
+            return f"{blocks} inputs × {kept:,.0f} B{masked}"
         return f"{blocks} blocks × {shape.block_bytes:,.0f} B{masked}"
 
     without = blocks * shape.block_bytes + shape.selective * mask
@@ -250,7 +251,9 @@ def _backward_of_attention(shape: Shape, done: int) -> list[Part]:
     """Of the block its first norm and its attention are still to go. Gradients of the mix, queries,
     keys and values, the residual's, and those of the weights behind."""
     kept: Values = shape.norm_bytes + FP32 + shape.attention_bytes
-    kept = kept + shape.selective * shape.element_bytes * 2 * shape.kv_width
+    # Computed again, keys and values repeated lie beside what they are repeated from.
+    repeated = shape.selective * shape.whole_masks
+    kept = kept + repeated * shape.element_bytes * 2 * shape.kv_width
     projections = shape.hidden * (shape.query_width + 2 * shape.kv_width)
     return [
         *_within_blocks(shape, done),
@@ -262,7 +265,7 @@ def _backward_of_attention(shape: Shape, done: int) -> list[Part]:
         ),
         _block_gradients(
             shape,
-            shape.element_bytes * (4 * shape.query_width + shape.hidden),
+            shape.element_bytes * (2 * (shape.query_width + shape.met_width) + shape.hidden),
             shape.block_parameters - projections,
         ),
     ]

@@ -55,6 +55,9 @@ class Shape:
     one_moment_parameters: Values
     """Of matrices that Muon moves, which holds no second moment of them."""
     fused_norm: bool
+    whole_masks: Values
+    """1 where attention keeps, as it does on a CPU, a whole mask, and keys and values once a query
+    head; 0 where its kernel takes blocks of a mask that is there once for all layers, or none."""
 
     @property
     def tokens(self) -> Values:
@@ -64,7 +67,7 @@ class Shape:
     @property
     def mask_bytes(self) -> Values:
         """Which tokens of its sequence each of them sees."""
-        return self.tokens * self.seq_len
+        return self.whole_masks * self.tokens * self.seq_len
 
     @property
     def chunk_tokens(self) -> Values:
@@ -100,11 +103,16 @@ class Shape:
 
     @property
     def attention_bytes(self) -> Values:
-        """Per token, for its own backward pass: queries, keys and values repeated to all heads, and
-        their mix; its own copy of the mask in the compute type, and the log-sum-exp of each row.
-        Keys and values are those of all context-parallel ranks."""
-        kept = (2 + 2 * self.context) * self.query_width + self.seq_len
-        return self.element_bytes * kept + FP32 * self.heads
+        """Per token, for its own backward pass: queries, keys and values and their mix, and the
+        log-sum-exp of each row; with whole masks its own copy of one in the compute type. Keys and
+        values are those of all context-parallel ranks."""
+        kept = 2 * (self.query_width + self.context * self.met_width)
+        return self.element_bytes * (kept + self.whole_masks * self.seq_len) + FP32 * self.heads
+
+    @property
+    def met_width(self) -> Values:
+        """Of keys as attention takes them."""
+        return either(self.whole_masks, self.query_width, self.kv_width)
 
     @property
     def rotary_bytes(self) -> Values:
@@ -132,6 +140,7 @@ def shape_of(
 ) -> Shape:
     """The shape of what the bundled trainer supports (RunSpec.unsupported_by_trainer)."""
     arch = architecture_of(model)
+    masked = getattr(model, "intra_document_mask", True)
     tensor, context = layout.tensor_parallel, layout.context_parallel
     matrices = layer_matrix_parameters(arch) / tensor
     tables = 1 if arch.tied_embeddings else 2
@@ -159,4 +168,5 @@ def shape_of(
         accumulates=either(layout.gradient_accumulation > 1, 1, 0),
         one_moment_parameters=muon * arch.layers * matrices,
         fused_norm=device == "cuda",
+        whole_masks=0 if device == "cuda" else either(layout.context_parallel > 1, 1, int(masked)),
     )

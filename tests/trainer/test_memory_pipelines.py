@@ -1,7 +1,6 @@
 """What a pipeline's stage holds, by torch's own tracker, beside the planner's estimate of it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.pipelining import _utils, schedules
 
-from planner.memory import BUNDLED_TRAINER, FP32_STATE, layout_of, stage_parts
+from planner.memory import BUNDLED_TRAINER_ON_CPU, FP32_STATE, layout_of, stage_parts
 from smolplan.spec import RunSpec
 from tests.trainer.test_memory_tracked import a_spec, held_only, ranks_of_nothing
 from trainer.model.transformer import CausalLM
@@ -22,9 +21,6 @@ from trainer.stages import Parts, stages_of
 pytestmark = pytest.mark.skipif(
     not hasattr(_utils, "InferenceMode"), reason="torch before 2.13 agrees in another way"
 )
-
-CPU = replace(BUNDLED_TRAINER, hidden_tensors=10.0)
-"""There a norm is a row of operations, two of which keep fp32 copies (trainer_shape.py)."""
 
 
 class Peak(MemTracker):
@@ -98,7 +94,7 @@ def test_a_stage_holds_no_more_than_is_estimated_and_not_much_less(
         layout_of(spec),
         spec.data.seq_len,
         state=FP32_STATE,
-        conventions=CPU,
+        conventions=BUNDLED_TRAINER_ON_CPU,
         last_stage=end == "last",
     )
     stage = stages - 1 if end == "last" else 0

@@ -175,6 +175,14 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "accumulated, stage 2": {"accumulation": 2, "zero": 2, "seq_len": 256, "vocab_size": 1024},
     "z-loss": {"z_loss": 1e-5},
+    "unmasked": {"intra_document_mask": False},
+    "unmasked, long": {"intra_document_mask": False, "seq_len": 4096, "micro_batch": 1},
+    "unmasked, attention recomputed, long": {
+        "intra_document_mask": False, "recompute": "selective", "seq_len": 4096, "vocab_size": 1024,
+    },
+    "unmasked, tensor parallel, narrow feed-forward": {
+        "intra_document_mask": False, "tensor": 2, "ffn_hidden": 512, "vocab_size": 1024,
+    },
     "groups": {"group": 2},
     "stage 0": {"zero": 0},
     "stage 0, fp32": {"zero": 0, "precision": "fp32"},
