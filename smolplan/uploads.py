@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Self
 
+from smolplan.checksums import checksum
 from smolplan.errors import UserError
-from smolplan.rundir import MANIFEST, RunDir, read_json, write_json
+from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.spec.checkpoint import STORE_PACKAGES
 
 ROOM = 1.2
@@ -60,7 +61,7 @@ class Uploads:
             return cls(
                 to=to,
                 arrived={int(s): Arrived(**told) for s, told in content["arrived"].items()},
-                refused={int(s): str(checksum) for s, checksum in content["refused"].items()},
+                refused={int(s): str(made) for s, made in content["refused"].items()},
                 sending=content["sending"],
                 trouble=Trouble(**content["trouble"]) if content["trouble"] else None,
             )
@@ -79,9 +80,9 @@ class Uploads:
         be lost, that one counts most."""
         return [
             step
-            for step, checksum in sorted(checkpoints_here(run).items(), reverse=True)
-            if self.refused.get(step) != checksum
-            and (step not in self.arrived or self.arrived[step].checksum != checksum)
+            for step, made in sorted(checkpoints_here(run).items(), reverse=True)
+            if self.refused.get(step) != made
+            and (step not in self.arrived or self.arrived[step].checksum != made)
         ]
 
 
@@ -105,13 +106,8 @@ def store_folder(upload_to: str, run: RunDir) -> str:
 
 def checkpoints_here(run: RunDir) -> dict[int, str]:
     """Step → checksum in the manifest of each checkpoint that has one, whole or not."""
-    found = {}
-    for path in run.checkpoints.glob(f"step-*/{MANIFEST}"):
-        step = path.parent.name.removeprefix("step-")
-        checksum = (read_json(path) or {}).get("checksum")
-        if step.isdigit() and isinstance(checksum, str):
-            found[int(step)] = checksum
-    return found
+    told = {step: checksum(run, step) for step in run.saved_steps()}
+    return {step: text for step, text in told.items() if text is not None}
 
 
 def kept_for_upload(run: RunDir, upload_to: str | None, checkpoint_bytes: int) -> frozenset[int]:
