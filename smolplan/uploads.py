@@ -1,4 +1,5 @@
-"""RUN/uploads.json: which checkpoints have arrived in the object store, and what holds it up.
+"""RUN/uploads.json: what has arrived in the object store of checkpoints and roll-backs, and what
+holds it up.
 
 Written by the one process that uploads (python -m trainer.upload), replaced by rename; read by all.
 A checkpoint is known by the checksum in its manifest, so that a step that was done again, and
@@ -11,7 +12,8 @@ from importlib.util import find_spec
 from typing import Any, Self
 
 from smolplan.checksums import checksum
-from smolplan.errors import UserError
+from smolplan.errors import SmolplanError, UserError
+from smolplan.roll_back import read_roll_backs
 from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.spec.checkpoint import STORE_PACKAGES
 
@@ -48,6 +50,8 @@ class Uploads:
     arrived: dict[int, Arrived] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     """Checkpoints that are damaged here, by the checksum in their manifest: not uploaded."""
+    roll_backs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Those that are there, by attempt."""
     sending: int | None = None
     trouble: Trouble | None = None
 
@@ -62,6 +66,8 @@ class Uploads:
                 to=to,
                 arrived={int(s): Arrived(**told) for s, told in content["arrived"].items()},
                 refused={int(s): str(made) for s, made in content["refused"].items()},
+                # Not in a record that was written before they were sent.
+                roll_backs={int(k): dict(one) for k, one in content.get("roll_backs", {}).items()},
                 sending=content["sending"],
                 trouble=Trouble(**content["trouble"]) if content["trouble"] else None,
             )
@@ -84,6 +90,20 @@ class Uploads:
             if self.refused.get(step) != made
             and (step not in self.arrived or self.arrived[step].checksum != made)
         ]
+
+    def roll_backs_to_be_there(self, run: RunDir) -> dict[int, dict[str, Any]]:
+        """By attempt: those of the run folder, and those that were sent before. Raises
+        SmolplanError where one cannot be read."""
+        here = read_roll_backs(run, run.latest_attempt())
+        return {**self.roll_backs, **{one.attempt: one.to_json() for one in here}}
+
+    def is_complete(self, run: RunDir) -> bool:
+        """Whether all checkpoints are there, and all roll-backs: without one, another cluster would
+        go on from what the run went back behind."""
+        try:
+            return not self.pending(run) and self.roll_backs_to_be_there(run) == self.roll_backs
+        except SmolplanError:
+            return False  # whoever sends it says so
 
 
 def check_package(url: str) -> None:
