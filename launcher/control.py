@@ -17,7 +17,7 @@ from launcher.processes import is_alive
 from launcher.store import Attempt, Run, RunState, Store
 from launcher.uploads import fetch_now
 from smolplan.errors import ExitCode, SmolplanError, UserError
-from smolplan.roll_back import write_roll_backs
+from smolplan.roll_back import read_roll_backs, write_roll_backs
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 
@@ -101,7 +101,12 @@ def resume(
     except OSError as error:
         raise unwritable(error, directory) from None
     best = max((a.step_at_end or 0 for a in store.attempts(run.id)), default=0)
-    attempt = store.reopen(run.id, best, monitored=monitored)
+    # Of a run that has been on another cluster, its attempts there go before the next, and its
+    # roll-backs hold here.
+    before = directory.latest_attempt()
+    for one in read_roll_backs(directory, before):
+        store.add_roll_back(run.id, one, fence=None)
+    attempt = store.reopen(run.id, best, monitored=monitored, after=before)
     start(store, store.run(run.id), attempt, spec)
     return attempt
 

@@ -28,6 +28,8 @@ class UploadStatus:
     """The newest checkpoint that has arrived."""
     pending: tuple[int, ...]
     """Steps of those that are here only, newest first."""
+    complete: bool
+    """Whether all are there, and all roll-backs."""
     sending: int | None
     at_work: bool
     """Whether a process uploads now."""
@@ -37,9 +39,9 @@ class UploadStatus:
         """In a line or two."""
         there = "nothing yet" if self.newest is None else f"step {self.newest:,}"
         line = f"{there} in {self.to}"
-        if not self.pending:
+        if self.complete:
             return line
-        line += f"; {len(self.pending)} behind"
+        line += f"; {len(self.pending)} behind" if self.pending else "; a roll-back behind"
         if self.trouble is not None:
             waited = format_duration(max(0.0, time.time() - self.trouble.since))
             return f"{line}: {self.trouble.reason} (for {waited}). {self.trouble.remedy}".rstrip()
@@ -54,7 +56,7 @@ class UploadStatus:
             "newest": self.newest,
             "pending": list(self.pending),
             "sending": self.sending if self.at_work else None,
-            "complete": not self.pending,
+            "complete": self.complete,
             "trouble": trouble,
         }
 
@@ -67,6 +69,7 @@ def upload_status(spec: RunSpec, run: RunDir) -> UploadStatus | None:
         to=record.to,
         newest=max(record.arrived, default=None),
         pending=tuple(record.pending(run)),
+        complete=record.is_complete(run),
         sending=record.sending,
         at_work=bool(is_held(run.upload_lock)),
         trouble=record.trouble,

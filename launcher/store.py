@@ -333,9 +333,10 @@ class Store:
                 (time.time(), run_id),
             )
 
-    def reopen(self, run_id: str, step: int, *, monitored: bool) -> Attempt:
-        """Make a run that ended active again, with a next attempt planned. What a daemon has
-        decided before, and not yet done, is void from here on. Raises UserError."""
+    def reopen(self, run_id: str, step: int, *, monitored: bool, after: int = 0) -> Attempt:
+        """Make a run that ended active again, with a next attempt planned, of a number above
+        `after` too: that of another cluster. What a daemon has decided before, and not yet done,
+        is void from here on. Raises UserError."""
         with self._transaction() as db:
             row = db.execute("SELECT state FROM runs WHERE id = ?", (run_id,)).fetchone()
             if row is None or row["state"] in ("active", "finished"):
@@ -346,11 +347,10 @@ class Store:
                 "lease_fence = lease_fence + 1, monitored = ? WHERE id = ?",
                 (monitored, run_id),
             )
-            number = 1 + int(
-                db.execute(
-                    "SELECT max(number) FROM attempts WHERE run_id = ?", (run_id,)
-                ).fetchone()[0]
-            )
+            newest = db.execute(
+                "SELECT max(number) FROM attempts WHERE run_id = ?", (run_id,)
+            ).fetchone()[0]
+            number = 1 + max(int(newest), after)
             soon = time.time() + LAUNCHER_S
             self._plan(db, run_id, number, RESUMED, not_before=soon, step=step)
         return self.attempts(run_id)[-1]
@@ -531,9 +531,9 @@ class Store:
 
     # Roll-backs
 
-    def add_roll_back(self, run_id: str, roll_back: RollBack, *, fence: int) -> None:
+    def add_roll_back(self, run_id: str, roll_back: RollBack, *, fence: int | None) -> None:
         """Decided, and to begin with an attempt that is not planned yet; deciding it again changes
-        nothing. Raises LostLease."""
+        nothing. `fence` is the holder's; None for one of another cluster. Raises LostLease."""
         with self._transaction() as db:
             self._check_fence(db, run_id, fence)
             db.execute(

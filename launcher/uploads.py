@@ -38,13 +38,13 @@ class Transfers:
         self._helpers = helpers
 
     def upload(self, run: RunDir, spec: RunSpec, *, is_over: bool = False) -> bool:
-        """See to it that the checkpoints that are here get there; whether any still has to. For a
-        run that is over, none does once it was given up."""
+        """See to it that the checkpoints and roll-backs that are here get there; whether any still
+        has to. For a run that is over, none does once it was given up."""
         upload_to = spec.checkpoint.upload_to
         if upload_to is None or not run.spec.exists():
             return False
         record = Uploads.read(run, store_folder(upload_to, run))
-        if not record.pending(run):
+        if record.is_complete(run):
             return False
         if is_over and record.trouble is not None and record.trouble.given_up:
             return False

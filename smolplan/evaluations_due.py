@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from smolplan.rundir import MANIFEST, RunDir
+from smolplan.checksums import checksum, text_in
+from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
 
 
@@ -21,15 +22,14 @@ def due(run: RunDir, spec: RunSpec) -> tuple[int, ...]:
 
 
 def _is_done(run: RunDir, step: int) -> bool:
-    try:
-        made = (run.checkpoint(step) / MANIFEST).stat().st_mtime_ns
-    except OSError:
-        return True  # removed meanwhile
-    return any(_changed(path) >= made for path in (run.evaluation(step), run.unevaluable(step)))
+    made = checksum(run, step) or ""
+    return any(_is_of(path, made) for path in (run.evaluation(step), run.unevaluable(step)))
 
 
-def _changed(path: Path) -> int:
+def _is_of(score: Path, made: str) -> bool:
+    """Whether it is there, and of that checkpoint; one of a tool of the user's, or written before
+    scores told, does not say."""
     try:
-        return path.stat().st_mtime_ns
+        return text_in(score, "checkpoint") in (None, made)
     except OSError:
-        return -1
+        return False

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from smolplan.errors import SmolplanError
+from smolplan.json_records import json_object
 from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.skipped import Skipped
 
@@ -56,6 +57,15 @@ def read_roll_backs(run: RunDir, attempt: int) -> tuple[RollBack, ...]:
         if number.isdigit() and int(number) <= attempt:
             found.append(parse_roll_back(int(number), read_json(path), str(path)))
     return tuple(sorted(found, key=lambda one: one.attempt))
+
+
+def parse_roll_backs(text: bytes, where: str) -> tuple[RollBack, ...]:
+    """Of a JSON object that holds a run's by attempt. Raises SmolplanError, as read_roll_backs."""
+    content = json_object(text)
+    if content is None or not all(number.isdecimal() for number in content):
+        raise SmolplanError(f"{where} does not tell how the run was rolled back: it is damaged")
+    told = sorted((int(number), one) for number, one in content.items())
+    return tuple(parse_roll_back(number, one, where) for number, one in told)
 
 
 def parse_roll_back(attempt: int, content: dict[str, Any] | None, where: str) -> RollBack:

@@ -1,4 +1,5 @@
-"""RUN/uploads.json: which checkpoints have arrived in the object store, and what holds it up.
+"""RUN/uploads.json: what has arrived in the object store of checkpoints and roll-backs, and what
+holds it up.
 
 Written by the one process that uploads (python -m trainer.upload), replaced by rename; read by all.
 A checkpoint is known by the checksum in its manifest, so that a step that was done again, and
@@ -10,8 +11,10 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Self
 
-from smolplan.errors import UserError
-from smolplan.rundir import MANIFEST, RunDir, read_json, write_json
+from smolplan.checksums import checksum
+from smolplan.errors import SmolplanError, UserError
+from smolplan.roll_back import read_roll_backs
+from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.spec.checkpoint import STORE_PACKAGES
 
 ROOM = 1.2
@@ -47,6 +50,8 @@ class Uploads:
     arrived: dict[int, Arrived] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     """Checkpoints that are damaged here, by the checksum in their manifest: not uploaded."""
+    roll_backs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Those that are there, by attempt."""
     sending: int | None = None
     trouble: Trouble | None = None
 
@@ -60,7 +65,9 @@ class Uploads:
             return cls(
                 to=to,
                 arrived={int(s): Arrived(**told) for s, told in content["arrived"].items()},
-                refused={int(s): str(checksum) for s, checksum in content["refused"].items()},
+                refused={int(s): str(made) for s, made in content["refused"].items()},
+                # Not in a record that was written before they were sent.
+                roll_backs={int(k): dict(one) for k, one in content.get("roll_backs", {}).items()},
                 sending=content["sending"],
                 trouble=Trouble(**content["trouble"]) if content["trouble"] else None,
             )
@@ -79,10 +86,24 @@ class Uploads:
         be lost, that one counts most."""
         return [
             step
-            for step, checksum in sorted(checkpoints_here(run).items(), reverse=True)
-            if self.refused.get(step) != checksum
-            and (step not in self.arrived or self.arrived[step].checksum != checksum)
+            for step, made in sorted(checkpoints_here(run).items(), reverse=True)
+            if self.refused.get(step) != made
+            and (step not in self.arrived or self.arrived[step].checksum != made)
         ]
+
+    def roll_backs_to_be_there(self, run: RunDir) -> dict[int, dict[str, Any]]:
+        """By attempt: those of the run folder, and those that were sent before. Raises
+        SmolplanError where one cannot be read."""
+        here = read_roll_backs(run, run.latest_attempt())
+        return {**self.roll_backs, **{one.attempt: one.to_json() for one in here}}
+
+    def is_complete(self, run: RunDir) -> bool:
+        """Whether all checkpoints are there, and all roll-backs: without one, another cluster would
+        go on from what the run went back behind."""
+        try:
+            return not self.pending(run) and self.roll_backs_to_be_there(run) == self.roll_backs
+        except SmolplanError:
+            return False  # whoever sends it says so
 
 
 def check_package(url: str) -> None:
@@ -105,13 +126,8 @@ def store_folder(upload_to: str, run: RunDir) -> str:
 
 def checkpoints_here(run: RunDir) -> dict[int, str]:
     """Step → checksum in the manifest of each checkpoint that has one, whole or not."""
-    found = {}
-    for path in run.checkpoints.glob(f"step-*/{MANIFEST}"):
-        step = path.parent.name.removeprefix("step-")
-        checksum = (read_json(path) or {}).get("checksum")
-        if step.isdigit() and isinstance(checksum, str):
-            found[int(step)] = checksum
-    return found
+    told = {step: checksum(run, step) for step in run.saved_steps()}
+    return {step: text for step, text in told.items() if text is not None}
 
 
 def kept_for_upload(run: RunDir, upload_to: str | None, checkpoint_bytes: int) -> frozenset[int]:

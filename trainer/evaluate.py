@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from smolplan.checksums import checksum
 from smolplan.errors import SmolplanError, UserError
 from smolplan.evaluations_due import due
 from smolplan.lock import hold
@@ -58,7 +59,8 @@ def evaluate(
     for manifest in manifests:
         say(f"step {manifest.step}: held-out text")
         load(run.checkpoint(manifest.step), manifest, model, None, world)
-        result = {"step": manifest.step, **_held_out(model, spec, dataset)}
+        which = {"step": manifest.step, "checkpoint": manifest.checksum()}
+        result = {**which, **_held_out(model, spec, dataset)}
         if suite is not None:
             result |= suite.run(model, say)
         yield result
@@ -143,6 +145,7 @@ def evaluate_due(run: RunDir, spec: RunSpec) -> None:
     steps = due(run, spec)
     if not steps:
         return
+    which = {"checkpoint": checksum(run, steps[0]) or ""}  # it may be made anew meanwhile
     try:
         for result in evaluate(run, spec, steps[:1]):
             write_json(run.evaluation(steps[0]), result)
@@ -153,7 +156,7 @@ def evaluate_due(run: RunDir, spec: RunSpec) -> None:
             log.exception("step %d", steps[0])
         if steps[0] in run.saved_steps():  # or it has made room for a newer one meanwhile
             failed = {"step": steps[0], "reason": str(error) or type(error).__name__}
-            write_json(run.unevaluable(steps[0]), failed)
+            write_json(run.unevaluable(steps[0]), {**failed, **which})
             run.record("evaluation_failed", "evaluation", **failed)
     if due(run, spec):
         again = [sys.executable, "-P", "-m", "trainer.evaluate", str(run), "--due"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
+from smolplan.checksums import checksum
 from smolplan.rundir import RunDir, read_json
 from smolplan.spec.checkpoint import CheckpointSpec
 
@@ -19,7 +20,12 @@ def kept(whole: Collection[int], policy: CheckpointSpec, scores: Mapping[int, fl
 
 
 def held_out_scores(run: RunDir, steps: Collection[int]) -> dict[int, float]:
-    """Bits per byte of the held-out text, of those steps that were evaluated."""
+    """Bits per byte of the held-out text, of those steps whose checkpoints were evaluated as they
+    are now."""
     told = {step: read_json(run.evaluation(step)) or {} for step in steps}
-    found = {step: content.get("bits_per_byte") for step, content in told.items()}
+    found = {
+        step: content.get("bits_per_byte")
+        for step, content in told.items()
+        if content.get("checkpoint") in (None, checksum(run, step))
+    }
     return {step: value for step, value in found.items() if isinstance(value, int | float)}

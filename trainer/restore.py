@@ -9,20 +9,20 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from smolplan.errors import SmolplanError, UserError
 from smolplan.lock import hold
-from smolplan.roll_back import RollBack, read_roll_backs
+from smolplan.roll_back import RollBack, parse_roll_backs, read_roll_backs, write_roll_backs
 from smolplan.rundir import MANIFEST, RunDir, sync_folder, write_text
 from smolplan.spec import load_spec
 from smolplan.uploads import store_folder
 from trainer.data.dataset import file_sha256
 from trainer.manifest import Manifest, dump, parse_manifest, verify
 from trainer.object_store import Altered, ObjectStore
-from trainer.upload import FILES_AT_ONCE
+from trainer.upload import FILES_AT_ONCE, ROLL_BACKS
 
 log = logging.getLogger("trainer.restore")
 
@@ -44,13 +44,13 @@ def restore(
 ) -> Manifest:
     """The newest whole checkpoint of the store, or that of `step`, in its place in the run, whole.
     One that is not whole, or that a roll-back went behind, is told of, and the one before is
-    taken, unless a step was asked for.
+    taken, unless a step was asked for. The run's roll-backs come first.
 
     Raises UserError if there is none, StoreError, SmolplanError where a roll-back cannot be read,
     and OSError where it cannot be written.
     """
-    roll_backs = read_roll_backs(run, run.latest_attempt())
     found = steps_there(store)
+    roll_backs = _take_over(run, store, found)
     wanted = found if step is None else [s for s in found if s == step]
     for number in wanted:
         try:
@@ -70,6 +70,39 @@ def restore(
     )
 
 
+def _take_over(run: RunDir, store: ObjectStore, steps: Sequence[int]) -> tuple[RollBack, ...]:
+    """Lay down the store's roll-backs, and have the run's next attempt numbered above all that the
+    store knows: by a lower number, what it saves would count as saved before a roll-back. Those of
+    here and there. Raises StoreError, OSError, and SmolplanError where one cannot be read."""
+
+    def saved_by(step: int) -> int:
+        try:
+            return _manifest_there(store, step).attempt
+        except ValueError:
+            return 0
+
+    written = store.read(ROLL_BACKS)  # none, in a store from before they were sent
+    theirs = () if written is None else parse_roll_backs(written, f"{store.url}/{ROLL_BACKS}")
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        newest = max(pool.map(saved_by, steps), default=0)
+    write_roll_backs(run, theirs)
+    if newest > run.latest_attempt():
+        run.begin_attempt(newest)
+    return (*read_roll_backs(run, run.latest_attempt()), *theirs)
+
+
+def _manifest_there(store: ObjectStore, step: int) -> Manifest:
+    """Raises StoreError, and ValueError that says what is wrong with it."""
+    name = f"step-{step}"
+    try:
+        written = store.read(f"{name}/{MANIFEST}")
+    except Altered:
+        raise ValueError("its manifest does not have the checksum it was written with") from None
+    if written is None:
+        raise ValueError("it has no manifest")
+    return parse_manifest(written.decode("utf-8", "replace"), name)
+
+
 def _restore_step(
     run: RunDir,
     store: ObjectStore,
@@ -78,14 +111,7 @@ def _restore_step(
     on_progress: Callable[[str], None],
 ) -> Manifest:
     """Raises ValueError that says what is wrong with the one in the store."""
-    name = f"step-{step}"
-    try:
-        written = store.read(f"{name}/{MANIFEST}")
-    except Altered:
-        raise ValueError("its manifest does not have the checksum it was written with") from None
-    if written is None:
-        raise ValueError("it has no manifest")
-    manifest = parse_manifest(written.decode("utf-8", "replace"), name)
+    name, manifest = f"step-{step}", _manifest_there(store, step)
     if any(one.supersedes(step, manifest.attempt) for one in roll_backs):
         raise ValueError("the run was rolled back behind it")
     final = run.checkpoint(step)

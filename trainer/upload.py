@@ -1,12 +1,14 @@
-"""`python -m trainer.upload RUN`: copy the run's checkpoints to checkpoint.upload_to. No torch.
+"""`python -m trainer.upload RUN`: copy the run's checkpoints, and how it was rolled back, to
+checkpoint.upload_to. No torch.
 
 One process a run, beside its ranks and independent of them: whoever watches the run starts it when
-a checkpoint is to be sent, and it ends when none is left. What it has sent is found again by the
+something is to be sent, and it ends when none is left. What it has sent is found again by the
 next one, so it may be killed at any moment. The manifest is sent last, and a checkpoint without one
 counts as little there as here.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -33,6 +35,10 @@ GIVE_UP_S = 24 * 3600.0
 
 NEEDED_TO_START = ("spec.yaml", "plan.json", "environment.json", "dataset.json", "initial.json")
 """Of the run folder: what a new cluster starts the run from, beside a checkpoint."""
+
+
+ROLL_BACKS = "roll-backs.json"
+"""Beside them: the run's roll-backs, by attempt."""
 
 
 class Damaged(Exception):
@@ -93,6 +99,20 @@ class Uploader:
         )
         self._write(self.record.with_arrived(step, arrived))
 
+    def send_roll_backs(self) -> None:
+        """Those that are not there yet, and put them on record. Raises StoreError and OSError."""
+        try:
+            wanted = self.record.roll_backs_to_be_there(self._run)
+        except SmolplanError as error:
+            raise StoreError(str(error)) from None
+        if wanted == self.record.roll_backs:
+            return
+        written = json.dumps(wanted, indent=1).encode()
+        self._store.write(ROLL_BACKS, written)
+        if self._store.read(ROLL_BACKS) != written:
+            raise StoreError(f"{self._store.url}/{ROLL_BACKS} is not what was sent")
+        self._write(replace(self.record, roll_backs=wanted, trouble=None))
+
     def troubled(self, error: StoreError) -> Trouble:
         """Put on record that a try has failed; it is told once for each new reason."""
         before = self.record.trouble
@@ -126,6 +146,7 @@ class Uploader:
         if problem := wrong_sizes(folder, manifest):
             raise Damaged(problem) if folder.is_dir() else Gone
         self._send_what_starts_it()
+        self.send_roll_backs()  # first: this checkpoint may come after one
         there = self._manifest_there(folder.name)
         if there == written:
             return manifest  # sent whole by an uploader that could not put it on record any more
@@ -191,19 +212,21 @@ def pause_s(tries: int) -> float:
 
 
 def send_all(run: RunDir, uploader: Uploader, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Until every checkpoint is there, trying again for GIVE_UP_S; False if given up, or if the
-    run's folder is gone."""
+    """Until every checkpoint and roll-back is there, trying again for GIVE_UP_S; False if given
+    up, or if the run's folder is gone."""
     failing_since: float | None = None
     while run.spec.exists():
         step = uploader.next_step()
-        if step is None:
-            return True
         try:
+            if step is None:
+                uploader.send_roll_backs()
+                return True
             uploader.send(step)
             failing_since = None
         except StoreError as error:
             trouble = uploader.troubled(error)
-            log.warning("step %d: %s (try %d)", step, error, trouble.tries)
+            what = "roll-backs" if step is None else f"step {step}"
+            log.warning("%s: %s (try %d)", what, error, trouble.tries)
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since > GIVE_UP_S:
                 uploader.give_up(trouble)

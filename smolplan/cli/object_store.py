@@ -49,6 +49,7 @@ def upload(
         while (step := uploader.next_step()) is not None:
             say(f"checkpoint {step}")
             uploader.send(step)
+        uploader.send_roll_backs()
     there, to = sorted(uploader.record.arrived), uploader.record.to
     if as_json:
         print(json.dumps({"to": to, "steps": there, "damaged": sorted(uploader.record.refused)}))

@@ -59,7 +59,7 @@ def status_panel(status: RunStatus, insight: "Insight | None" = None) -> Rendera
         uploads = status.uploads
         facts.add_row("upload", Text(uploads.told(), style="red" if uploads.trouble else ""))
         idle = status.run.state != "active" or not status.run.monitored
-        if uploads.pending and idle and not (uploads.at_work or status.watched):
+        if not uploads.complete and idle and not (uploads.at_work or status.watched):
             advice = f"nothing uploads; go on by: smolplan upload {status.run.id}"
             facts.add_row("", Text(advice, style="yellow"))
     if status.run.reason:

@@ -10,18 +10,25 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher import control, helpers
+from launcher import control, create, helpers
 from launcher.compare import compare
 from launcher.helpers import Helpers
+from launcher.status import upload_status
 from launcher.store import Store
 from launcher.uploads import Transfers, fetch_now
 from smolplan.errors import SmolplanError
 from smolplan.lock import is_held
+from smolplan.roll_back import RollBack, read_roll_backs, write_roll_backs
 from smolplan.rundir import RunDir
+from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec, load_spec
 from smolplan.uploads import Uploads, store_folder
 from tests.support import end_all, make_spec, smolplan, start, wait_until
 from tests.trainer.checkpoints import make_checkpoint, make_run
+from trainer.manifest import put_superseded_aside, read_manifest
+from trainer.object_store import ObjectStore
+from trainer.restore import restore
+from trainer.upload import Uploader, send_all
 
 
 def record(run: RunDir) -> Uploads:
@@ -66,6 +73,75 @@ def test_an_upload_that_is_killed_is_started_again_and_what_is_lost_is_fetched(
     assert "checkpoint 4 is fetched" in transfers.fetch_what_is_lost(run, spec)
     wait_until(lambda: transfers.fetch_what_is_lost(run, spec) == "")
     assert run.checkpoint(4).is_dir()
+
+
+def test_a_roll_back_starts_an_upload_though_all_checkpoints_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "AGAIN_AFTER_S", 0.0)
+    (tmp_path / "store").mkdir()
+    run = make_run(tmp_path / "small-1", f"file://{tmp_path}/store")
+    spec, transfers = load_spec(run.spec), Transfers(Helpers())
+    make_checkpoint(run, 4)
+    wait_until(lambda: not transfers.upload(run, spec))
+    write_roll_backs(run, [RollBack(2, 7, 4, Skipped(), "why")])
+    told = upload_status(spec, run)
+    assert told is not None and not told.to_json()["complete"] and "roll-back" in told.told()
+    assert transfers.upload(run, spec)
+    wait_until(lambda: not transfers.upload(run, spec))
+    assert (tmp_path / "store" / "small-1" / "roll-backs.json").exists()
+
+
+def test_what_another_cluster_saves_counts_as_later_than_the_roll_backs_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "start", lambda *given: None)
+    monkeypatch.setattr(create, "check", lambda spec: None)
+    (tmp_path / "store").mkdir()
+    there = f"file://{tmp_path}/store"
+
+    def cluster(name: str) -> tuple[RunDir, Store]:
+        """With the run on record as stopped, and nothing of it here."""
+        run, record = (
+            make_run(tmp_path / name / "small-1", there),
+            Store(tmp_path / f"{name}-state"),
+        )
+        spec = load_spec(run.spec)
+        known, attempt = create.put_on_record(spec, record, run.path, monitored=False)
+        record.move_attempt(attempt, "ended", fence=None)
+        record.end_run(known.id, "stopped", "", fence=None)
+        return run, record
+
+    def go_on(run: RunDir, record: Store) -> tuple[int, int]:
+        """The step that is fetched, and the number of the next attempt."""
+        manifest = restore(run, ObjectStore(f"{there}/small-1"))
+        resumed = control.resume(record, record.run("small-1"), monitored=False)
+        roll_backs = read_roll_backs(run, resumed.number)
+        assert record.roll_backs("small-1") == roll_backs == (back,)
+        assert put_superseded_aside(run, roll_backs) == []  # as the trainer does
+        record.move_attempt(resumed, "ended", fence=None)
+        record.end_run("small-1", "stopped", "", fence=None)
+        return manifest.step, resumed.number
+
+    def upload(run: RunDir) -> None:
+        assert send_all(run, Uploader(run, load_spec(run.spec)))
+
+    first, first_record = cluster("first")
+    for step in (10, 20, 30):
+        make_checkpoint(first, step)
+    upload(first)
+    back = RollBack(2, 25, 10, Skipped.of([[60, 99]]), "a spike")
+    write_roll_backs(first, [back])
+    put_superseded_aside(first, [back])
+    make_checkpoint(first, 20, by=2)
+    upload(first)
+
+    second, second_record = cluster("second")
+    assert go_on(second, second_record) == (20, 3)
+    make_checkpoint(second, 30, by=3)
+    upload(second)
+    assert go_on(*cluster("third")) == (30, 4)
+    assert go_on(first, first_record) == (30, 4)  # whose own newest attempt is the first
 
 
 def test_a_fetch_that_fails_says_why(tmp_path: Path) -> None:
@@ -134,3 +210,39 @@ def test_a_run_goes_on_in_another_cluster_from_what_was_uploaded(
     assert not compare(directory, other).different
     for file in other.checkpoint(12).iterdir():
         assert (there / run.id / "step-12" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_roll_back_holds_in_another_cluster_and_its_checkpoints_in_the_next(
+    store: Store, data_cache: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    run = start(uploading(data_cache, there), store, tmp_path / "runs", monitored=False)
+    assert control.await_end(store, run.id, 120).state == "finished"
+    write_roll_backs(RunDir(run.path), [RollBack(2, 7, 4, Skipped.of([[20, 27]]), "a spike")])
+    assert smolplan("upload", run.id).returncode == 0
+
+    def restored(name: str) -> tuple[RunDir, int]:
+        """In another cluster, at what step."""
+        runs, state = tmp_path / name, str(tmp_path / f"{name}-state")
+        given = ("restore", f"file://{there}/{run.id}", "--runs-dir", str(runs), "--json")
+        answer = smolplan(*given, SMOLPLAN_STATE=state)
+        assert answer.returncode == 0, answer.stderr
+        return RunDir(runs / run.id), json.loads(answer.stdout)["step"]
+
+    second, step = restored("second")
+    assert step == 4
+    state = str(tmp_path / "second-state")
+    with closing(Store(Path(state))) as second_store:
+        try:
+            resumed = smolplan("launch", "--resume", run.id, "--watch", SMOLPLAN_STATE=state)
+            assert resumed.returncode == 0, resumed.stderr
+            wait_until(lambda: record(second).is_complete(second))
+            assert [a.number for a in second_store.attempts(run.id)] == [1, 3]
+        finally:
+            end_all(second_store)
+    ends = [line["data_position"] for line in second.read_metrics()]
+    assert ends == [20, 32, 36, 40, 44, 48, 52, 56]  # without 20 to 27
+    third, step = restored("third")
+    assert step == 12 and read_manifest(third.checkpoint(12)).skipped == [[20, 27]]

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from smolplan.errors import UserError
-from smolplan.rundir import RunDir
+from smolplan.rundir import RunDir, write_json
 from smolplan.spec import parse_spec
 from smolplan.spec.checkpoint import CheckpointSpec
-from tests.trainer.checkpoints import SPEC
+from tests.trainer.checkpoints import SPEC, make_checkpoint
 from trainer.keep import held_out_scores, kept
+from trainer.manifest import read_manifest
 
 SCORES = {4: 1.5, 8: 1.2, 12: 1.3, 16: 1.2, 20: 1.4}
 STEPS = [*SCORES, 24, 28]  # these two are not evaluated yet
@@ -69,6 +70,10 @@ def test_scores_are_read_of_what_was_evaluated(tmp_path: Path) -> None:
     (run.evals / "step-4.json").write_text(json.dumps({"bits_per_byte": 1.25}))
     (run.evals / "step-8.json").write_text(json.dumps({"bits_per_byte": None}))
     assert held_out_scores(run, [4, 8, 12]) == {4: 1.25}
+    made = {step: read_manifest(make_checkpoint(run, step)).checksum() for step in (16, 20)}
+    for step in made:
+        write_json(run.evaluation(step), {"bits_per_byte": 1.0, "checkpoint": made[16]})
+    assert held_out_scores(run, [4, 16, 20]) == {4: 1.25, 16: 1.0}  # 20 was made anew since
 
 
 def test_a_milestone_behind_the_end_of_the_run_is_refused() -> None:

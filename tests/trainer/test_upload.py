@@ -5,17 +5,27 @@ from pathlib import Path
 
 import pytest
 
-from smolplan.errors import UserError
-from smolplan.roll_back import RollBack, write_roll_backs
-from smolplan.rundir import MANIFEST, RunDir
+from smolplan.errors import SmolplanError, UserError
+from smolplan.roll_back import RollBack, read_roll_backs, write_roll_backs
+from smolplan.rundir import MANIFEST, RunDir, read_json, write_json
 from smolplan.skipped import Skipped
 from smolplan.spec import load_spec
 from smolplan.uploads import Uploads, kept_for_upload, lost_here, store_folder
 from tests.trainer.checkpoints import contents, make_checkpoint, make_run
-from trainer.manifest import prune, verify
+from trainer.manifest import prune, put_superseded_aside, verify
 from trainer.object_store import ObjectStore, StoreError
 from trainer.restore import restore
-from trainer.upload import GIVE_UP_S, LONGEST_PAUSE_S, Uploader, pause_s, send_all
+from trainer.upload import (
+    GIVE_UP_S,
+    LONGEST_PAUSE_S,
+    ROLL_BACKS,
+    Uploader,
+    pause_s,
+    send_all,
+)
+
+BACK = RollBack(2, 7, 4, Skipped.of([[20, 31]]), "a spike")
+"""To step 4."""
 
 
 @pytest.fixture
@@ -165,6 +175,99 @@ def test_what_a_roll_back_went_behind_is_not_fetched(run: RunDir, store: str) ->
     assert restore(run, ObjectStore(store_folder(store, run))).step == 4
     with pytest.raises(UserError, match="cannot be taken: the run was rolled back behind it"):
         restore(run, ObjectStore(store_folder(store, run)), 8)
+
+
+def elsewhere(run: RunDir, store: str, tmp_path: Path) -> RunDir:
+    """The run on another cluster, before anything is fetched."""
+    return make_run(tmp_path / "elsewhere" / run.path.name, store)
+
+
+def test_what_a_roll_back_went_behind_is_not_fetched_elsewhere_and_what_it_skips_is_known_there(
+    run: RunDir, store: str, tmp_path: Path
+) -> None:
+    for step in (4, 8, 12):
+        make_checkpoint(run, step)
+    assert not (there(run, store) / ROLL_BACKS).exists()
+    assert upload(run).record.is_complete(run)
+    write_roll_backs(run, [BACK])
+    assert not Uploads.read(run, store_folder(store, run)).is_complete(run)
+    assert put_superseded_aside(run, [BACK]) == [12, 8]
+    make_checkpoint(run, 8, by=2)
+    assert upload(run).record.is_complete(run)
+    assert (there(run, store) / "step-12" / MANIFEST).exists()  # by attempt 1
+
+    other = elsewhere(run, store, tmp_path)
+    manifest = restore(other, ObjectStore(store_folder(store, run)))
+    assert (manifest.step, manifest.attempt) == (8, 2)
+    assert read_roll_backs(other, 3) == (BACK,) and other.latest_attempt() == 2
+    with pytest.raises(UserError, match="cannot be taken: the run was rolled back behind it"):
+        restore(other, ObjectStore(store_folder(store, run)), 12)
+
+
+def test_a_roll_back_is_sent_when_nothing_else_is_and_before_the_files_of_the_next_checkpoint(
+    run: RunDir, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_checkpoint(run, 4)
+    upload(run)
+    write_roll_backs(run, [BACK])
+    upload(run)
+    first = (there(run, store) / ROLL_BACKS).read_bytes()
+    again = RollBack(3, 9, 4, Skipped.of([[20, 40]]), "another")
+    write_roll_backs(run, [again])
+    make_checkpoint(run, 8, by=3)
+
+    def refuse(*given: object) -> None:
+        raise StoreError("no file is taken")
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="no file is taken"):
+        uploader = Uploader(run, load_spec(run.spec))
+        patch.setattr(uploader, "_send_file", refuse)
+        uploader.send(8)
+    assert (there(run, store) / ROLL_BACKS).read_bytes() != first
+    shutil.rmtree(run.attempts)  # what was sent stays there
+    assert upload(run).record.is_complete(run)
+    shutil.rmtree(run.checkpoints)
+    restore(run, ObjectStore(store_folder(store, run)))
+    assert read_roll_backs(run, 3) == (BACK, again)
+
+
+def test_roll_backs_that_cannot_be_read_are_told_of_and_nothing_is_sent_or_fetched(
+    run: RunDir, store: str, tmp_path: Path
+) -> None:
+    make_checkpoint(run, 4)
+    write_roll_backs(run, [BACK])
+    whole = run.resume(2).read_text()
+    run.resume(2).write_text(whole[:-9])
+
+    def mend(seconds: float) -> None:
+        told = Uploads.read(run, store_folder(store, run))
+        assert told.trouble is not None and "resume.json" in told.trouble.reason
+        assert not told.is_complete(run) and not (there(run, store) / "step-4" / MANIFEST).exists()
+        run.resume(2).write_text(whole)
+
+    assert send_all(run, Uploader(run, load_spec(run.spec)), mend)
+    other, written = elsewhere(run, store, tmp_path), (there(run, store) / ROLL_BACKS).read_text()
+    for damaged in (written[:-9], "{}]", '{"K": {}}', '{"2": {}}', '{"2": 1}'):
+        (there(run, store) / ROLL_BACKS).write_text(damaged)
+        with pytest.raises(SmolplanError, match=ROLL_BACKS):
+            restore(other, ObjectStore(store_folder(store, run)))
+    assert not other.checkpoints.exists() and not other.attempts.exists()
+
+
+def test_a_store_and_a_record_from_before_roll_backs_were_sent_hold_none(
+    run: RunDir, store: str, tmp_path: Path
+) -> None:
+    make_checkpoint(run, 4, by=3)
+    upload(run)
+    told = read_json(run.uploads) or {}
+    del told["roll_backs"]
+    write_json(run.uploads, told)
+    assert Uploads.read(run, store_folder(store, run)).is_complete(run)
+    other = elsewhere(run, store, tmp_path)
+    assert restore(other, ObjectStore(store_folder(store, run))).step == 4
+    assert read_roll_backs(other, 9) == () and other.latest_attempt() == 3
+    write_roll_backs(run, [BACK])
+    assert not Uploads.read(run, store_folder(store, run)).is_complete(run)
 
 
 def test_a_flipped_byte_in_the_store_is_refused_and_named_and_the_one_before_taken(
