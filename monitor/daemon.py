@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -135,18 +136,27 @@ class Daemon:
 
     def run(self) -> None:
         """Loop until `stopping` is set; then give the leases back."""
-        pid = int(self.holder.partition(":")[0])
+        pid, trouble = int(self.holder.partition(":")[0]), ""
         try:
             while not self.stopping.is_set():
                 try:
                     if self._round(pid):
                         return
                     self._tell_of_store("")
+                    trouble = ""
                 except StoreUnusable as error:
                     # A full disk or a lock held for long: without the record nothing may be
                     # done, and it may well come back.
                     self._tell_of_store(str(error))
                     self.stopping.wait(STORE_RETRY_S)
+                except Exception as error:
+                    # The runs need a watchman who tries again. No sign of life meanwhile: a
+                    # service manager starts another one.
+                    if str(error) != trouble:
+                        log.exception("a round over the runs was broken off, and is tried again")
+                    trouble = str(error)
+                    self.stopping.wait(STORE_RETRY_S)
+                    continue
                 service_manager.tell("WATCHDOG=1")
                 self.stopping.wait(self._nap_s())
         finally:
@@ -241,9 +251,11 @@ class Daemon:
             lost = set(hung({run.path.parent for run in ended}))
             for run in ended:
                 directory = RunDir(run.path)
-                if run.path.parent not in lost and directory.uploads.exists():
-                    with suppress(SmolplanError):
+                try:
+                    if run.path.parent not in lost and directory.uploads.exists():
                         self._over[run.id] = directory, load_spec(directory.spec)
+                except (SmolplanError, OSError) as error:
+                    log.warning("run %s: not looked at for uploads left: %s", run.id, error)
         for gone in [run_id for run_id in list(self.watches) if run_id not in active]:
             if self._aside.busy_s(gone):
                 continue
@@ -251,14 +263,37 @@ class Daemon:
             self.hung.pop(gone, None)
             watch.backend.close()
             self._over[gone] = watch.dir, watch.spec
-            # Of a run too short to be seen at work; a tracker that fails is not waited for.
-            start_trackers(self._helpers, watch.dir, watch.spec)
-            start_evaluations(self._helpers, watch.dir, watch.spec)
+            self._aside.start(f"uploads of {gone}", partial(self._see_off, gone))
         for run_id in list(self._over):
             if run_id in active:
                 self._over.pop(run_id, None)
             else:
                 self._aside.start(f"uploads of {run_id}", partial(self._finish_upload, run_id))
+
+    def _see_off(self, run_id: str) -> None:
+        """Of a run too short to be seen at work; a tracker that fails is not waited for."""
+        assert self._over is not None
+        self._start_beside(*self._over[run_id], is_over=True)
+        self._finish_upload(run_id)
+
+    def _start_beside(self, run: RunDir, spec: RunSpec, *, is_over: bool = False) -> None:
+        """See to it that trackers are told, checkpoints evaluated and, until it is over, uploaded.
+        Where storage fails, or takes nothing new, the run must be decided on all the same."""
+        starts: dict[str, Callable[[], object]] = {
+            "trackers": partial(start_trackers, self._helpers, run, spec),
+            "evaluations": partial(start_evaluations, self._helpers, run, spec),
+        }
+        if not is_over:
+            starts["uploads"] = partial(self._transfers.upload, run, spec)
+        for what, start in starts.items():
+            name = f"{what} of {run}"
+            try:
+                start()
+                self._troubles.pop(name, None)
+            except OSError as error:
+                if self._troubles.get(name) != str(error):
+                    log.error("%s cannot be seen to: %s", name, error)
+                self._troubles[name] = str(error)
 
     def _finish_upload(self, run_id: str) -> None:
         assert self._over is not None
@@ -332,9 +367,7 @@ class Daemon:
             watch.checks_on_record = number if done else watch.checks_on_record
         findings = detect(view)
         if not view.blind:
-            self._transfers.upload(watch.dir, watch.spec)
-            start_trackers(self._helpers, watch.dir, watch.spec)
-            start_evaluations(self._helpers, watch.dir, watch.spec)
+            self._start_beside(watch.dir, watch.spec)
             if view.attempt.state == "running":
                 findings = (*findings, *_tell_findings(watch, view, findings))
         if not any(finding.kind == "hang" for finding in findings):
