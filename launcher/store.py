@@ -334,8 +334,9 @@ class Store:
             )
 
     def reopen(self, run_id: str, step: int, *, monitored: bool) -> Attempt:
-        """Make a run that ended active again, with a next attempt planned. What a daemon has
-        decided before, and not yet done, is void from here on. Raises UserError."""
+        """Make a run that ended active again, with a next attempt planned; one that was planned
+        before never starts. What a daemon has decided before, and not yet done, is void from here
+        on. Raises UserError."""
         with self._transaction() as db:
             row = db.execute("SELECT state FROM runs WHERE id = ?", (run_id,)).fetchone()
             if row is None or row["state"] in ("active", "finished"):
@@ -346,6 +347,11 @@ class Store:
                 "lease_fence = lease_fence + 1, monitored = ? WHERE id = ?",
                 (monitored, run_id),
             )
+            db.execute(
+                "UPDATE attempts SET state = 'ended', cause = 'never started', ended_at = ? "
+                "WHERE run_id = ? AND state = 'planned'",
+                (time.time(), run_id),
+            )
             number = 1 + int(
                 db.execute(
                     "SELECT max(number) FROM attempts WHERE run_id = ?", (run_id,)
@@ -355,16 +361,17 @@ class Store:
             self._plan(db, run_id, number, RESUMED, not_before=soon, step=step)
         return self.attempts(run_id)[-1]
 
-    def end_run(self, run_id: str, state: RunState, reason: str, *, fence: int | None) -> None:
-        """The run is over; not while an attempt of it is not: nobody would look after that.
-        `fence` is the holder's; None for a command of the user's."""
+    def end_run(self, run_id: str, state: RunState, reason: str, *, fence: int | None) -> bool:
+        """The run is over; False if it was already, or while an attempt of it is not: nobody would
+        look after that. `fence` is the holder's; None for a command of the user's."""
         with self._transaction() as db:
             self._check_fence(db, run_id, fence)
-            db.execute(
+            changed = db.execute(
                 "UPDATE runs SET state = ?, reason = ? WHERE id = ? AND state = 'active' AND NOT "
                 "EXISTS (SELECT 1 FROM attempts WHERE run_id = runs.id AND state != 'ended')",
                 (state, reason, run_id),
-            )
+            ).rowcount
+        return changed == 1
 
     # Leases
 
@@ -448,12 +455,19 @@ class Store:
     def plan_attempt(
         self, run_id: str, number: int, reason: str, *, not_before: float, step: int, fence: int
     ) -> bool:
-        """Plan attempt `number`, once the one before has ended. False if it is planned already.
+        """Plan attempt `number`, once the one before has ended. False if it is planned already, or
+        the run is over or asked to stop: it would never start.
 
         Raises LostLease.
         """
         with self._transaction() as db:
             self._check_fence(db, run_id, fence)
+            if not db.execute(
+                "SELECT 1 FROM runs WHERE id = ? AND state = 'active' AND "
+                "stop_requested_at IS NULL",
+                (run_id,),
+            ).fetchone():
+                return False
             newest = db.execute(
                 "SELECT number, state FROM attempts WHERE run_id = ? ORDER BY number DESC LIMIT 1",
                 (run_id,),

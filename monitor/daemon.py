@@ -224,7 +224,7 @@ class Daemon:
             if self.hung.pop(run.id, None) is not None:
                 log.warning("run %s answers again", run.id)
             if busy_s and watch is not None and watch.fence is not None:
-                self._hold(run, watch)
+                self._renew(run, watch)
         elif run.id not in self.hung:
             self.hung[run.id] = since = time.time() - busy_s
             why = f"{run.path} does not answer: most likely its mount hangs"
@@ -347,9 +347,23 @@ class Daemon:
         watch.fence, watch.renew_at_s = fence, now_s + LEASE_S / 3
         return True
 
+    def _renew(self, run: Run, watch: Watch) -> None:
+        """Keep the lease beside a look. One that has moved on makes void what the look has seen,
+        which must not be acted upon under the new fence: the next look takes that."""
+        now_s = time.monotonic()
+        if now_s < watch.renew_at_s:
+            return
+        if self._store.acquire(run.id, self.holder, LEASE_S, is_alive) == watch.fence:
+            watch.lease_until_s, watch.renew_at_s = now_s + LEASE_S, now_s + LEASE_S / 3
+        else:
+            watch.fence = None
+
     def step(self, run: Run, watch: Watch) -> None:
-        """Look, detect, decide, record and act, once."""
+        """Look, detect, decide, record and act, once. What `run` says was read under the fence
+        that is held as this begins."""
+        fence = watch.fence
         view = self.look(run, watch)
+        _require_fence(run, watch, fence)
         if time.monotonic() >= watch.lease_until_s:
             # What it saw may be hours old, and another monitor may have taken the run.
             raise LostLease(f"run {run.id}: a look outlasted its lease; it is looked at anew")
@@ -385,7 +399,7 @@ class Daemon:
                 _tell_what_for(watch, view.attempt, waits_for)
                 return
         if decision.action != "wait":
-            self._carry_out(view, watch, decision)
+            self._carry_out(view, watch, decision, fence)
         if not view.blind:
             watch.goodput.look(view.attempts)
 
@@ -442,11 +456,13 @@ class Daemon:
             batches=watch.spec.batches,
         )
 
-    def _carry_out(self, view: RunView, watch: Watch, decision: Decision) -> None:
+    def _carry_out(
+        self, view: RunView, watch: Watch, decision: Decision, fence: int | None
+    ) -> None:
         """Record the decision, then do it. Each part may be done again by another daemon that
         finds it half done, and each change of state is refused under a fence that has passed."""
-        run, attempt, fence = view.run, view.attempt, watch.fence
-        assert fence is not None
+        run, attempt = view.run, view.attempt
+        fence = _require_fence(run, watch, fence)
         self._store.check_fence(run.id, fence)
         why = decision.reason or decision.cause
         # What is being ended may take many looks to be gone: told of once.
@@ -512,8 +528,9 @@ class Daemon:
                     fence=fence,
                 )
             case "end_run":
-                self._store.end_run(run.id, decision.end_state, decision.reason, fence=fence)
-                _record(watch.dir, "run_ended", state=decision.end_state, reason=decision.reason)
+                state, reason = decision.end_state, decision.reason
+                if self._store.end_run(run.id, state, reason, fence=fence):
+                    _record(watch.dir, "run_ended", state=state, reason=reason)
 
     def _adopt(self, view: RunView, watch: Watch, fence: int) -> None:
         successor = view.observed.successor
@@ -555,6 +572,13 @@ class Daemon:
                 exit_code=decision.exit_code,
                 step=step,
             )
+
+
+def _require_fence(run: Run, watch: Watch, fence: int | None) -> int:
+    """Raises LostLease unless a look that began under `fence` still counts."""
+    if fence is None or watch.fence != fence:
+        raise LostLease(f"run {run.id}: its lease moved on during a look; it is looked at anew")
+    return fence
 
 
 def _record(run: RunDir, kind: str, **details: Any) -> None:

@@ -76,6 +76,41 @@ def test_a_run_is_not_over_while_an_attempt_of_it_is_not(
     assert store.run("r").state == "failed"
 
 
+def test_it_is_told_whether_a_run_was_ended(store: Store, run: tuple[Run, Attempt]) -> None:
+    assert not store.end_run("r", "failed", "", fence=None)
+    store.move_attempt(run[1], "ended", fence=None)
+    assert store.end_run("r", "failed", "", fence=None)
+    assert not store.end_run("r", "stopped", "", fence=None)
+
+
+def test_of_a_run_that_is_over_or_to_stop_no_attempt_is_planned(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    def plan() -> bool:
+        fence = store.acquire("r", "a", 60, alive)
+        assert fence is not None
+        return store.plan_attempt("r", 2, "again", not_before=0, step=0, fence=fence)
+
+    store.move_attempt(run[1], "ended", fence=None)
+    store.request_stop("r")
+    assert not plan()
+    store.end_run("r", "stopped", "", fence=None)
+    assert not plan()
+
+
+def test_a_run_with_an_attempt_that_never_started_is_resumed_and_ends(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    store.move_attempt(run[1], "ended", fence=None)
+    assert store.plan_attempt("r", 2, "again", not_before=0, step=0, fence=0)
+    with store._transaction() as db:
+        db.execute("UPDATE runs SET state = 'stopped'")
+    resumed = store.reopen("r", 0, monitored=True)
+    assert [a.state for a in store.attempts("r")] == ["ended", "ended", "planned"]
+    store.move_attempt(resumed, "ended", fence=None)
+    assert store.end_run("r", "finished", "", fence=None)
+
+
 def test_a_monitor_that_has_lost_a_run_can_no_longer_leave_a_host_out(
     store: Store, run: tuple[Run, Attempt]
 ) -> None:

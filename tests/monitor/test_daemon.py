@@ -4,15 +4,18 @@ import errno
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from launcher import old_logs
+from launcher import control, old_logs
 from launcher.store import Store, StoreUnusable
 from monitor import daemon as daemon_module
 from monitor import service_manager
-from monitor.daemon import Daemon
+from monitor.daemon import Daemon, Watch
+from monitor.policy import Decision, decide
+from monitor.view import RunView
 from smolplan.rundir import RunDir
 from smolplan.spec import dump_spec
 from tests.monitor.support import quiet_run
@@ -187,3 +190,43 @@ def test_a_round_that_is_broken_off_is_tried_again_without_a_sign_of_life(
     monkeypatch.setattr(service_manager, "tell", done.append)
     Daemon(store).run()
     assert done == [*["round"] * 4, "STOPPING=1"]
+
+
+def test_a_slow_look_does_not_act_under_a_fence_that_the_loop_has_fetched_beside_it(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(view: RunView, findings: tuple[object, ...]) -> Decision:
+        began.set()
+        go_on.wait(20)
+        return decide(view, findings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(daemon_module, "decide", slow)
+    add_run(store, tmp_path / "r", dump_spec(make_spec(data_cache)))
+    store.move_attempt(store.attempts("r")[0], "ended", fence=None, cause="broken", exit_code=1)
+    daemon, run = Daemon(store), store.run("r")
+    daemon._aside.start("r", partial(daemon._look_after, run))
+    assert began.wait(20)
+    assert control.kill(store, store.run("r")).state == "stopped"
+    daemon.watches["r"].renew_at_s = 0.0
+    daemon._see_to_slow(run)
+    go_on.set()
+    wait_until(lambda: not daemon._aside.busy_s("r"), timeout_s=20)
+    assert [a.number for a in store.attempts("r")] == [1]
+    assert "decision" not in [event["kind"] for event in RunDir(run.path).read_events()]
+
+
+def test_the_end_of_a_run_is_told_of_only_where_it_was_put_on_record(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_run(store, tmp_path / "r", dump_spec(make_spec(data_cache)))
+    store.move_attempt(store.attempts("r")[0], "ended", fence=None, cause="bad spec", exit_code=64)
+    watch = Watch(store.run("r"))
+    watch.fence = store.acquire("r", "a", 60, lambda holder: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "end_run", lambda *_, **__: False)
+        Daemon(store).step(store.run("r"), watch)
+    Daemon(store).step(store.run("r"), watch)
+    kinds = [event["kind"] for event in RunDir(tmp_path / "r").read_events()]
+    assert kinds == ["decision", "decision", "run_ended"]
