@@ -330,8 +330,9 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """As write_json, for text."""
     # One level, never more: a run folder that somebody has deleted stays deleted.
     path.parent.mkdir(exist_ok=True)
-    # Two processes (an old attempt and a new one) may write the same name at the same time.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two processes (an old attempt and a new one) may write the same name at the same time, on two
+    # hosts or in two containers with the same pid.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

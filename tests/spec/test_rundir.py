@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,23 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) ->
     else:
         raise AssertionError("a folder was replaced by a file")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_writers_with_the_same_pid_do_not_write_one_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers, or on two hosts."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    sync, target = os.fsync, tmp_path / "exit.json"
+
+    def other_writes_meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        write_json(target, {"by": "the other"})
+
+    monkeypatch.setattr(os, "fsync", other_writes_meanwhile)
+    write_json(target, {"by": "the first"})
+    assert json.loads(target.read_text()) == {"by": "the first"}
+    assert [p.name for p in tmp_path.iterdir()] == ["exit.json"]
 
 
 def test_unreadable_heartbeats_are_left_out(tmp_path: Path) -> None:
