@@ -1,10 +1,15 @@
+import errno
+import fcntl
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from smolplan import lock
 from smolplan.lock import hold
 from smolplan.rundir import (
     Heartbeat,
@@ -24,6 +29,44 @@ def test_a_line_cut_short_by_a_kill_costs_only_itself(tmp_path: Path) -> None:
     append_line(log, {"n": 3})
     assert [line["n"] for line in read_lines(log)] == [1, 3]
     assert read_last_line(log) == {"n": 3}
+
+
+def test_events_of_several_hosts_are_appended_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_S", 60.0)
+    run = RunDir(tmp_path)
+    with run.events.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer = threading.Thread(target=run.record, args=("launched", "launcher"))
+        writer.start()
+        time.sleep(0.2)
+        assert run.read_events() == []
+        fcntl.flock(other, fcntl.LOCK_UN)
+        writer.join(30)
+    assert [event["kind"] for event in run.read_events()] == ["launched"]
+
+
+def test_an_event_is_told_though_another_writer_was_stopped_in_the_middle_of_one(
+    tmp_path: Path,
+) -> None:
+    run = RunDir(tmp_path)
+    with run.events.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        run.record("launched", "launcher")
+    assert [event["kind"] for event in run.read_events()] == ["launched"]
+
+
+def test_an_event_is_told_where_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run = RunDir(tmp_path)
+    run.record("launched", "launcher")
+    assert [event["kind"] for event in run.read_events()] == ["launched"]
 
 
 def test_a_step_done_again_appears_once_as_the_latest_attempt_did_it(tmp_path: Path) -> None:
