@@ -25,6 +25,7 @@ from typing import Any, Literal
 from launcher.host_faults import HostFault
 from launcher.processes import boot_id
 from smolplan.errors import SmolplanError, UserError
+from smolplan.mounts import NETWORK_TYPES, all_mounts, mount_of
 from smolplan.roll_back import RollBack, parse_roll_back
 
 RESUMED = "resumed by hand"
@@ -240,6 +241,17 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+
+    def misplaced(self) -> str:
+        """Why the folder is not fit for the record, in words for the user; empty if it is."""
+        mount = mount_of(str(self.folder.resolve()), all_mounts())
+        if mount is None or mount.type not in NETWORK_TYPES:
+            return ""
+        return (
+            f"the record of runs, {self.folder}, is on a network file system ({mount.type}): two "
+            "hosts that use it damage it, and its locks may fail. Set SMOLPLAN_STATE to a folder "
+            "on a local disk, the same for launch and monitor."
+        )
 
     def _unusable(self, error: sqlite3.Error) -> StoreUnusable:
         return StoreUnusable(f"the record of runs, {self.folder / 'runs.sqlite'}: {error}")

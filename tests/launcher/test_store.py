@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher import store as store_module
 from launcher.host_faults import offenders
 from launcher.store import Attempt, LostLease, Run, Store
 from smolplan.errors import SmolplanError, UserError
+from smolplan.mounts import Mount
 from smolplan.roll_back import RollBack, read_roll_backs, write_roll_backs
 from smolplan.rundir import RunDir
 from smolplan.skipped import Skipped
@@ -199,6 +201,17 @@ def test_a_state_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="SMOLPLAN_STATE"):
         Store(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("nfs4", "SMOLPLAN_STATE"), ("ext4", "")])
+def test_a_record_on_a_network_file_system_is_told_of(
+    kind: str, said: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = Mount(str(store.folder.parent), kind, "server:/home", "rw")
+    monkeypatch.setattr(store_module, "all_mounts", lambda: [mount])
+    told = store.misplaced()
+    assert said in told and bool(told) is bool(said)
+    assert kind in told or not said
 
 
 def test_what_was_committed_is_there_for_the_next_process(
