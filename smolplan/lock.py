@@ -57,9 +57,13 @@ def is_held(path: Path) -> bool | None:
         return True
     except OSError:
         return None
+    else:
+        # Not by closing it alone: a process forked meanwhile has a copy.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return False
     finally:
         os.close(descriptor)
-    return False
 
 
 @contextmanager
