@@ -25,6 +25,7 @@ from typing import Any, Literal
 from launcher.host_faults import HostFault
 from launcher.processes import boot_id
 from smolplan.errors import SmolplanError, UserError
+from smolplan.mounts import NETWORK_TYPES, all_mounts, mount_of
 from smolplan.roll_back import RollBack, parse_roll_back
 
 RESUMED = "resumed by hand"
@@ -241,6 +242,17 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
+    def misplaced(self) -> str:
+        """Why the folder is not fit for the record, in words for the user; empty if it is."""
+        mount = mount_of(str(self.folder.resolve()), all_mounts())
+        if mount is None or mount.type not in NETWORK_TYPES:
+            return ""
+        return (
+            f"the record of runs, {self.folder}, is on a network file system ({mount.type}): two "
+            "hosts that use it damage it, and its locks may fail. Set SMOLPLAN_STATE to a folder "
+            "on a local disk, the same for launch and monitor."
+        )
+
     def _unusable(self, error: sqlite3.Error) -> StoreUnusable:
         return StoreUnusable(f"the record of runs, {self.folder / 'runs.sqlite'}: {error}")
 
@@ -335,8 +347,8 @@ class Store:
 
     def reopen(self, run_id: str, step: int, *, monitored: bool, after: int = 0) -> Attempt:
         """Make a run that ended active again, with a next attempt planned, of a number above
-        `after` too: that of another cluster. What a daemon has decided before, and not yet done,
-        is void from here on. Raises UserError."""
+        `after` too: that of another cluster. One that was planned before never starts; what a
+        daemon has decided before, and not yet done, is void from here on. Raises UserError."""
         with self._transaction() as db:
             row = db.execute("SELECT state FROM runs WHERE id = ?", (run_id,)).fetchone()
             if row is None or row["state"] in ("active", "finished"):
@@ -347,6 +359,11 @@ class Store:
                 "lease_fence = lease_fence + 1, monitored = ? WHERE id = ?",
                 (monitored, run_id),
             )
+            db.execute(
+                "UPDATE attempts SET state = 'ended', cause = 'never started', ended_at = ? "
+                "WHERE run_id = ? AND state = 'planned'",
+                (time.time(), run_id),
+            )
             newest = db.execute(
                 "SELECT max(number) FROM attempts WHERE run_id = ?", (run_id,)
             ).fetchone()[0]
@@ -355,16 +372,17 @@ class Store:
             self._plan(db, run_id, number, RESUMED, not_before=soon, step=step)
         return self.attempts(run_id)[-1]
 
-    def end_run(self, run_id: str, state: RunState, reason: str, *, fence: int | None) -> None:
-        """The run is over; not while an attempt of it is not: nobody would look after that.
-        `fence` is the holder's; None for a command of the user's."""
+    def end_run(self, run_id: str, state: RunState, reason: str, *, fence: int | None) -> bool:
+        """The run is over; False if it was already, or while an attempt of it is not: nobody would
+        look after that. `fence` is the holder's; None for a command of the user's."""
         with self._transaction() as db:
             self._check_fence(db, run_id, fence)
-            db.execute(
+            changed = db.execute(
                 "UPDATE runs SET state = ?, reason = ? WHERE id = ? AND state = 'active' AND NOT "
                 "EXISTS (SELECT 1 FROM attempts WHERE run_id = runs.id AND state != 'ended')",
                 (state, reason, run_id),
-            )
+            ).rowcount
+        return changed == 1
 
     # Leases
 
@@ -448,12 +466,19 @@ class Store:
     def plan_attempt(
         self, run_id: str, number: int, reason: str, *, not_before: float, step: int, fence: int
     ) -> bool:
-        """Plan attempt `number`, once the one before has ended. False if it is planned already.
+        """Plan attempt `number`, once the one before has ended. False if it is planned already, or
+        the run is over or asked to stop: it would never start.
 
         Raises LostLease.
         """
         with self._transaction() as db:
             self._check_fence(db, run_id, fence)
+            if not db.execute(
+                "SELECT 1 FROM runs WHERE id = ? AND state = 'active' AND "
+                "stop_requested_at IS NULL",
+                (run_id,),
+            ).fetchone():
+                return False
             newest = db.execute(
                 "SELECT number, state FROM attempts WHERE run_id = ? ORDER BY number DESC LIMIT 1",
                 (run_id,),

@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -135,18 +136,27 @@ class Daemon:
 
     def run(self) -> None:
         """Loop until `stopping` is set; then give the leases back."""
-        pid = int(self.holder.partition(":")[0])
+        pid, trouble = int(self.holder.partition(":")[0]), ""
         try:
             while not self.stopping.is_set():
                 try:
                     if self._round(pid):
                         return
                     self._tell_of_store("")
+                    trouble = ""
                 except StoreUnusable as error:
                     # A full disk or a lock held for long: without the record nothing may be
                     # done, and it may well come back.
                     self._tell_of_store(str(error))
                     self.stopping.wait(STORE_RETRY_S)
+                except Exception as error:
+                    # The runs need a watchman who tries again. No sign of life meanwhile: a
+                    # service manager starts another one.
+                    if str(error) != trouble:
+                        log.exception("a round over the runs was broken off, and is tried again")
+                    trouble = str(error)
+                    self.stopping.wait(STORE_RETRY_S)
+                    continue
                 service_manager.tell("WATCHDOG=1")
                 self.stopping.wait(self._nap_s())
         finally:
@@ -214,7 +224,7 @@ class Daemon:
             if self.hung.pop(run.id, None) is not None:
                 log.warning("run %s answers again", run.id)
             if busy_s and watch is not None and watch.fence is not None:
-                self._hold(run, watch)
+                self._renew(run, watch)
         elif run.id not in self.hung:
             self.hung[run.id] = since = time.time() - busy_s
             why = f"{run.path} does not answer: most likely its mount hangs"
@@ -241,9 +251,11 @@ class Daemon:
             lost = set(hung({run.path.parent for run in ended}))
             for run in ended:
                 directory = RunDir(run.path)
-                if run.path.parent not in lost and directory.uploads.exists():
-                    with suppress(SmolplanError):
+                try:
+                    if run.path.parent not in lost and directory.uploads.exists():
                         self._over[run.id] = directory, load_spec(directory.spec)
+                except (SmolplanError, OSError) as error:
+                    log.warning("run %s: not looked at for uploads left: %s", run.id, error)
         for gone in [run_id for run_id in list(self.watches) if run_id not in active]:
             if self._aside.busy_s(gone):
                 continue
@@ -251,14 +263,37 @@ class Daemon:
             self.hung.pop(gone, None)
             watch.backend.close()
             self._over[gone] = watch.dir, watch.spec
-            # Of a run too short to be seen at work; a tracker that fails is not waited for.
-            start_trackers(self._helpers, watch.dir, watch.spec)
-            start_evaluations(self._helpers, watch.dir, watch.spec)
+            self._aside.start(f"uploads of {gone}", partial(self._see_off, gone))
         for run_id in list(self._over):
             if run_id in active:
                 self._over.pop(run_id, None)
             else:
                 self._aside.start(f"uploads of {run_id}", partial(self._finish_upload, run_id))
+
+    def _see_off(self, run_id: str) -> None:
+        """Of a run too short to be seen at work; a tracker that fails is not waited for."""
+        assert self._over is not None
+        self._start_beside(*self._over[run_id], is_over=True)
+        self._finish_upload(run_id)
+
+    def _start_beside(self, run: RunDir, spec: RunSpec, *, is_over: bool = False) -> None:
+        """See to it that trackers are told, checkpoints evaluated and, until it is over, uploaded.
+        Where storage fails, or takes nothing new, the run must be decided on all the same."""
+        starts: dict[str, Callable[[], object]] = {
+            "trackers": partial(start_trackers, self._helpers, run, spec),
+            "evaluations": partial(start_evaluations, self._helpers, run, spec),
+        }
+        if not is_over:
+            starts["uploads"] = partial(self._transfers.upload, run, spec)
+        for what, start in starts.items():
+            name = f"{what} of {run}"
+            try:
+                start()
+                self._troubles.pop(name, None)
+            except OSError as error:
+                if self._troubles.get(name) != str(error):
+                    log.error("%s cannot be seen to: %s", name, error)
+                self._troubles[name] = str(error)
 
     def _finish_upload(self, run_id: str) -> None:
         assert self._over is not None
@@ -312,9 +347,23 @@ class Daemon:
         watch.fence, watch.renew_at_s = fence, now_s + LEASE_S / 3
         return True
 
+    def _renew(self, run: Run, watch: Watch) -> None:
+        """Keep the lease beside a look. One that has moved on makes void what the look has seen,
+        which must not be acted upon under the new fence: the next look takes that."""
+        now_s = time.monotonic()
+        if now_s < watch.renew_at_s:
+            return
+        if self._store.acquire(run.id, self.holder, LEASE_S, is_alive) == watch.fence:
+            watch.lease_until_s, watch.renew_at_s = now_s + LEASE_S, now_s + LEASE_S / 3
+        else:
+            watch.fence = None
+
     def step(self, run: Run, watch: Watch) -> None:
-        """Look, detect, decide, record and act, once."""
+        """Look, detect, decide, record and act, once. What `run` says was read under the fence
+        that is held as this begins."""
+        fence = watch.fence
         view = self.look(run, watch)
+        _require_fence(run, watch, fence)
         if time.monotonic() >= watch.lease_until_s:
             # What it saw may be hours old, and another monitor may have taken the run.
             raise LostLease(f"run {run.id}: a look outlasted its lease; it is looked at anew")
@@ -332,9 +381,7 @@ class Daemon:
             watch.checks_on_record = number if done else watch.checks_on_record
         findings = detect(view)
         if not view.blind:
-            self._transfers.upload(watch.dir, watch.spec)
-            start_trackers(self._helpers, watch.dir, watch.spec)
-            start_evaluations(self._helpers, watch.dir, watch.spec)
+            self._start_beside(watch.dir, watch.spec)
             if view.attempt.state == "running":
                 findings = (*findings, *_tell_findings(watch, view, findings))
         if not any(finding.kind == "hang" for finding in findings):
@@ -352,7 +399,7 @@ class Daemon:
                 _tell_what_for(watch, view.attempt, waits_for)
                 return
         if decision.action != "wait":
-            self._carry_out(view, watch, decision)
+            self._carry_out(view, watch, decision, fence)
         if not view.blind:
             watch.goodput.look(view.attempts)
 
@@ -409,11 +456,13 @@ class Daemon:
             batches=watch.spec.batches,
         )
 
-    def _carry_out(self, view: RunView, watch: Watch, decision: Decision) -> None:
+    def _carry_out(
+        self, view: RunView, watch: Watch, decision: Decision, fence: int | None
+    ) -> None:
         """Record the decision, then do it. Each part may be done again by another daemon that
         finds it half done, and each change of state is refused under a fence that has passed."""
-        run, attempt, fence = view.run, view.attempt, watch.fence
-        assert fence is not None
+        run, attempt = view.run, view.attempt
+        fence = _require_fence(run, watch, fence)
         self._store.check_fence(run.id, fence)
         why = decision.reason or decision.cause
         # What is being ended may take many looks to be gone: told of once.
@@ -479,8 +528,9 @@ class Daemon:
                     fence=fence,
                 )
             case "end_run":
-                self._store.end_run(run.id, decision.end_state, decision.reason, fence=fence)
-                _record(watch.dir, "run_ended", state=decision.end_state, reason=decision.reason)
+                state, reason = decision.end_state, decision.reason
+                if self._store.end_run(run.id, state, reason, fence=fence):
+                    _record(watch.dir, "run_ended", state=state, reason=reason)
 
     def _adopt(self, view: RunView, watch: Watch, fence: int) -> None:
         successor = view.observed.successor
@@ -522,6 +572,13 @@ class Daemon:
                 exit_code=decision.exit_code,
                 step=step,
             )
+
+
+def _require_fence(run: Run, watch: Watch, fence: int | None) -> int:
+    """Raises LostLease unless a look that began under `fence` still counts."""
+    if fence is None or watch.fence != fence:
+        raise LostLease(f"run {run.id}: its lease moved on during a look; it is looked at anew")
+    return fence
 
 
 def _record(run: RunDir, kind: str, **details: Any) -> None:

@@ -66,6 +66,8 @@ def serve(
     collect_rarely()
     give_large_blocks_back()
     store = Store()
+    if misplaced := store.misplaced():
+        log.warning("%s", misplaced)
     daemon = Daemon(store, until_idle=until_idle)
 
     def stop(number: int, frame: types.FrameType | None) -> None:

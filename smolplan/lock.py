@@ -4,7 +4,13 @@ container that shares the file system."""
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PATIENCE_S = 0.5
+"""Longest that a line waits to be appended: a writer that was stopped in the middle of one, as a
+hung rank may be, must not hold up the others, nor a decision beyond the lease it is taken under."""
 
 _held: list[int] = []
 """Descriptors of the locks of this process: open until it ends."""
@@ -51,6 +57,33 @@ def is_held(path: Path) -> bool | None:
         return True
     except OSError:
         return None
+    else:
+        # Not by closing it alone: a process forked meanwhile has a copy.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        return False
     finally:
         os.close(descriptor)
-    return False
+
+
+@contextmanager
+def briefly(descriptor: int) -> Iterator[None]:
+    """Alone with an open file, as far as its file system has locks and others let go of it within
+    PATIENCE_S; never for longer does this wait."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
+        except OSError:
+            pass
+        break
+    try:
+        yield
+    finally:
+        # Not by closing it alone: a process forked meanwhile has a copy.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -12,11 +12,13 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from smolplan.json_records import filled, json_object
+from smolplan.lock import briefly
 
 Phase = Literal["starting", "training", "checkpointing", "evaluating", "finished"]
 
@@ -330,8 +332,9 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """As write_json, for text."""
     # One level, never more: a run folder that somebody has deleted stays deleted.
     path.parent.mkdir(exist_ok=True)
-    # Two processes (an old attempt and a new one) may write the same name at the same time.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Two processes (an old attempt and a new one) may write the same name at the same time, on two
+    # hosts or in two containers with the same pid.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -376,18 +379,21 @@ def append_line(path: Path, content: dict[str, Any], *, durable: bool = False) -
     """Append one JSON line in a single write. Raises OSError.
 
     A writer that was killed in the middle of a line leaves its half behind; the next line then
-    starts on a fresh one, so that only the half is lost.
+    starts on a fresh one, so that only the half is lost. `durable` waits until the disk has it, and
+    is for a file that several hosts append to: over NFS each would write where it last knew the end
+    to be, so they take turns by a lock, which also tells a host where the end is.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        line = ("\n" if torn else "") + json.dumps(content) + "\n"
-        encoded = line.encode()
-        if os.write(descriptor, encoded) < len(encoded):  # the disk filled up in the middle
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        if durable:
-            os.fsync(descriptor)
+        with briefly(descriptor) if durable else nullcontext():
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            line = ("\n" if torn else "") + json.dumps(content) + "\n"
+            encoded = line.encode()
+            if os.write(descriptor, encoded) < len(encoded):  # the disk filled up in the middle
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            if durable:
+                os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -56,8 +56,10 @@ def _ask(path: str) -> tuple[int, int]:
         os.close(writing)
         return process, reading
     try:
-        for output in (1, 2):  # whoever reads them is not to wait for one that is stuck
-            os.close(output)
+        # One that is stuck is not to keep its parent's files: whoever reads its output would wait,
+        # and a lock or port that the parent has let go of would stay taken.
+        os.closerange(0, writing)
+        os.closerange(writing + 1, os.sysconf("SC_OPEN_MAX"))
         os.write(writing, json.dumps(touch(path)).encode())
     finally:
         os._exit(0)

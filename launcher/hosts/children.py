@@ -172,8 +172,10 @@ class Children:
         until = time.monotonic() + END_S
         while self._running and time.monotonic() < until:
             time.sleep(0.02)
-        for group in groups:
-            _send(group, signal.SIGKILL)
+        with self._lock:
+            # Not those that have ended meanwhile: another process may have their number by now.
+            for group in groups & self._running:
+                _send(group, signal.SIGKILL)
 
 
 def _lives(process: subprocess.Popen[bytes]) -> bool:

@@ -9,7 +9,7 @@ import urllib.request
 from typing import Any
 
 from monitor.notify.message import Message
-from monitor.notify.send import NotTaken, headers_of, send, url_of
+from monitor.notify.send import NotTaken, headers_of, open_here, send, url_of
 from smolplan.spec.alerts import AlertsSpec
 
 
@@ -40,7 +40,7 @@ def _has(receiver: AlertsSpec, mark: str) -> bool:
     place = f"{url_of(receiver).rstrip('/')}/api/v2/alerts?filter={query}"
     try:
         request = urllib.request.Request(place, headers=headers_of(receiver))
-        with urllib.request.urlopen(request, timeout=receiver.timeout_s) as answer:
+        with open_here(request, timeout_s=receiver.timeout_s) as answer:
             return bool(json.load(answer))
     except (OSError, ValueError):
         return False

@@ -64,11 +64,16 @@ def headers_of(receiver: AlertsSpec) -> dict[str, str]:
     return headers
 
 
+def open_here(request: urllib.request.Request, *, timeout_s: float) -> Any:
+    """The answer to it. A redirect is an error, and is not followed: the secret in the headers
+    would go to another host. Raises OSError."""
+    return urllib.request.build_opener(_NoRedirect).open(request, timeout=timeout_s)
+
+
 def _post(receiver: AlertsSpec, url: str, body: Any) -> None:
     try:
         request = urllib.request.Request(url, json.dumps(body).encode(), headers_of(receiver))
-        opener = urllib.request.build_opener(_NoRedirect)
-        with opener.open(request, timeout=receiver.timeout_s) as answer:
+        with open_here(request, timeout_s=receiver.timeout_s) as answer:
             answer.read(1000)
     except urllib.error.HTTPError as error:
         raise NotTaken(_refusal(error), hopeless=error.code in HOPELESS) from None

@@ -5,59 +5,19 @@ JSON is {word: path}. Each path is touched by a process of its own (smolplan/tou
 
 import json
 import os
-import re
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from smolplan.mounts import all_mounts, mount_of
 from smolplan.touch import touch_all
-
-
-@dataclass(frozen=True)
-class Mount:
-    point: str
-    type: str
-    source: str
-    options: str
-    """Of the mount and of the file system, as /proc/self/mountinfo has them."""
-
-
-def mounts(text: str) -> list[Mount]:
-    """The lines of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
-    found = []
-    for line in text.splitlines():
-        before, _, after = line.partition(" - ")
-        left, right = before.split(), after.split(" ")
-        if len(left) < 6 or len(right) < 3:
-            continue
-        options = dict.fromkeys([*left[5].split(","), *right[2].split(",")])
-        found.append(Mount(_plain(left[4]), right[0], _plain(right[1]), ",".join(options)))
-    return found
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), text)
-
-
-def mount_of(path: str, all_mounts: list[Mount]) -> Mount | None:
-    """By the text of the path, which touches nothing; the last one of a place covers the others."""
-    best = None
-    for mount in all_mounts:
-        point = mount.point.rstrip("/") + "/"
-        if f"{path}/".startswith(point) and (best is None or len(mount.point) >= len(best.point)):
-            best = mount
-    return best
 
 
 def ask_all(paths: dict[str, str], deadline_s: float) -> dict[str, Any]:
     answers = touch_all(paths, deadline_s)
-    table = Path("/proc/self/mountinfo")
-    all_mounts = mounts(table.read_text()) if table.exists() else []
-    told = {}
+    table, told = all_mounts(), {}
     for word, path in paths.items():
         answer = answers.get(word) or {"error": "", "errno": 0, "real": path}
-        mount = mount_of(answer["real"], all_mounts)
+        mount = mount_of(answer["real"], table)
         told[word] = {
             "path": path,
             "answered": word in answers,

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from preflight.probes.mounts import Mount, mount_of, mounts
+from smolplan.mounts import Mount, all_mounts, mount_of
 
 QUOTACTL_FD = {"x86_64": 443, "aarch64": 443}
 """System call number (include/uapi/asm-generic/unistd.h), of Linux 5.14 and newer."""
@@ -103,7 +103,7 @@ def commands(mount: Mount | None) -> list[tuple[str, list[str]]]:
 
 def quotas(folder: Path) -> dict[str, Any]:
     asked = [of_kernel(folder, USER, os.getuid()), of_kernel(folder, GROUP, os.getgid())]
-    mount = mount_of(str(folder.resolve()), mounts(Path("/proc/self/mountinfo").read_text()))
+    mount = mount_of(str(folder.resolve()), all_mounts())
     for whose, command in commands(mount):
         if shutil.which(command[0]):
             done = subprocess.run(

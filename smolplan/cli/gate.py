@@ -1,12 +1,20 @@
 """Before a launch: the quick checks, and whether what preflight knows lets the run start."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from launcher.store import Store
     from smolplan.rundir import RunDir
     from smolplan.spec import RunSpec
+
+
+def warn_of_store(store: "Store") -> None:
+    """On standard error, where the record of runs is not safe."""
+    if misplaced := store.misplaced():
+        print(f"smolplan: warning: {misplaced}", file=sys.stderr)
 
 
 def check_before(

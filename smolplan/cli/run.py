@@ -62,7 +62,7 @@ def launch(
     from launcher.status import page_of, run_status
     from launcher.store import Store
     from monitor.collect.reference import read_reference
-    from smolplan.cli.gate import check_before
+    from smolplan.cli.gate import check_before, warn_of_store
     from smolplan.cli.style import progress_line
     from smolplan.cli.together import launch_together
     from smolplan.errors import UserError
@@ -103,6 +103,7 @@ def launch(
             resumed = control.resumable(store, run)
             _show_start(resumed, RunDir(run.path), checked=unchecked is None, as_json=as_json)
             return
+        warn_of_store(store)
         check_before(control.resumable(store, run), run.path.parent, unchecked)(RunDir(run.path))
         with progress_line("Starting") as say:
             attempt = control.resume(store, run, monitored=monitor, on_progress=say)
@@ -119,6 +120,7 @@ def launch(
             read_reference(loaded.monitor.reference)
         tell = check_before(loaded, folder, unchecked)
         store = Store()
+        warn_of_store(store)
         with progress_line("Preparing the data") as say:
             run, attempt = create.create_run(
                 loaded, store, folder, monitored=monitor, on_progress=say

@@ -19,7 +19,7 @@ def launch_together(
     from launcher import create
     from launcher.slurm import array, script
     from launcher.store import Store
-    from smolplan.cli.gate import check_before
+    from smolplan.cli.gate import check_before, warn_of_store
     from smolplan.cli.style import progress_line
     from smolplan.rundir import RunDir
     from smolplan.spec import load_spec
@@ -39,6 +39,7 @@ def launch_together(
         return
     tell = [check_before(s, f, unchecked) for s, f in zip(specs, folders, strict=True)]
     store = Store()
+    warn_of_store(store)
     with progress_line("Preparing the data") as say:
         members = array.create_all(store, specs, folders, monitored=monitored, on_progress=say)
     for member, tell_of in zip(members, tell, strict=True):

@@ -5,8 +5,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from launcher import create
 from launcher.store import Store
+from smolplan.cli.main import app
+from smolplan.errors import UserError
 from tests.preflight.storage_faults import hung_mount
 from tests.support import smolplan
 
@@ -274,3 +278,16 @@ def test_a_run_that_does_not_exist_ends_with_code_2(store: Store) -> None:
     done = smolplan("status", "nothing")
     assert done.returncode == 2
     assert "None was launched yet" in done.stderr
+
+
+def test_a_launch_tells_of_a_record_in_the_wrong_place(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("nothing is started in this test")
+
+    monkeypatch.setattr(Store, "misplaced", lambda self: "it is on nfs4")
+    monkeypatch.setattr(create, "create_run", refuse)
+    arguments = ["launch", "tiny-cpu", "--runs-dir", str(tmp_path), "--unchecked", "a test"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.stderr == "smolplan: warning: it is on nfs4\n"

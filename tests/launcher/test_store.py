@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher import store as store_module
 from launcher.host_faults import offenders
 from launcher.store import Attempt, LostLease, Run, Store
 from smolplan.errors import SmolplanError, UserError
+from smolplan.mounts import Mount
 from smolplan.roll_back import RollBack, read_roll_backs, write_roll_backs
 from smolplan.rundir import RunDir
 from smolplan.skipped import Skipped
@@ -74,6 +76,41 @@ def test_a_run_is_not_over_while_an_attempt_of_it_is_not(
     store.move_attempt(run[1], "ended", fence=None)
     store.end_run("r", "failed", "its launcher gave up", fence=None)
     assert store.run("r").state == "failed"
+
+
+def test_it_is_told_whether_a_run_was_ended(store: Store, run: tuple[Run, Attempt]) -> None:
+    assert not store.end_run("r", "failed", "", fence=None)
+    store.move_attempt(run[1], "ended", fence=None)
+    assert store.end_run("r", "failed", "", fence=None)
+    assert not store.end_run("r", "stopped", "", fence=None)
+
+
+def test_of_a_run_that_is_over_or_to_stop_no_attempt_is_planned(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    def plan() -> bool:
+        fence = store.acquire("r", "a", 60, alive)
+        assert fence is not None
+        return store.plan_attempt("r", 2, "again", not_before=0, step=0, fence=fence)
+
+    store.move_attempt(run[1], "ended", fence=None)
+    store.request_stop("r")
+    assert not plan()
+    store.end_run("r", "stopped", "", fence=None)
+    assert not plan()
+
+
+def test_a_run_with_an_attempt_that_never_started_is_resumed_and_ends(
+    store: Store, run: tuple[Run, Attempt]
+) -> None:
+    store.move_attempt(run[1], "ended", fence=None)
+    assert store.plan_attempt("r", 2, "again", not_before=0, step=0, fence=0)
+    with store._transaction() as db:
+        db.execute("UPDATE runs SET state = 'stopped'")
+    resumed = store.reopen("r", 0, monitored=True)
+    assert [a.state for a in store.attempts("r")] == ["ended", "ended", "planned"]
+    store.move_attempt(resumed, "ended", fence=None)
+    assert store.end_run("r", "finished", "", fence=None)
 
 
 def test_a_monitor_that_has_lost_a_run_can_no_longer_leave_a_host_out(
@@ -164,6 +201,17 @@ def test_a_state_folder_that_cannot_be_made_is_the_users_to_mend(tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="SMOLPLAN_STATE"):
         Store(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("nfs4", "SMOLPLAN_STATE"), ("ext4", "")])
+def test_a_record_on_a_network_file_system_is_told_of(
+    kind: str, said: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = Mount(str(store.folder.parent), kind, "server:/home", "rw")
+    monkeypatch.setattr(store_module, "all_mounts", lambda: [mount])
+    told = store.misplaced()
+    assert said in told and bool(told) is bool(said)
+    assert kind in told or not said
 
 
 def test_what_was_committed_is_there_for_the_next_process(

@@ -22,6 +22,10 @@ class Answer:
     value: Any = field(compare=False)
 
 
+BESIDE = Answer("beside", None)
+"""Stands among the answers where a monitor's loop renewed the lease beside its look."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """Those of one attempt."""
@@ -43,6 +47,8 @@ class Actor:
     role: str
     turns: int = 1
     """How often it may begin anew: looks of a monitor."""
+    renewals: int = 0
+    """How often a monitor's loop may still renew the lease beside a look that takes long."""
     kept: tuple[Any, ...] = (None, 0.0, None, 0, None)
     heard: tuple[Answer, ...] = ()
     """The answers in the look at hand."""
@@ -68,10 +74,15 @@ class Gate:
 
     def __init__(self, heard: tuple[Answer, ...]) -> None:
         self.heard = list(heard)
+        self.beside: Callable[[], None] = lambda: None
+        """What the loop does."""
         self._next = 0
         self._spent = False
 
     def call(self, act: Callable[[], Any], *, is_turn: bool = True) -> Any:
+        while self._next < len(self.heard) and self.heard[self._next] == BESIDE:
+            self._next += 1
+            self.beside()
         if self._next == len(self.heard):
             if is_turn and self._spent:
                 raise Paused

@@ -31,7 +31,7 @@ from monitor.daemon import Daemon, Watch
 from smolplan.errors import SmolplanError
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
-from tests.monitor.actors import Actor, Gate, Paused, Processes, Rows, State
+from tests.monitor.actors import BESIDE, Actor, Gate, Paused, Processes, Rows, State
 
 RUN = "r"
 KEPT = ("fence", "renew_at_s", "submitted_at_s", "ending", "stop_seen_at_s")
@@ -52,6 +52,8 @@ class Model:
         }
         self._state = State(())
         self._gate = Gate(())
+        self._seen_under: int | None = None
+        """The fence that was held when the look at hand read the run."""
         self.cannot_start: set[str] = set()
         """Actors whose backend refuses to start anything."""
         self.interleavings: dict[State, int] = {}
@@ -181,7 +183,10 @@ class Model:
                 def act() -> Any:
                     return self._watched(real, *given, **named)
 
-                return self._gate.call(act, is_turn=name != "attempts")
+                answer = self._gate.call(act, is_turn=name != "attempts")
+                if name == "run":
+                    self._seen_under = answer.lease_fence
+                return answer
 
             return call
 
@@ -189,7 +194,7 @@ class Model:
         return SimpleNamespace(**{name: method(name) for name in names})
 
     def _watched(self, real: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """No change under a fence that has passed."""
+        """No change under a fence that has passed, or by what was seen under another."""
         fence = named.get("fence")
         held = self._state.runs[0][self._columns["runs"].index("lease_fence")]
         try:
@@ -197,8 +202,11 @@ class Model:
         except LostLease:
             self.reached.add("a monitor found its lease gone")
             raise
-        if fence not in (None, held) and self._rows() != (self._state.runs, self._state.attempts):
-            self._violate("something was changed under a fence that had passed")
+        if fence is not None and self._rows() != (self._state.runs, self._state.attempts):
+            if fence != held:
+                self._violate("something was changed under a fence that had passed")
+            if fence != self._seen_under:
+                self._violate("something was changed by what was seen under another fence")
         return answer
 
     def _turn(self, state: State, index: int) -> State:
@@ -206,6 +214,7 @@ class Model:
         self._go_to(state)
         actor = state.actors[index]
         self._gate, self._acting = Gate(actor.heard), actor.name
+        self._seen_under = None
         run = Run(RUN, Path("/nowhere"), "", "active", "", None, True, 0.0, "", 0)
         try:
             if actor.role == "daemon":
@@ -231,6 +240,13 @@ class Model:
         daemon._complain = complain  # type: ignore[method-assign]
         watch = daemon.watches[RUN] = Watch(run)
         vars(watch).update(zip(KEPT, actor.kept, strict=True))
+        daemon._aside = SimpleNamespace(busy_s=lambda name: 1.0)  # type: ignore[assignment]
+
+        def renew() -> None:
+            watch.renew_at_s = 0.0  # however soon
+            daemon._see_to_slow(run)
+
+        self._gate.beside = renew
         daemon._look_after(run)
         return tuple(getattr(watch, name) for name in KEPT)
 
@@ -276,6 +292,12 @@ class Model:
         for index, actor in enumerate(state.actors):
             if actor.turns:
                 yield actor.name, self._turn(state, index)
+            if actor.turns and actor.heard and actor.renewals:
+                heard = (*actor.heard, BESIDE)
+                slow = replace(actor, heard=heard, renewals=actor.renewals - 1)
+                actors = (*state.actors[:index], slow, *state.actors[index + 1 :])
+                then = self._turn(replace(state, actors=actors), index)
+                yield f"{actor.name} renews beside its look", then
             if actor.turns and actor.heard and state.deaths:
                 # Another monitor is started in its place; nobody types a command again.
                 left = actor.turns if actor.role == "daemon" else 0

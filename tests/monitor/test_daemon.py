@@ -1,15 +1,22 @@
 """The loop itself, in this process."""
 
+import errno
+import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from launcher import old_logs
+from launcher import control, old_logs
 from launcher.store import Store, StoreUnusable
 from monitor import daemon as daemon_module
-from monitor.daemon import Daemon
+from monitor import service_manager
+from monitor.daemon import Daemon, Watch
+from monitor.policy import Decision, decide
+from monitor.view import RunView
+from smolplan.rundir import RunDir
 from smolplan.spec import dump_spec
 from tests.monitor.support import quiet_run
 from tests.support import make_spec, wait_until
@@ -114,3 +121,112 @@ def test_logs_of_attempts_long_over_are_cut_down_while_the_run_is_watched(
     wait_until(lambda: run.rank_log(1, 0).stat().st_size < 200_000, timeout_s=20)
     started.end()
     assert run.rank_log(2, 0).stat().st_size == 500_000
+
+
+def failing(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def test_an_ended_run_whose_storage_is_gone_leaves_the_others_watched(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("over", "well"):
+        add_run(store, tmp_path / name, dump_spec(make_spec(data_cache)))
+    store.move_attempt(store.attempts("over")[0], "ended", fence=None)
+    store.end_run("over", "failed", "", fence=None)
+    exists = Path.exists
+
+    def stale(path: Path) -> bool:
+        if path == RunDir(tmp_path / "over").uploads:
+            raise failing(errno.ESTALE)
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", stale)
+    store.request_stop("well")  # planned and stopped: it is to be ended at once
+    daemon = Daemon(store)
+    try:
+        daemon._round(os.getpid())
+        wait_until(lambda: store.attempts("well")[-1].state == "ended", timeout_s=20)
+        wait_until(lambda: not daemon._aside.busy_s("well"))
+    finally:  # or this process is killed as one that a test left behind
+        store.unregister_daemon(daemon.holder, only_if_idle=False)
+
+
+@pytest.mark.parametrize("start", ["start_evaluations", "start_trackers"])
+def test_a_run_that_can_have_nothing_started_beside_it_is_decided_on_all_the_same(
+    start: str, store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def full(*_: object) -> None:
+        asked.append(threading.current_thread().name)
+        raise failing(errno.ENOSPC)
+
+    monkeypatch.setattr(daemon_module, start, full)
+    add_run(store, tmp_path / "r", dump_spec(make_spec(data_cache)))
+    store.request_stop("r")
+    started = Started(store.folder)
+    wait_until(lambda: store.run("r").state == "stopped", timeout_s=20)
+    assert started.daemon is not None
+    daemon = started.daemon
+    wait_until(lambda: "r" not in daemon.watches and not daemon._over, timeout_s=20)
+    assert "uploads of r" in asked  # once more when it is over, beside the loop
+    started.end()
+
+
+def test_a_round_that_is_broken_off_is_tried_again_without_a_sign_of_life(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_module, "STORE_RETRY_S", 0.01)
+    done: list[str] = []
+
+    def end(self: Daemon, pid: int) -> bool:
+        done.append("round")
+        if len(done) < 4:
+            raise ValueError("odd")
+        return True
+
+    monkeypatch.setattr(Daemon, "_round", end)
+    monkeypatch.setattr(service_manager, "tell", done.append)
+    Daemon(store).run()
+    assert done == [*["round"] * 4, "STOPPING=1"]
+
+
+def test_a_slow_look_does_not_act_under_a_fence_that_the_loop_has_fetched_beside_it(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(view: RunView, findings: tuple[object, ...]) -> Decision:
+        began.set()
+        go_on.wait(20)
+        return decide(view, findings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(daemon_module, "decide", slow)
+    add_run(store, tmp_path / "r", dump_spec(make_spec(data_cache)))
+    store.move_attempt(store.attempts("r")[0], "ended", fence=None, cause="broken", exit_code=1)
+    daemon, run = Daemon(store), store.run("r")
+    daemon._aside.start("r", partial(daemon._look_after, run))
+    assert began.wait(20)
+    assert control.kill(store, store.run("r")).state == "stopped"
+    daemon.watches["r"].renew_at_s = 0.0
+    daemon._see_to_slow(run)
+    go_on.set()
+    wait_until(lambda: not daemon._aside.busy_s("r"), timeout_s=20)
+    assert [a.number for a in store.attempts("r")] == [1]
+    assert "decision" not in [event["kind"] for event in RunDir(run.path).read_events()]
+
+
+def test_the_end_of_a_run_is_told_of_only_where_it_was_put_on_record(
+    store: Store, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_run(store, tmp_path / "r", dump_spec(make_spec(data_cache)))
+    store.move_attempt(store.attempts("r")[0], "ended", fence=None, cause="bad spec", exit_code=64)
+    watch = Watch(store.run("r"))
+    watch.fence = store.acquire("r", "a", 60, lambda holder: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "end_run", lambda *_, **__: False)
+        Daemon(store).step(store.run("r"), watch)
+    Daemon(store).step(store.run("r"), watch)
+    kinds = [event["kind"] for event in RunDir(tmp_path / "r").read_events()]
+    assert kinds == ["decision", "decision", "run_ended"]

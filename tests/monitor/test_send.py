@@ -1,10 +1,12 @@
 """Messages over the network: a real mail server, and web servers that refuse."""
 
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from monitor.notify.__main__ import _has
 from monitor.notify.message import Message
 from monitor.notify.send import NotTaken, send
 from preflight.ranks import free_port
@@ -152,3 +155,28 @@ def test_secrets_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
         send(to, MESSAGE)
     assert hook.headers[0]["Authorization"] == "Bearer t0k3n"
     assert set(hook.bodies[0]) == {"text"}
+
+
+def test_a_redirect_does_not_carry_the_token_to_another_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TOKEN", "secret")
+    asked: list[tuple[str, str | None]] = []
+
+    class Redirects(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{server.server_port}/elsewhere")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Redirects) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert not _has(AlertsSpec(kind="alertmanager", url=url, token_variable="TOKEN"), "mark")
+        server.shutdown()
+    ((path, token),) = asked
+    assert path.startswith("/api/v2/alerts") and token == "Bearer secret"

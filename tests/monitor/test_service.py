@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from launcher.store import SCHEMA_VERSION, Store
+from monitor import service
 from monitor.units import kubernetes_deployment, slurm_script, systemd_unit
 from smolplan.errors import UserError
 from smolplan.spec import parse_spec
@@ -112,6 +113,21 @@ def test_the_daemon_tells_that_it_is_ready_and_alive_and_gives_leases_back_when_
     assert store.live_daemons(lambda holder: None) == []
     assert store.run("run").lease_holder == ""
     assert "could not be looked after" in (tmp_path / "log").read_text()
+
+
+def test_a_record_in_the_wrong_place_is_told_of(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(Store, "misplaced", lambda self: "it is on nfs4")
+    monkeypatch.setattr(service, "Daemon", end)
+    for name in ("collect_rarely", "give_large_blocks_back"):
+        monkeypatch.setattr(service, name, lambda: None)
+    with pytest.raises(InterruptedError):
+        service.serve(port=0, until_idle=True)
+    assert "it is on nfs4" in caplog.messages
 
 
 def test_a_store_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -51,6 +51,20 @@ def model_of(store: Store, cache: Path, state: AttemptState, patch: pytest.Monke
             "attempt 2 started",
             1_000,
         ),
+        (
+            "ended",
+            (Actor("a", "daemon", 2, renewals=1), person("stop --now")),
+            {},
+            "run stopped",
+            100_000,
+        ),
+        (
+            "planned",
+            (Actor("a", "daemon", 2, renewals=1), person("stop"), person("resume")),
+            {"ticks": 1},
+            "run stopped",
+            5_000,
+        ),
     ],
 )
 def test_no_interleaving_lets_two_act(

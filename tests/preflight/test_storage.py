@@ -8,11 +8,11 @@ import pytest
 
 from planner.plan import make_plan
 from preflight.context import Context
-from preflight.probes.mounts import mount_of, mounts
 from preflight.probes.quota import parse_table
 from preflight.registry import all_checks
 from preflight.report import Result
 from preflight.runner import run, run_check
+from smolplan.mounts import mount_of, mounts
 from smolplan.spec import RunSpec, load_preset
 from tests.preflight.storage_faults import Mount, hung_mount, stale_mount, tmpfs_mounts
 from tests.preflight.support import only, put_first
@@ -179,8 +179,8 @@ def test_a_quota_that_lustre_tells_of_is_held_against_the_plan(
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     (tmp_path / "sitecustomize.py").write_text(
-        "import preflight.probes.mounts as m\n"
-        "m.mounts = lambda text: [m.Mount('/', 'lustre', 'server', 'rw')]\n"
+        "import smolplan.mounts as m\n"
+        "m.all_mounts = lambda: [m.Mount('/', 'lustre', 'server', 'rw')]\n"
     )
     put_first(tmp_path, monkeypatch)
     result = only("storage.quota", make_spec(data_cache), tmp_path)

@@ -1,9 +1,15 @@
+import errno
+import fcntl
 import json
+import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from smolplan import lock
 from smolplan.lock import hold
 from smolplan.rundir import (
     Heartbeat,
@@ -23,6 +29,44 @@ def test_a_line_cut_short_by_a_kill_costs_only_itself(tmp_path: Path) -> None:
     append_line(log, {"n": 3})
     assert [line["n"] for line in read_lines(log)] == [1, 3]
     assert read_last_line(log) == {"n": 3}
+
+
+def test_events_of_several_hosts_are_appended_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_S", 60.0)
+    run = RunDir(tmp_path)
+    with run.events.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer = threading.Thread(target=run.record, args=("launched", "launcher"))
+        writer.start()
+        time.sleep(0.2)
+        assert run.read_events() == []
+        fcntl.flock(other, fcntl.LOCK_UN)
+        writer.join(30)
+    assert [event["kind"] for event in run.read_events()] == ["launched"]
+
+
+def test_an_event_is_told_though_another_writer_was_stopped_in_the_middle_of_one(
+    tmp_path: Path,
+) -> None:
+    run = RunDir(tmp_path)
+    with run.events.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        run.record("launched", "launcher")
+    assert [event["kind"] for event in run.read_events()] == ["launched"]
+
+
+def test_an_event_is_told_where_the_file_system_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run = RunDir(tmp_path)
+    run.record("launched", "launcher")
+    assert [event["kind"] for event in run.read_events()] == ["launched"]
 
 
 def test_a_step_done_again_appears_once_as_the_latest_attempt_did_it(tmp_path: Path) -> None:
@@ -50,6 +94,23 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) ->
     else:
         raise AssertionError("a folder was replaced by a file")
     assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_writers_with_the_same_pid_do_not_write_one_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers, or on two hosts."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    sync, target = os.fsync, tmp_path / "exit.json"
+
+    def other_writes_meanwhile(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        write_json(target, {"by": "the other"})
+
+    monkeypatch.setattr(os, "fsync", other_writes_meanwhile)
+    write_json(target, {"by": "the first"})
+    assert json.loads(target.read_text()) == {"by": "the first"}
+    assert [p.name for p in tmp_path.iterdir()] == ["exit.json"]
 
 
 def test_unreadable_heartbeats_are_left_out(tmp_path: Path) -> None:

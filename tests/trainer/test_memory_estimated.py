@@ -42,8 +42,8 @@ def peak_bytes(spec: RunSpec) -> int:
     with ranks_of_nothing(spec) as mesh, held_only():
         with torch.device("meta"):
             model = CausalLM(spec.model, spec.data.seq_len)
-            model.model.alike_for_any_batch = True  # whole masks, as the estimate has it
         distribute(model, spec, mesh)
+        model.model.alike_for_any_batch = True  # whole masks, as the estimate has it
         model.materialise(torch.device("cpu"))
         initialise(model, spec.model.init_std, spec.seed, shard_of)
         optimizer, tracker = build_optimizer(model, spec.optim), Peak()

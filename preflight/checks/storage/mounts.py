@@ -10,6 +10,7 @@ from typing import Any
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from smolplan.mounts import NETWORK_TYPES
 from smolplan.spec import PYTHON_STDLIB
 from smolplan.units import format_duration
 
@@ -18,17 +19,6 @@ NO_ANSWER_S = 5.0
 SLOW_ANSWER_S = 1.0
 """A stat takes well under 10 ms on NFS in the same building (from memory); whoever waits a second
 is behind a server that is overloaded or gone for a while."""
-
-NETWORK_TYPES = frozenset(
-    {
-        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs"),
-        *("lustre", "gpfs", "ceph", "wekafs", "beegfs", "glusterfs", "orangefs", "panfs"),
-        *("fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "fuse.juicefs", "fuse.daos"),
-        *("fuse.s3fs", "fuse.gcsfuse", "fuse.mountpoint-s3", "fuse.goofys", "fuse.geesefs"),
-        *("fuse.blobfuse", "fuse.blobfuse2", "fuse.rclone"),
-    }
-)
-"""As mountinfo names them (from memory of those systems' own documentation)."""
 
 LOCKS_STAY_HERE = {
     "nolock": "no lock is seen by another host",
