@@ -100,7 +100,7 @@ def resume(
         keep_environment(directory)
     except OSError as error:
         raise unwritable(error, directory) from None
-    best = max((a.step_at_end or 0 for a in store.attempts(run.id)), default=0)
+    best = max((a.best_step for a in store.attempts(run.id)), default=0)
     attempt = store.reopen(run.id, best, monitored=monitored)
     start(store, store.run(run.id), attempt, spec)
     return attempt
