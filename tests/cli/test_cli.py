@@ -136,6 +136,7 @@ def test_every_command_teaches_by_an_example(store: Store) -> None:
         "estimate",
         "preflight",
         "launch",
+        "fork",
         "status",
         "logs",
         "stop",
