@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from smolplan.origin import Origin
 from smolplan.roll_back import RollBack, read_roll_backs
 from smolplan.rundir import RunDir, read_lines
 from smolplan.skipped import Skipped
@@ -43,11 +44,12 @@ def compare(undisturbed: RunDir, disturbed: RunDir) -> Comparison:
     wanted = {line["step"]: line for line in undisturbed.read_metrics()}
     batch_at = {line["data_position"]: line["batch_checksum"] for line in wanted.values()}
     roll_backs = read_roll_backs(disturbed, disturbed.latest_attempt())
-    batches = load_spec(disturbed.spec).batches
+    batches, origin = load_spec(disturbed.spec).batches, Origin.read(disturbed)
+    inherited = origin.skipped if origin else Skipped()
     seen: dict[int, list[_Done]] = {}
     for line in read_lines(disturbed.metrics):
         if "step" in line:
-            seen.setdefault(line["step"], []).append(_Done.of(line, roll_backs, batches))
+            seen.setdefault(line["step"], []).append(_Done.of(line, roll_backs, batches, inherited))
 
     def differs(step: int) -> bool:
         last = seen[step][-1]
@@ -84,10 +86,14 @@ class _Done:
 
     @classmethod
     def of(
-        cls, line: dict[str, Any], roll_backs: tuple[RollBack, ...], batches: BatchSizes
+        cls,
+        line: dict[str, Any],
+        roll_backs: tuple[RollBack, ...],
+        batches: BatchSizes,
+        inherited: Skipped,
     ) -> Self:
         held = [one.skip for one in roll_backs if one.attempt <= line["attempt"]]
-        return cls(line, held[-1] if held else Skipped(), batches)
+        return cls(line, held[-1] if held else inherited, batches)
 
     @property
     def figures(self) -> tuple[Any, ...]:

@@ -100,7 +100,7 @@ def resume(
         keep_environment(directory)
     except OSError as error:
         raise unwritable(error, directory) from None
-    best = max((a.step_at_end or 0 for a in store.attempts(run.id)), default=0)
+    best = max((a.best_step for a in store.attempts(run.id)), default=0)
     # Of a run that has been on another cluster, its attempts there go before the next, and its
     # roll-backs hold here.
     before = directory.latest_attempt()

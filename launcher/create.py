@@ -32,6 +32,9 @@ BUILDER = "builder"
 UNNAMED_S = 600.0
 """A folder that names nobody for so long never will: who made it was killed in between."""
 
+Fill = Callable[[RunDir, Callable[[str], None]], None]
+"""Writes into a run directory that is being built, and tells how far it is. Raises UserError."""
+
 
 def runs_path(spec: RunSpec, given: Path | None = None) -> Path:
     """Where run directories go: as asked on the command line, by the spec, or ./runs; untouched.
@@ -125,17 +128,20 @@ def create_run(
     *,
     monitored: bool,
     on_progress: Callable[[str], None] = lambda line: None,
+    fill: Fill | None = None,
+    step: int = 0,
 ) -> tuple[Run, Attempt]:
     """Write spec, plan and dataset, and put the run on record with its first attempt planned.
-    Raises UserError for whatever the user can mend."""
-    path = build_folder(spec, folder, on_progress)
-    return put_on_record(spec, store, path, monitored=monitored)
+    `fill`: as in build_folder; `step`: that the run begins behind, by the checkpoint that is put
+    there. Raises UserError for whatever the user can mend."""
+    path = build_folder(spec, folder, on_progress, fill=fill)
+    return put_on_record(spec, store, path, monitored=monitored, step=step)
 
 
 def put_on_record(
-    spec: RunSpec, store: Store, path: Path, *, monitored: bool
+    spec: RunSpec, store: Store, path: Path, *, monitored: bool, step: int = 0
 ) -> tuple[Run, Attempt]:
-    return store.add_run(path.name, path, spec.content_hash(), monitored=monitored)
+    return store.add_run(path.name, path, spec.content_hash(), monitored=monitored, step=step)
 
 
 def remake_run(
@@ -173,8 +179,10 @@ def build_folder(
     on_progress: Callable[[str], None] = lambda line: None,
     *,
     run_id: str = "",
+    fill: Fill | None = None,
 ) -> Path:
-    """A run directory in `folder`, named as the run is to be; no run yet.
+    """A run directory in `folder`, named as the run is to be; no run yet. `fill` puts there what
+    the run starts from, instead of its text made anew.
 
     It is built beside its final name and renamed: killed at any moment, this leaves no run
     behind that looks like one. Raises UserError for whatever the user can mend.
@@ -200,7 +208,7 @@ def build_folder(
                 where=str(folder),
                 remedy="Name a writable folder by --runs-dir or launch.runs_dir.",
             ) from None
-        prepare_data(run, on_progress)
+        (fill or prepare_data)(run, on_progress)
         (staging / BUILDER).unlink()
         staging.rename(final)
         sync_folder(folder)  # before it is on record: a power cut leaves a run that is whole

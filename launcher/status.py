@@ -10,6 +10,7 @@ from launcher.processes import is_alive
 from launcher.store import Attempt, Run, Store
 from smolplan.errors import UserError
 from smolplan.lock import is_held
+from smolplan.origin import Origin
 from smolplan.rundir import Heartbeat, RunDir, read_last_line, read_tail
 from smolplan.spec import RunSpec, load_spec
 from smolplan.units import format_duration
@@ -96,6 +97,8 @@ class RunStatus:
     """None for a run that is uploaded nowhere."""
     problem: str
     """What keeps us from knowing more; empty if nothing does."""
+    origin: Origin | None = None
+    """Of a run that was forked."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -116,6 +119,7 @@ class RunStatus:
             "eta_s": self.eta_s,
             "watched": self.watched,
             "uploads": self.uploads and self.uploads.to_json(),
+            "forked_from": self.origin and self.origin.to_json(),
             "problem": self.problem,
         }
 
@@ -127,7 +131,9 @@ def run_status(store: Store, run: Run) -> RunStatus:
     current = attempts[-1].number
     beats = [b for b in directory.read_heartbeats().values() if b.attempt == current]
     last = read_last_line(directory.metrics) or {}
+    origin = Origin.read(directory)
     step = max([b.step for b in beats], default=0) or int(last.get("step", 0))
+    step = max(step, origin.step if origin else 0)
     steps, problem, queued, uploads = 0, "", "", None
     try:
         spec = load_spec(directory.spec)
@@ -150,6 +156,7 @@ def run_status(store: Store, run: Run) -> RunStatus:
         watched=run.monitored and bool(store.live_daemons(is_alive)),
         uploads=uploads,
         problem=problem,
+        origin=origin,
     )
 
 

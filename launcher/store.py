@@ -157,6 +157,11 @@ class Attempt:
     step_at_end: int | None
 
     @property
+    def best_step(self) -> int:
+        """Highest step that the run is known to have completed, by this attempt or before."""
+        return max(self.step_at_start, self.step_at_end or 0)
+
+    @property
     def made_progress(self) -> bool:
         return self.step_at_end is not None and self.step_at_end > self.step_at_start
 
@@ -291,16 +296,16 @@ class Store:
     # Runs
 
     def add_run(
-        self, run_id: str, path: Path, spec_hash: str, *, monitored: bool
+        self, run_id: str, path: Path, spec_hash: str, *, monitored: bool, step: int = 0
     ) -> tuple[Run, Attempt]:
-        """A new active run with its first attempt planned."""
+        """A new active run with its first attempt planned. `step`: that it begins behind."""
         now = time.time()
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO runs (id, path, spec_hash, monitored, created_at) VALUES (?,?,?,?,?)",
                 (run_id, str(path.resolve()), spec_hash, monitored, now),
             )
-            self._plan(db, run_id, 1, "first start", not_before=now + LAUNCHER_S, step=0)
+            self._plan(db, run_id, 1, "first start", not_before=now + LAUNCHER_S, step=step)
         return self.run(run_id), self.attempts(run_id)[-1]
 
     def runs(self, *, to_watch: bool = False) -> list[Run]:

@@ -44,6 +44,7 @@ from monitor.track.start import start_trackers
 from monitor.view import Finding, RunView
 from smolplan.checkpoint_request import request_checkpoint
 from smolplan.errors import SmolplanError
+from smolplan.origin import Origin
 from smolplan.roll_back import write_roll_backs
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
@@ -79,6 +80,7 @@ class Watch:
     def __init__(self, run: Run) -> None:
         self.dir = RunDir(run.path)
         self.spec: RunSpec = load_spec(self.dir.spec)
+        self.origin = Origin.read(self.dir)
         self.backend: Backend = backend_of(self.spec)
         self.goodput = GoodputMeter(run, self.spec)
         self.fence: int | None = None
@@ -446,13 +448,14 @@ class Daemon:
             stop_waited_s=_since(watch.stop_seen_at_s, now_s),
             submitted_s=_since(watch.submitted_at_s, now_s),
             exit=read_exit(watch.dir, attempt.number, attempt.token),
-            best_step=max([a.step_at_end or 0 for a in attempts] + [watch.tracker.best_step]),
+            best_step=max([a.best_step for a in attempts] + [watch.tracker.best_step]),
             blind=blind,
             unwritable=_why_unwritable(run.path),
             host_findings=host_findings,
             stacks=watch.stacks.look(now_s) if watch.stacks else None,
             placement=placement,
             roll_backs=self._store.roll_backs(run.id),
+            origin=watch.origin,
             batches=watch.spec.batches,
         )
 

@@ -95,15 +95,16 @@ class Ledger:
     caught up; what it skipped when set forward no record explains.
     """
 
-    def __init__(self, launched_at: float, *, queues: bool = False) -> None:
-        """`queues`: a scheduler decides when an attempt starts."""
+    def __init__(self, launched_at: float, *, queues: bool = False, step: int = 0) -> None:
+        """`queues`: a scheduler decides when an attempt starts; `step`: that the run begins
+        behind."""
         self._queues = queues
         self._launched = self._at = _microseconds(launched_at)
         self._spent: dict[int, dict[Cause, int]] = {}
         self._doing: Doing = "queued" if queues else "starting"
         self._attempt = 1
         self._not_before = 0
-        self._step = self.best_step = 0
+        self._step, self.best_step = 0, step
         self._step_length = 0
         self._staged = 0
         """Of the checkpoint under way, how long training stood still while it was copied."""

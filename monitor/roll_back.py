@@ -21,7 +21,7 @@ def roll_back(view: RunView, onset: int, reason: str) -> RollBack | None:
     early = [step for step in before if step < first]
     from_step = max(early) if early else min(before, default=0)
     first = max(first, from_step + 1)
-    skipped = view.roll_backs[-1].skip if view.roll_backs else Skipped()
+    skipped = view.skipped
     begin = skipped.position_after(view.batches.sequences(first - 1))
     end = skipped.position_after(view.batches.sequences(first - 1 + batches))
     return RollBack(

@@ -18,6 +18,7 @@ from monitor.goodput import Cause, Goodput, Interval, Ledger, Record
 from monitor.policy import CANCELLED, NO_CURE
 from planner.observed import Mean, Observed
 from smolplan.errors import ExitCode
+from smolplan.origin import Origin
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 
@@ -65,7 +66,14 @@ class Story:
     """Findings and advice that ended no attempt."""
     observed: Observed
     saved_step: int
-    """Of the newest checkpoint that was saved; 0 before the first."""
+    """Of the newest checkpoint that was saved; before the first 0, or where the run was forked."""
+    origin: Origin | None = None
+    """Of a run that was forked."""
+
+    @property
+    def steps_done(self) -> int:
+        """By this run itself."""
+        return self.observed.step - (self.origin.step if self.origin else 0)
 
     @property
     def held_s(self) -> float:
@@ -102,7 +110,10 @@ class StoryReader:
         self._spec = spec
         self._directory = RunDir(run.path)
         self._record = RunRecord(self._directory)
-        self._ledger = Ledger(run.created_at, queues=spec.launch.backend in SCHEDULED)
+        self._origin = Origin.read(self._directory)
+        begin = self._origin.step if self._origin else 0
+        queues = spec.launch.backend in SCHEDULED
+        self._ledger = Ledger(run.created_at, queues=queues, step=begin)
         self._launched_at = run.created_at
         self._intervals: list[Interval] = []
         self._curve = Curve()
@@ -114,7 +125,7 @@ class StoryReader:
         self._told: dict[int, _Told] = {}
         self._attempt = 1
         self._notable: deque[Record] = deque(maxlen=200)
-        self._saved_step = 0
+        self._saved_step = begin
 
     def read(self, run: Run, attempts: list[Attempt], faults: list[HostFault]) -> Story:
         now = time.time()
@@ -144,6 +155,7 @@ class StoryReader:
             notable=tuple(self._notable),
             observed=self._observed(attempts, goodput),
             saved_step=self._saved_step,
+            origin=self._origin,
         )
 
     def _end(self, run: Run, last: Attempt) -> float:

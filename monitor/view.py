@@ -9,8 +9,10 @@ from launcher.backends.base import Observation
 from launcher.placement import Placement
 from launcher.stacks import RankStack
 from launcher.store import Attempt, Run
+from smolplan.origin import Origin
 from smolplan.roll_back import RollBack
 from smolplan.rundir import Phase
+from smolplan.skipped import Skipped
 from smolplan.spec.batch import BatchPhase, BatchSizes
 from smolplan.spec.monitor import MonitorSpec
 
@@ -109,6 +111,8 @@ class RunView:
 
     roll_backs: tuple[RollBack, ...] = ()
     """All of the run, oldest first; the last may have been decided and not begun."""
+    origin: Origin | None = None
+    """Of a run that was forked."""
     checkpoints: tuple[int, ...] = ()
     """Steps of those in the run directory; looked for only where a roll-back may be decided."""
     batches: BatchSizes = field(default_factory=lambda: BatchSizes((BatchPhase(0, 0, 1),)))
@@ -119,6 +123,13 @@ class RunView:
     @property
     def attempt(self) -> Attempt:
         return self.attempts[-1]
+
+    @property
+    def skipped(self) -> Skipped:
+        """What of its data the run is not to train on."""
+        if self.roll_backs:
+            return self.roll_backs[-1].skip
+        return self.origin.skipped if self.origin else Skipped()
 
     @property
     def next_roll_back(self) -> RollBack | None:

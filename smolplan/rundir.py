@@ -84,6 +84,12 @@ class RunDir:
         return self.path / "initial.json"
 
     @property
+    def origin(self) -> Path:
+        """Of a fork: the run and step that it begins behind (smolplan/origin.py). Written once,
+        before the run is there."""
+        return self.path / "origin.json"
+
+    @property
     def metrics(self) -> Path:
         """A line a logged step. Appended by rank 0."""
         return self.path / "metrics.jsonl"

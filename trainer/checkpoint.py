@@ -116,13 +116,8 @@ class Checkpoints:
             self._refuse_to_begin_anew(roll_backs)
             return None
         self.skipped |= Skipped.of(manifest.skipped)
-        if manifest.dataset != self._dataset:
-            raise NamedExit(
-                ExitCode.BAD_SPEC,
-                f"{self._run.dataset} names other data ({self._dataset}) than checkpoint "
-                f"{manifest.step} was trained on ({manifest.dataset}): its position in the data "
-                f"means nothing here",
-            )
+        if problem := manifest.of_other_data(self._run, self._dataset):
+            raise NamedExit(ExitCode.BAD_SPEC, problem)
         if manifest.spec_hash != self._spec.content_hash():
             log.warning("%s changed since checkpoint %d", self._run.spec, manifest.step)
         load(self._run.checkpoint(manifest.step), manifest, model, optimizer, self._world)
@@ -158,6 +153,12 @@ class Checkpoints:
                     f"{max(there.arrived)} is in {there.to}; fetch it by: "
                     f"smolplan restore {self._run.path.name}",
                 )
+        if self._run.origin.exists():
+            raise NamedExit(
+                ExitCode.CHECKPOINT_STORAGE_LOST,
+                f"the run is a fork, and neither the checkpoint that it began with "
+                f"({self._run.origin}) nor a later one is whole in {self._run.checkpoints}",
+            )
         # The first one's steps are soon done again. What came later may be whole when the storage
         # answers again, and is for a person to give up.
         if self._newest_seen > self._spec.checkpoint.every_steps:

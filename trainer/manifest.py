@@ -42,6 +42,15 @@ class Manifest:
             del content["skipped"]
         return content
 
+    def of_other_data(self, run: RunDir, fingerprint: str) -> str:
+        """Why its position in the data means nothing in a run; empty if it means something."""
+        if self.dataset == fingerprint:
+            return ""
+        return (
+            f"{run.dataset} names other data ({fingerprint}) than checkpoint {self.step} was "
+            f"trained on ({self.dataset}): its position in the data means nothing here"
+        )
+
     def checksum(self) -> str:
         """SHA-256 (hex) of all the above: a flipped digit of data_position must not pass."""
         canonical = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))

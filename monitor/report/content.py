@@ -61,6 +61,8 @@ def _outcome(story: Story) -> Iterator[Block]:
         f"spec {story.run.spec_hash[:12]}",
         dim=True,
     )
+    if story.origin is not None:
+        yield Paragraph(f"Forked from {story.origin.told()}.")
     unsaved = story.observed.step - story.saved_step
     if story.run.state != "active" and unsaved > 0:
         yield Paragraph(
@@ -186,7 +188,7 @@ def _failures(story: Story) -> Iterator[Block]:
 
 def _cost(story: Story, plan: Mapping[str, Any], price: Price | None) -> Iterator[Block]:
     yield Heading("Cost")
-    gpus, done = story.spec.cluster.gpus, story.observed.step
+    gpus, done = story.spec.cluster.gpus, story.steps_done
     rows = [("held by the run", story.gpu_hours)]
     rows.append(("of which useful steps", story.goodput.seconds["useful"] * gpus / 3600))
     planned = planned_gpu_hours(story, plan)

@@ -19,6 +19,7 @@ def facts_of(story: Story, plan: Mapping[str, Any], price: Price | None) -> dict
         "until": story.until,
         "step": story.observed.step,
         "steps": story.observed.steps,
+        "forked_from": story.origin and story.origin.to_json(),
         "saved_step": story.saved_step,
         "wall_s": goodput.wall_s,
         "goodput": goodput.ratio,
@@ -43,5 +44,6 @@ def planned_gpu_hours(story: Story, plan: Mapping[str, Any]) -> float | None:
     speed = plan.get("tokens_per_s")
     if not isinstance(speed, int | float) or speed <= 0:
         return None
-    tokens = story.spec.tokens_after(story.observed.step)
+    step = story.observed.step
+    tokens = story.spec.tokens_after(step) - story.spec.tokens_after(step - story.steps_done)
     return tokens / speed * story.spec.cluster.gpus / 3600

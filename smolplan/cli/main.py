@@ -84,6 +84,7 @@ def _register() -> None:
         estimate,
         evaluate,
         export,
+        fork,
         goodput,
         hosts,
         log,
@@ -116,6 +117,7 @@ def _register() -> None:
     ):
         app.command()(command)
     run.register(app)
+    app.command()(fork.fork)
     app.command()(top.top)
     evaluate.register(app)
     app.command()(ablate.ablate)

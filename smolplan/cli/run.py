@@ -17,6 +17,19 @@ RunArgument = Annotated[
 ]
 TWO_OUTPUTS = "--watch is for people and --json for machines"
 Json = Annotated[bool, typer.Option("--json", help="The answer as JSON.")]
+Monitored = Annotated[
+    bool, typer.Option("--monitor/--no-monitor", help="Have the monitor watch it and restart it.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be started; start nothing.")
+]
+WatchIt = Annotated[bool, typer.Option("--watch", help="Stay, and show the run.")]
+Unchecked = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REASON", help="Start it whatever preflight says; the reason is recorded."
+    ),
+]
 
 
 def launch(
@@ -32,20 +45,13 @@ def launch(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was stopped or gave up.")
     ] = False,
-    monitor: Annotated[bool, typer.Option(help="Have the monitor watch it and restart it.")] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be started; start nothing.")
-    ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show the run.")] = False,
+    monitor: Monitored = True,
+    dry_run: DryRun = False,
+    watch: WatchIt = False,
     at_most: Annotated[
         int | None, typer.Option(min=1, help="Of several runs, so many at a time.")
     ] = None,
-    unchecked: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REASON", help="Start it whatever preflight says; the reason is recorded."
-        ),
-    ] = None,
+    unchecked: Unchecked = None,
     as_json: Json = False,
 ) -> None:
     """Start a training run where its spec says, detached; it outlives the terminal.
@@ -55,11 +61,9 @@ def launch(
 
     Example: `smolplan launch tiny-cpu --watch`
     """
-    import json
     import time
 
     from launcher import control, create
-    from launcher.status import page_of, run_status
     from launcher.store import Store
     from monitor.collect.reference import read_reference
     from smolplan.cli.gate import check_before, warn_of_store
@@ -101,7 +105,7 @@ def launch(
         run = control.settle(store, find_run(store, spec))
         if dry_run:
             resumed = control.resumable(store, run)
-            _show_start(resumed, RunDir(run.path), checked=unchecked is None, as_json=as_json)
+            show_start(resumed, RunDir(run.path), checked=unchecked is None, as_json=as_json)
             return
         warn_of_store(store)
         check_before(control.resumable(store, run), run.path.parent, unchecked)(RunDir(run.path))
@@ -113,7 +117,7 @@ def launch(
         if dry_run:
             create.check(loaded)
             planned = RunDir(folder / f"{loaded.name}-…")
-            _show_start(loaded, planned, checked=unchecked is None, as_json=as_json)
+            show_start(loaded, planned, checked=unchecked is None, as_json=as_json)
             return
         create.check(loaded)
         if loaded.monitor.reference is not None:
@@ -128,16 +132,29 @@ def launch(
         tell(RunDir(run.path))
         with progress_line("Starting") as say:
             control.start(store, run, attempt, loaded, on_progress=say)
+    show_started(store, run, attempt.number, began, watch=watch, as_json=as_json)
+
+
+def show_started(
+    store: "Store", run: "Run", attempt: int, began: float, *, watch: bool, as_json: bool
+) -> None:
+    """Where a run is that has been started, `began` being when that was begun (wall clock); with
+    `watch`, how it goes on to its end."""
+    import json
+
+    from launcher.status import page_of, run_status
+    from smolplan.rundir import RunDir
+
     page = page_of(store, store.run(run.id))
     if as_json:
-        told = {"run": run.id, "path": str(run.path), "attempt": attempt.number, "page": page}
+        told = {"run": run.id, "path": str(run.path), "attempt": attempt, "page": page}
         print(json.dumps(told))
     else:
         for event in RunDir(run.path).read_events():
             if event["kind"] == "host_replaced" and event["time"] > began:
                 print(f"{event['host']}: {event['reason']}; {event['by']} takes its place")
         queued = run_status(store, store.run(run.id)).queued
-        stands = f"queued ({queued})" if queued else f"running (attempt {attempt.number})"
+        stands = f"queued ({queued})" if queued else f"running (attempt {attempt})"
         print(f"{run.id} is {stands} in {run.path}")
         print(f"See it by: smolplan status {run.id} --watch")
         if page:
@@ -159,7 +176,7 @@ def find_run(store: "Store", name: str) -> "Run":
     return found
 
 
-def _show_start(spec: "RunSpec", run: "RunDir", *, checked: bool, as_json: bool) -> None:
+def show_start(spec: "RunSpec", run: "RunDir", *, checked: bool, as_json: bool) -> None:
     """What would be executed, for --dry-run."""
     import json
 

@@ -25,6 +25,8 @@ def status_panel(status: RunStatus, insight: "Insight | None" = None) -> Rendera
     facts.add_column(ratio=1)
     of = f" of {status.steps:,} ({100 * status.step / status.steps:.1f} %)" if status.steps else ""
     facts.add_row("step", f"{status.step:,}{of}")
+    if status.origin is not None:
+        facts.add_row("forked", f"from {status.origin.told()}")
     if last:
         facts.add_row("loss", f"{last['loss']:.4f}  gradient norm {last['grad_norm']:.3f}")
         speed = f"{format_count(last['tokens_per_s'])} tokens/s"

@@ -140,6 +140,7 @@ def test_every_command_teaches_by_an_example(store: Store) -> None:
         "estimate",
         "preflight",
         "launch",
+        "fork",
         "status",
         "logs",
         "stop",

@@ -288,3 +288,12 @@ def test_a_gpu_that_failed_often_makes_the_host_it_was_moved_to_one_of_the_last(
     faults, gpus = store.host_faults(), store.gpus_of_hosts()
     assert offenders(faults, gpus, time.time()) == {"old": 3, "new": 3}
     assert offenders(faults, gpus, time.time() + 30 * 86_400) == {}
+
+
+def test_a_run_that_begins_behind_a_step_makes_progress_only_beyond_it(
+    store: Store, tmp_path: Path
+) -> None:
+    _, attempt = store.add_run("fork", tmp_path / "fork", "hash", monitored=True, step=6)
+    assert store.move_attempt(attempt, "ended", fence=None, step=0)  # it died before it loaded
+    (ended,) = store.attempts("fork")
+    assert ended.best_step == 6 and not ended.made_progress

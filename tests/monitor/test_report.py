@@ -17,7 +17,9 @@ from monitor.report.markdown import markdown, plain
 from monitor.story import Story, StoryReader
 from planner.catalog import price_of
 from planner.observed import Mean
+from smolplan.origin import Origin
 from smolplan.rundir import RunDir, append_line
+from smolplan.skipped import Skipped
 from tests.monitor.recorded import History
 from tests.monitor.test_goodput import attempt, broken_once
 from tests.support import make_spec
@@ -145,6 +147,26 @@ def test_a_run_without_a_record_still_has_a_report(tmp_path: Path) -> None:
     story = read(history, tmp_path)
     assert story.goodput.ratio == 0.0
     assert "failed: step 0 of 40" in markdown(document_of(story, {}, None))
+
+
+def test_a_fork_tells_of_its_parent_and_pays_for_its_own_steps(tmp_path: Path) -> None:
+    origin = Origin("stem-1", "/runs/stem-1", 5, Skipped(), ("optim.steps",))
+    (tmp_path / "a").mkdir()
+    story = replace(read(broken_once(), tmp_path / "a"), origin=origin)
+    facts = facts_of(story, {"tokens_per_s": 512.0}, None)
+    assert facts["gpu_hours_planned"] == pytest.approx(15 * 128 / 512 * 2 / 3600)
+    assert facts["forked_from"]["step"] == 5
+    told = markdown(document_of(story, {"tokens_per_s": 512.0}, None)).replace("\\", "")
+    assert "Forked from stem-1 at step 5; changed: optim.steps." in told
+    assert "planned for 15 steps" in told
+
+    history = History()
+    history.attempt = 1
+    history.note("planned", reason="", not_before=history.now)
+    (tmp_path / "b").mkdir()
+    origin.write(RunDir(tmp_path / "b"))
+    young = read(history, tmp_path / "b")
+    assert (young.observed.step, young.saved_step, young.steps_done) == (5, 5, 0)
 
 
 def test_reading_on_gives_what_reading_at_once_does(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from monitor.detect.loss import SPIKE_STAYS
 from monitor.policy import decide
 from monitor.roll_back import roll_back
 from monitor.view import Finding, RunView
+from smolplan.origin import Origin
 from smolplan.roll_back import RollBack
 from smolplan.skipped import Skipped
 from smolplan.spec.batch import BatchPhase, BatchSizes
@@ -78,3 +79,11 @@ def test_one_that_is_decided_is_carried_out_whatever_happens_in_between() -> Non
 def test_the_same_spike_or_too_many_end_no_further_attempt(onsets: tuple[int, ...]) -> None:
     before = tuple(RollBack(2, onset, 100, Skipped(), "") for onset in onsets)
     assert decide(spiking(800, roll_backs=before), (SPIKE,)).action == "wait"
+
+
+def test_a_fork_counts_what_its_parent_skipped_for_no_batch_either() -> None:
+    skipped = Skipped(((8 * 400, 8 * 600 - 1),))
+    origin = Origin("stem-1", "/runs/stem-1", 700, skipped, ())
+    planned = roll_back(spiking(700, origin=origin), 1000, "why")
+    assert planned is not None
+    assert planned.skip == Skipped(((3200, 4799), (8 * (899 + 200), 8 * (1099 + 200) - 1)))

@@ -9,7 +9,9 @@ import pytest
 
 from launcher.create import prepare_data
 from smolplan.errors import ExitCode
+from smolplan.origin import Origin
 from smolplan.rundir import RunDir, read_json, write_text
+from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec, dump_spec
 from smolplan.uploads import Arrived, Uploads, store_folder
 from tests.support import make_spec
@@ -60,6 +62,17 @@ def test_a_run_whose_uploaded_checkpoints_are_gone_here_does_not_begin_anew(
     ended = read_json(run.attempt(1) / "rank-0.exit.json")
     assert ended is not None and ended["exit_code"] == ExitCode.CHECKPOINT_STORAGE_LOST
     assert "smolplan restore run" in ended["cause"] and run.read_metrics() == []
+
+
+def test_a_fork_that_has_lost_its_checkpoint_does_not_begin_anew(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    run = make_run(tmp_path / "run", make_spec(data_cache, ranks=1))
+    Origin("stem-1", "/runs/stem-1", 4, Skipped(), ()).write(run)
+    assert train(run, 1, 1) != 0
+    ended = read_json(run.attempt(1) / "rank-0.exit.json")
+    assert ended is not None and ended["exit_code"] == ExitCode.CHECKPOINT_STORAGE_LOST
+    assert "the run is a fork" in ended["cause"] and run.read_metrics() == []
 
 
 def test_a_run_of_whose_checkpoints_none_is_whole_does_not_begin_anew(
