@@ -49,6 +49,8 @@ class SmallRun:
             self.note = f"not on the runs' storage but in {self.folder.parent}"
         if context.spec.cluster.gpu != "cpu" and not context.uses_gpus:
             self.note = "on the CPU: there is no GPU here"
+        self.compiles = context.spec.launch.compile
+        """Whether the run to come does. Of the small ones only one that is compared does too."""
         self.steps = STEPS
         self.ranks = max(1, context.local_ranks)
         self.spec = small_spec(context.spec, self.ranks, gpu=context.uses_gpus, folder=self.folder)

@@ -14,7 +14,12 @@ from pydantic import ValidationError
 
 from preflight import ranks
 from preflight.once import ProbeError
-from preflight.small_run_ranks import TIMEOUT_S, TrainingFailed, raise_if_failed
+from preflight.small_run_ranks import (
+    COMPILED_TIMEOUT_S,
+    TIMEOUT_S,
+    TrainingFailed,
+    raise_if_failed,
+)
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec
 
@@ -80,6 +85,8 @@ def compare_layouts(small: "SmallRun") -> Layouts:
     reference = small.reference()
     base = Variant("base", base_spec(small.spec))
     wanted = [Variant("repeated", small.spec), base, *variants(base.spec)]
+    if small.compiles:
+        wanted.append(Variant("compiled", with_parts(base.spec, launch={"compile": True})))
     runs = first_steps(small, wanted)
     others = [_apart(v.name, runs["base"], runs[v.name]) for v in wanted[2:]]
     for apart in list(others):
@@ -175,7 +182,8 @@ def first_steps(small: "SmallRun", wanted: Sequence[Variant]) -> dict[str, RunDi
     """Runs of the variants, all at once, broken off after the steps that are compared."""
     runs = {v.name: small.new(v.name.replace(" ", "-"), v.spec) for v in wanted}
     children = {v.name: small.start(runs[v.name], v.spec.parallel.ranks) for v in wanted}
-    deadline = time.monotonic() + TIMEOUT_S
+    timeout_s = COMPILED_TIMEOUT_S if any(v.spec.launch.compile for v in wanted) else TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     try:
         while waiting := [n for n, run in runs.items() if len(run.read_metrics()) < COMPARED]:
             for name in waiting:
@@ -186,7 +194,7 @@ def first_steps(small: "SmallRun", wanted: Sequence[Variant]) -> dict[str, RunDi
                     if len(runs[name].read_metrics()) < COMPARED:
                         raise
             if time.monotonic() > deadline:
-                raise ProbeError(f"no {COMPARED} steps within {TIMEOUT_S:g} s")
+                raise ProbeError(f"no {COMPARED} steps within {timeout_s:g} s")
             time.sleep(0.02)
     finally:
         for group in children.values():

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 90.0
 """Of each part of the small run, which takes a second or two on two idle cores."""
+COMPILED_TIMEOUT_S = 240.0
+"""Where its blocks are compiled, which takes half a minute or more."""
 
 
 class TrainingFailed(Exception):

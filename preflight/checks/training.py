@@ -79,7 +79,7 @@ def loss(context: Context) -> Finding:
     )
 
 
-@check("training.layouts", remedy=SAME, deadline_s=280.0, needs_torch=True)
+@check("training.layouts", remedy=SAME, deadline_s=400.0, needs_torch=True)
 def layouts(context: Context) -> Finding:
     """The same losses twice, bit for bit, and within rounding in every other layout."""
     try:
