@@ -1,5 +1,6 @@
 """What the user says besides the file."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import UnionType
@@ -12,6 +13,8 @@ from pydantic.fields import FieldInfo
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
 from smolplan.spec.parse import suggestion
+
+_BETWEEN = re.compile(r",\s*(?=\w+(?:\.\w+)+=)")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ def parse_overrides(given: Sequence[str]) -> dict[str, Any]:
             why = str(error).splitlines()[0]
             raise UserError(f"{name} cannot be {written!r}: {why}", where="--set") from None
     return overrides
+
+
+def settings_of(written: str) -> list[str]:
+    """["a.b=1", "c.d=[2, 3]"] of "a.b=1,c.d=[2, 3]": a comma that a field's name and = follow."""
+    return _BETWEEN.split(written)
 
 
 def spec_fields() -> list[str]:
