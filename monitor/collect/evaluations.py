@@ -57,6 +57,16 @@ def scores_of(content: Mapping[str, Any], tokens: float) -> Iterable[tuple[str, 
                 yield f"{name} {metric}", Score(tokens, float(value), error)
 
 
+def source_scores_of(content: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    """(bits_per_byte/SOURCE, score) of what one file of evals/ holds: of parts of the text that
+    bits_per_byte is of, and so no tasks of their own beside it."""
+    sources = content.get("sources")
+    for name, found in sources.items() if isinstance(sources, dict) else ():
+        bits = found.get("bits_per_byte") if isinstance(found, dict) else None
+        if isinstance(bits, int | float):
+            yield f"bits_per_byte/{name}", float(bits)
+
+
 def _error(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and value > 0 else None
 

@@ -15,7 +15,7 @@ from tests.trainer.test_resume import make_run, train
 from trainer.data.dataset import open_dataset
 from trainer.data.prepare import prepare
 from trainer.evaluate import empty_model, weights_dtype, whole_checkpoint
-from trainer.held_out import held_out_score
+from trainer.held_out import Text, held_out_score
 from trainer.model.transformer import CausalLM, initialise
 from trainer.shards import load
 
@@ -78,3 +78,41 @@ def test_a_checkpoint_loaded_in_bf16_scores_as_in_fp32_within_its_rounding(
     assert rounded["loss"] != exact["loss"]
     assert rounded["loss"] == pytest.approx(exact["loss"], rel=2e-3)
     assert exact["bits_per_byte"] < exact["chance_bits_per_byte"]
+
+
+def test_of_several_sources_each_has_the_score_that_its_text_has_alone(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    hard, easy = "".join(map(chr, range(33, 127))), "a b "
+    for name, text in (("hard", hard), ("easy", easy)):
+        (tmp_path / name).mkdir()
+        for number in range(60):
+            (tmp_path / name / f"{number}.txt").write_text(f"{number} {text * (2 + number % 9)}")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "one.txt").write_text("nothing is held out of a single document")
+    of = {name: {"path": str(tmp_path / name), "name": name} for name in ("hard", "easy", "none")}
+    base = make_spec(data_cache)
+
+    def spec_of(*names: str, **more: Any) -> RunSpec:
+        sources = [of[name] for name in names]
+        data = {"sources": sources, "cache_dir": str(data_cache), **more}
+        return with_parts(base, data=data, eval={"sequences": 100_000})
+
+    mixed = spec_of("hard", "none", "easy")
+    dataset, model = prepare(mixed), made(mixed)
+    score = held_out_score(model, mixed, dataset)
+    assert list(score["sources"]) == ["hard", "easy"]
+    for name, found in score["sources"].items():
+        alone = spec_of(name, tokenizer=str(dataset.tokenizer_path))
+        expected = held_out_score(model, alone, prepare(alone))
+        assert "sources" not in expected
+        for figure in ("loss", "bits_per_byte", "standard_error", "sequences"):
+            assert found[figure] == pytest.approx(expected[figure], rel=1e-5)
+    assert sum(found["bytes"] for found in score["sources"].values()) == dataset.held_out_bytes
+
+
+def test_sequences_are_spread_over_a_text_and_hold_of_no_other() -> None:
+    text = Text(((100, 41), (500, 10), (700, 21)), 72, 72)  # of 10 and one: four, none and two
+    assert text.firsts(10, 99) == [100, 110, 120, 130, 700, 710]
+    assert text.firsts(10, 3) == [100, 120, 700]
+    assert Text(((0, 0),), 0, 0).firsts(10, 3) == []
