@@ -123,9 +123,8 @@ class Follower:
 
     def _send_evaluation(self, step: int, changed_ns: int) -> None:
         content = read_json(self._run.evaluation(step)) or {}
-        found = {task: score.value for task, score in scores_of(content, 0.0)}
-        found |= source_scores_of(content)
-        scores = {f"eval/{task}": value for task, value in found.items()}
+        found = (*scores_of(content, 0.0), *source_scores_of(content, 0.0))
+        scores = {f"eval/{task}": score.value for task, score in found}
         if scores:
             self._sink.send(step, changed_ns / 1e9, scores)
         self._sent.evaluations[step] = changed_ns
