@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -24,6 +25,8 @@ class Options:
     gpus: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     """By dotted name of the spec's field; already of the field's type (see parse_overrides)."""
+    starts_from: Path | None = None
+    """Folder of the weights that the run is to start from."""
 
 
 def parse_overrides(given: Sequence[str]) -> dict[str, Any]:
