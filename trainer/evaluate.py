@@ -5,9 +5,7 @@ the spec wants evaluated beside the run, and in nobody's way."""
 import argparse
 import json
 import logging
-import math
 import os
-import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 from smolplan.spec.parallel import ParallelSpec
 from trainer.data.dataset import Dataset, open_dataset
+from trainer.held_out import held_out_score
 from trainer.manifest import Manifest, steps_present, verify
 from trainer.model.transformer import CausalLM
 from trainer.parallel import join
@@ -30,8 +29,6 @@ from trainer.shards import load
 
 if TYPE_CHECKING:
     from trainer.tasks import Suite
-
-VERSION = 1
 
 LOWEST_PRIORITY = 19
 """nice(2): what trains on the same processors comes first."""
@@ -48,60 +45,38 @@ def evaluate(
     Raises UserError if there is nothing to evaluate, or a task cannot be."""
     wanted: Sequence[int | None] = steps or [None]
     manifests = [whole_checkpoint(run, step) for step in wanted]
-    dataset, length = open_dataset(run), spec.data.seq_len
+    dataset = open_dataset(run)
     torch.set_num_threads(spec.launch.threads_per_rank)
     torch.use_deterministic_algorithms(True)
     suite = _suite(spec, dataset, say) if spec.eval.tasks else None
     # One process holds the whole model, however it was trained.
     world = join(spec.model_copy(update={"parallel": ParallelSpec()}))
-    model = CausalLM(spec.model, length).to(world.device)
-    model.eval()
+    model = empty_model(spec, world.device, weights_dtype(spec, world.device.type))
     for manifest in manifests:
         say(f"step {manifest.step}: held-out text")
         load(run.checkpoint(manifest.step), manifest, model, None, world)
         which = {"step": manifest.step, "checkpoint": manifest.checksum()}
-        result = {**which, **_held_out(model, spec, dataset)}
+        result = {**which, **held_out_score(model, spec, dataset)}
         if suite is not None:
             result |= suite.run(model, say)
         yield result
 
 
-def _held_out(model: CausalLM, spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
-    """Mean loss of held-out sequences, and bits per byte: nats per token over ln 2,
-    times tokens per byte of the held-out text."""
-    length, device = spec.data.seq_len, model.lm_head.weight.device
-    held_out = dataset.held_out
-    there_are = (len(held_out) - 1) // length
-    count = min(spec.eval.sequences, there_are)
-    if count < 1:
-        raise UserError(
-            f"the held-out text has {len(held_out)} tokens, less than one sequence",
-            where="data.held_out_fraction",
-            remedy="Raise it, or add text.",
-        )
-    losses = []
-    with torch.no_grad():
-        for index in range(count):
-            first = index * there_are // count * length  # spread over the whole held-out text
-            piece = torch.from_numpy(held_out.read(first, first + length + 1))
-            tokens = piece.to(device)[None]
-            losses.append(model(tokens[:, :-1], dataset.separator, tokens[:, 1:])[0].item())
-    loss = sum(losses) / count
-    tokens_per_byte = dataset.held_out_tokens / dataset.held_out_bytes
-    return {
-        "task": "held_out_bits_per_byte",
-        "version": VERSION,
-        "loss": loss,
-        "bits_per_byte": loss / math.log(2) * tokens_per_byte,
-        "chance_bits_per_byte": math.log2(spec.model.vocab_size) * tokens_per_byte,
-        "sequences": count,
-        "standard_error": _standard_error(losses) / math.log(2) * tokens_per_byte,
-    }
+def weights_dtype(spec: RunSpec, device_type: str) -> torch.dtype:
+    """That a checkpoint is evaluated in: on a GPU as training's forward passes have them, on a CPU,
+    which seldom is faster for less, fp32."""
+    in_bf16 = device_type == "cuda" and spec.optim.precision != "fp32"
+    return torch.bfloat16 if in_bf16 else torch.float32
 
 
-def _standard_error(values: list[float]) -> float:
-    """Of the mean of independent values: s / √n; 0 for one alone, of which nothing can be told."""
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+def empty_model(spec: RunSpec, device: torch.device, dtype: torch.dtype) -> CausalLM:
+    """Into which checkpoints, of fp32, are loaded. Buffers stay in fp32, as in training."""
+    with torch.device("meta"):
+        model = CausalLM(spec.model, spec.data.seq_len)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.materialise(device)
+    return model.eval()
 
 
 def _suite(spec: RunSpec, dataset: Dataset, say: Say) -> "Suite":

@@ -106,14 +106,17 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
         to_profile = profiles.requested()
         counted = float(world.leads)
         (
-            global_loss,
-            batch_checksum,
-            stop_votes,
-            save_votes,
-            failed_votes,
-            profile_votes,
-            *source_losses,
-        ) = world.sum(
+            (
+                global_loss,
+                batch_checksum,
+                stop_votes,
+                save_votes,
+                failed_votes,
+                profile_votes,
+                *source_losses,
+            ),
+            (longest_wait_s, highest_peak_bytes),
+        ) = world.sum_and_max(
             [
                 fmean(losses) * world.part_of_loss,
                 counted * checksum(batch),
@@ -122,7 +125,8 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 float(checkpoints.failed),
                 float(to_profile is not None),
                 *(loss * world.part_of_sequence for loss in by_source),
-            ]
+            ],
+            [data_wait_s, float(world.peak_memory_bytes())],
         )
         if failed_votes:
             checkpoints.finish()
@@ -158,9 +162,10 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
                 tokens_per_s=step_tokens / last_step_s,
                 tokens_per_s_per_gpu=step_tokens / last_step_s / world.size,
                 step_s=last_step_s,
-                data_wait_s=data_wait_s,
+                data_wait_s=longest_wait_s,
                 mfu=efficiency.mfu(step_tokens / last_step_s),
-                memory_bytes=world.peak_memory_bytes(),
+                # What the optimiser took now, of the other ranks the next line tells.
+                memory_bytes=max(int(highest_peak_bytes), world.peak_memory_bytes()),
                 data_position=position,
                 batch_checksum=int(batch_checksum),
                 **(_told_of_sources(loader, positions, source_losses) if loader.is_mixed else {}),

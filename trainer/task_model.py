@@ -12,10 +12,8 @@ from torch import Tensor
 
 from smolplan.errors import UserError
 from trainer.greedy import Draft, write
+from trainer.held_out import BATCH_TOKENS
 from trainer.model.transformer import CausalLM
-
-BATCH_TOKENS = 16_384
-"""Of one forward pass, padding included: a mask of 268 MB if it is one sequence."""
 
 GENERATED_TOKENS = 256
 """Where a task names no number, as in lm-eval's own models."""

@@ -91,8 +91,8 @@ FROM_LINES = (
     _line(
         "smolplan_train_memory_bytes",
         "memory_bytes",
-        "Peak memory of rank 0.",
-        Panel(ROW, "Peak memory of rank 0", "bytes"),
+        "Peak memory of the fullest rank.",
+        Panel(ROW, "Peak memory of the fullest rank", "bytes"),
     ),
     _line(
         "smolplan_train_step_duration_seconds",
@@ -103,7 +103,7 @@ FROM_LINES = (
     _line(
         "smolplan_train_data_wait_seconds",
         "data_wait_s",
-        "Of the last logged step, time that was waited for data.",
+        "Of the last logged step, time that the rank which waited longest waited for data.",
         Panel(ROW, "Wait for data, a step", "s"),
         (
             Rule(

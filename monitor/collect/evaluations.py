@@ -31,15 +31,20 @@ def curves(scores: Iterable[tuple[str, Score]]) -> Curves:
     return {task: [by[t] for t in sorted(by)] for task, by in found.items()}
 
 
-def read_evaluations(run: RunDir, tokens_after: Callable[[int], float]) -> Curves:
-    """What is in evals/: held-out bits per byte, and the tasks that were asked for. A file that
-    cannot be read is left out. `tokens_after`: read up to a step."""
+def read_evaluations(
+    run: RunDir, tokens_after: Callable[[int], float], *, of_sources: bool = False
+) -> Curves:
+    """What is in evals/: held-out bits per byte, and the tasks that were asked for; if wanted, what
+    sources have of the former. A file that cannot be read is left out. `tokens_after`: read up to
+    a step."""
     scores: list[tuple[str, Score]] = []
     for file in sorted(run.evals.glob("step-*.json")):
         content = read_json(file) or {}
         step = content.get("step")
         if isinstance(step, int):
-            scores += scores_of(content, tokens_after(step))
+            tokens = tokens_after(step)
+            scores += scores_of(content, tokens)
+            scores += source_scores_of(content, tokens) if of_sources else ()
     return curves(scores)
 
 
@@ -55,6 +60,17 @@ def scores_of(content: Mapping[str, Any], tokens: float) -> Iterable[tuple[str, 
             if isinstance(value, int | float):
                 error = _error(found.get("standard_error"))
                 yield f"{name} {metric}", Score(tokens, float(value), error)
+
+
+def source_scores_of(content: Mapping[str, Any], tokens: float) -> Iterable[tuple[str, Score]]:
+    """(bits_per_byte/SOURCE, score) of what one file of evals/ holds: of parts of the text that
+    bits_per_byte is of, and so no tasks of their own beside it."""
+    sources = content.get("sources")
+    for name, found in sources.items() if isinstance(sources, dict) else ():
+        bits = found.get("bits_per_byte") if isinstance(found, dict) else None
+        if isinstance(bits, int | float):
+            error = _error(found.get("standard_error"))
+            yield f"bits_per_byte/{name}", Score(tokens, float(bits), error)
 
 
 def _error(value: Any) -> float | None:

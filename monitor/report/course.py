@@ -10,7 +10,7 @@ from monitor.curve import Curve, Point, point
 from smolplan.rundir import RunDir, read_lines
 from smolplan.spec import RunSpec
 
-LOGGED = ("loss", "tokens_per_s", "mfu", "grad_norm", "lr")
+LOGGED = ("loss", "tokens_per_s", "mfu", "grad_norm", "lr", "memory_bytes")
 """What of a line of metrics.jsonl is kept as it stands."""
 
 
@@ -39,7 +39,7 @@ def read_course(name: str, run: RunDir, spec: RunSpec) -> Course:
         if not any(low <= step <= high for low, high in later):
             curve.add(point(step, 0.0, attempt, _figures(line, _tokens(line, step, spec))))
     points = sorted(curve.points, key=lambda p: p.step)
-    scores = read_evaluations(run, spec.tokens_after)
+    scores = read_evaluations(run, spec.tokens_after, of_sources=True)
     return Course(name, points, scores, [firsts[n] for n in sorted(firsts)[1:]])
 
 
@@ -67,4 +67,7 @@ def _figures(line: dict[str, Any], tokens: float) -> dict[str, Any]:
     if isinstance(waited, int | float) and isinstance(took, int | float) and took > 0:
         share = waited / took
     logged = {name: line.get(name) for name in LOGGED}
+    of_sources = line.get("source_losses")
+    by_source = of_sources.items() if isinstance(of_sources, dict) else ()
+    logged |= {f"source_losses/{name}": loss for name, loss in by_source}
     return logged | {"tokens": tokens, "data_wait_share": share}

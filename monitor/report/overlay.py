@@ -12,50 +12,86 @@ from monitor.report.charts import HEIGHT, WIDTH, Axes, Line, Row, chart, stretch
 from monitor.report.course import Course
 from monitor.report.document import Block, Document, Heading, Paragraph, Picture
 from monitor.report.html import CHARTS, INK, html
-from planner.plot import number
+from planner.plot import LETTER_WIDTH, number
 from smolplan.units import format_count
 
+
+@dataclass(frozen=True)
+class Quantity:
+    title: str
+    label: str
+    """Of the axis."""
+    unit: float = 1.0
+    """That the axis counts in."""
+
+
 OF_STEPS = {
-    "loss": ("Loss", "loss"),
-    "tokens_per_s": ("Throughput", "tokens/s"),
-    "mfu": ("MFU", "exact FLOPs / dense peak"),
-    "grad_norm": ("Gradient norm", "norm before clipping"),
-    "data_wait_share": ("Waiting for data", "share of the step"),
-    "lr": ("Learning rate", "learning rate"),
+    "loss": Quantity("Loss", "loss"),
+    "source_losses": Quantity("Loss by source", "loss"),
+    "tokens_per_s": Quantity("Throughput", "tokens/s"),
+    "mfu": Quantity("MFU", "exact FLOPs / dense peak"),
+    "grad_norm": Quantity("Gradient norm", "norm before clipping"),
+    "data_wait_share": Quantity("Waiting for data", "share of the step"),
+    "memory_bytes": Quantity("Memory", "GB, the peak so far", 1e9),
+    "lr": Quantity("Learning rate", "learning rate"),
 }
-"""Quantities of a step that are drawn: title, and label of the axis."""
+"""Quantities of a step that are drawn."""
+
+OF_SOURCES = ("source_losses", "bits_per_byte")
+"""What each source has of its own too, as METRIC/SOURCE."""
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 """Paul Tol's bright scheme, told apart by the colour-blind as well."""
 
-TITLE, GAP = 30, 10
-"""Heights above and below a panel of a picture."""
+TITLE = 30
+"""Height of what stands above a panel of a picture."""
+NAMES_LEFT, NAMES_APART, ROW = 200, 18, 20
+"""Of the names of its lines, beside the title where that leaves them room."""
 
 
 @dataclass(frozen=True)
 class Panel:
     axes: Axes
     lines: Sequence[Line]
+    runs: Sequence[str]
+    """Whose lines they are."""
 
 
 def metrics_of(courses: Sequence[Course]) -> list[str]:
     """What can be drawn of them: quantities of a step, then tasks of evaluations."""
-    logged = {name for course in courses for p in course.points for name in p.values}
+    logged = dict.fromkeys(name for course in courses for p in course.points for name in p.values)
     tasks = dict.fromkeys(task for course in courses for task in course.scores)
-    return [*(name for name in OF_STEPS if name in logged), *tasks]
+    return [*(name for of in OF_STEPS for name in logged if _parts(name)[0] == of), *tasks]
+
+
+def named(metric: str, known: Sequence[str]) -> list[str]:
+    """The metrics that a name stands for: the one of that name, or those of its sources."""
+    return [metric] if metric in known else [name for name in known if _parts(name)[0] == metric]
 
 
 def panels(courses: Sequence[Course], metrics: Sequence[str]) -> list[Panel]:
-    """One a metric that has two points or more. Colours are of runs, in their order."""
-    found = []
+    """One a metric that has two points or more; of a lone run one for a metric and its sources.
+    Colours are of runs, in their order, or there of sources."""
+    together: dict[str, list[str]] = {}
     for metric in metrics:
-        lines = [
-            replace(_line(course, metric), colour=COLOURS[index % len(COLOURS)])
-            for index, course in enumerate(courses)
-        ]
+        of = _parts(metric)[0] if len(courses) == 1 else metric
+        together.setdefault(of, []).append(metric)
+    found = []
+    for of, names in together.items():
+        lines = [_line(course, name) for course in courses for name in names]
+        if len(courses) == 1 < len(names):
+            told = [_parts(name)[1] or "all" for name in names]
+            lines = [replace(line, name=n) for line, n in zip(lines, told, strict=True)]
+            lines[1:] = [replace(line, begins=()) for line in lines[1:]]  # they are the run's
         if sum(len(line.rows) for line in lines) > 1:
-            title, label = OF_STEPS.get(metric, (metric, "score"))
-            found.append(Panel(Axes(title, "tokens", label), lines))
+            quantity, source = _quantity(of), _parts(of)[1]
+            title = f"{quantity.title}: {source}" if source else quantity.title
+            coloured = [
+                replace(_in_units(line, quantity.unit), colour=COLOURS[index % len(COLOURS)])
+                for index, line in enumerate(lines)
+            ]
+            runs = [course.name for course in courses]
+            found.append(Panel(Axes(title, "tokens", quantity.label), coloured, runs))
     return found
 
 
@@ -77,8 +113,19 @@ def _told(row: Row) -> dict[str, Any]:
     return {**finite, "attempt": row.attempt}
 
 
+def _parts(metric: str) -> tuple[str, str]:
+    """What it is, and of which source; none if of all."""
+    whole, _, source = metric.partition("/")
+    return (whole, source) if whole in OF_SOURCES else (metric, "")
+
+
+def _quantity(metric: str) -> Quantity:
+    whole, _ = _parts(metric)
+    return OF_STEPS.get(whole) or Quantity(whole, "score")
+
+
 def _line(course: Course, metric: str) -> Line:
-    if metric in OF_STEPS:
+    if _parts(metric)[0] in OF_STEPS:
         rows = [
             Row(p.values["tokens"].high, of.mean, of.low, of.high, p.attempt)
             for p in course.points
@@ -89,10 +136,17 @@ def _line(course: Course, metric: str) -> Line:
     return Line(scores, (), course.name, dotted=True)
 
 
+def _in_units(line: Line, unit: float) -> Line:
+    rows = [
+        replace(row, mean=row.mean / unit, low=row.low / unit, high=row.high / unit)
+        for row in line.rows
+    ]
+    return replace(line, rows=rows)
+
+
 def overlay_html(drawn: Sequence[Panel]) -> bytes:
     """One page that needs nothing else; of one panel or more."""
-    lines = drawn[0].lines
-    names = ", ".join(line.name for line in lines)
+    runs = drawn[0].runs
     blocks: list[Block] = [
         Paragraph(
             "Mean, with lowest and highest behind it. Dashed: an attempt began. Steps that were "
@@ -101,46 +155,52 @@ def overlay_html(drawn: Sequence[Panel]) -> bytes:
         )
     ]
     for panel in drawn:
+        names, height = _names(panel, WIDTH)
+        legend = f'<svg viewBox="0 0 {WIDTH} {height}">{names}</svg>'
         blocks.append(Heading(panel.axes.title))
-        blocks.append(Picture(_legend(panel) + (chart(panel.lines, panel.axes) or ""), ""))
+        blocks.append(Picture(legend + (chart(panel.lines, panel.axes) or ""), ""))
     last = max(row.x for panel in drawn for line in panel.lines for row in line.rows)
-    told = f"{len(lines)} runs, at equal tokens" if len(lines) > 1 else "One run"
+    told = f"{len(runs)} runs, at equal tokens" if len(runs) > 1 else "One run"
     verdict = f"{told}, to {format_count(last)} tokens"
-    return html(Document(names, verdict, True, tuple(blocks))).encode()
+    return html(Document(", ".join(runs), verdict, True, tuple(blocks))).encode()
 
 
 def overlay_svg(drawn: Sequence[Panel]) -> bytes:
     """One picture, a panel below the other."""
-    each = HEIGHT + TITLE + GAP
-    height = each * len(drawn) + 20
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
-        f"<style>{INK}{CHARTS}</style>"
-        f'<rect width="{WIDTH}" height="{height}" style="fill:var(--paper)"/>'
-    ]
-    for index, panel in enumerate(drawn):
-        picture = chart(panel.lines, panel.axes) or ""
-        top = index * each + 20
+    parts, top = list[str](), 20
+    for panel in drawn:
+        title = escape(panel.axes.title)
+        left = max(NAMES_LEFT, 12 + LETTER_WIDTH * len(panel.axes.title) + NAMES_APART)
+        names, height = _names(panel, WIDTH - left)
         parts.append(
-            f'<text x="12" y="{top}">{escape(panel.axes.title)}</text>'
-            f'<g transform="translate(200 {top - 14})">{_names(panel)}</g>'
+            f'<text x="12" y="{top}">{title}</text>'
+            f'<g transform="translate({left:.0f} {top - 14})">{names}</g>'
         )
-        placed = f'<svg y="{top + 10}" width="{WIDTH}" height="{HEIGHT}" '
-        parts.append(picture.replace("<svg ", placed, 1))
-    return "".join([*parts, "</svg>\n"]).encode()
-
-
-def _legend(panel: Panel) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} 20">{_names(panel)}</svg>'
-
-
-def _names(panel: Panel) -> str:
-    wide = (WIDTH - 200) / len(panel.lines)
-    return "".join(
-        f'<rect x="{index * wide:.0f}" y="4" width="11" height="11" fill="{line.colour}"/>'
-        f'<text x="{index * wide + 16:.0f}" y="14">{escape(line.name)}</text>'
-        for index, line in enumerate(panel.lines)
+        top += height - 10
+        placed = f'<svg y="{top}" width="{WIDTH}" height="{HEIGHT}" '
+        parts.append((chart(panel.lines, panel.axes) or "").replace("<svg ", placed, 1))
+        top += HEIGHT + TITLE
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img">'
+        f"<style>{INK}{CHARTS}</style>"
+        f'<rect width="{WIDTH}" height="{top}" style="fill:var(--paper)"/>'
     )
+    return "".join([head, *parts, "</svg>\n"]).encode()
+
+
+def _names(panel: Panel, wide: float) -> tuple[str, int]:
+    """The lines' colours and names, and how high they stand in rows of that width."""
+    parts, x, y = list[str](), 0.0, 0
+    for line in panel.lines:
+        takes = 16 + LETTER_WIDTH * len(line.name) + NAMES_APART
+        if x and x + takes > wide:
+            x, y = 0.0, y + ROW
+        parts.append(
+            f'<rect x="{x:.0f}" y="{y + 4}" width="11" height="11" fill="{line.colour}"/>'
+            f'<text x="{x + 16:.0f}" y="{y + 14}">{escape(line.name)}</text>'
+        )
+        x += takes
+    return "".join(parts), y + ROW
 
 
 def overlay_png(drawn: Sequence[Panel]) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from monitor.collect.evaluations import scores_of, steps_evaluated
+from monitor.collect.evaluations import scores_of, source_scores_of, steps_evaluated
 from monitor.collect.tail import Tail
 from monitor.track.sinks import Sink, open_sink
 from smolplan.errors import SmolplanError
@@ -123,7 +123,8 @@ class Follower:
 
     def _send_evaluation(self, step: int, changed_ns: int) -> None:
         content = read_json(self._run.evaluation(step)) or {}
-        scores = {f"eval/{task}": score.value for task, score in scores_of(content, 0.0)}
+        found = (*scores_of(content, 0.0), *source_scores_of(content, 0.0))
+        scores = {f"eval/{task}": score.value for task, score in found}
         if scores:
             self._sink.send(step, changed_ns / 1e9, scores)
         self._sent.evaluations[step] = changed_ns

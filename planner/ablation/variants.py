@@ -1,4 +1,4 @@
-"""Variants of a run: one choice of its spec taken back, or one field set; all else as it was."""
+"""Variants of a run: one choice of its spec taken back, or fields set; all else as it was."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +59,12 @@ def _embedding_decay(spec: RunSpec) -> Fields:
     return {"optim.embedding_decay": True} if spared else {}
 
 
+def _schedule(spec: RunSpec) -> Fields:
+    """With it goes what is wsd's alone."""
+    cosine = {"optim.schedule": "cosine", "optim.decay_steps": 0, "optim.decay_shape": "linear"}
+    return cosine if spec.optim.schedule == "wsd" else {}
+
+
 def _attention(spec: RunSpec) -> list[int]:
     """Layers that attend, from 0."""
     return [number for number, kind in enumerate(spec.model.layer_kinds) if kind in "AaWw"]
@@ -81,6 +87,9 @@ SWITCHES: dict[str, Switch] = {
         _embedding_decay,
         "weight decay on the embedding too",
         "the embedding is decayed as all else is, or weight_decay is 0",
+    ),
+    "schedule": Switch(
+        _schedule, "a cosine behind the warm-up (no WSD)", "the learning rate's schedule is not wsd"
     ),
 }
 """The choices of SmolLM3, each by the name of what it chose."""
@@ -135,7 +144,7 @@ def _switched(spec: RunSpec, name: str) -> Variant:
         raise UserError(
             f"there is no switch {name!r}",
             where="--switch",
-            remedy=f"Known: {', '.join(SWITCHES)}; any field of the spec by --set FIELD=VALUE.",
+            remedy=f"Known: {', '.join(SWITCHES)}; any fields of the spec by --set FIELD=VALUE.",
         )
     fields = SWITCHES[name].fields(spec)
     if not fields:

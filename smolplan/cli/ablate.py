@@ -16,8 +16,8 @@ def ablate(
     switch: Annotated[
         list[str] | None,
         typer.Option(
-            help="A choice to take back: gqa, rnope, document_masking, tied_embeddings or "
-            "embedding_decay; may be repeated. All that change something unless given."
+            help="A choice to take back: gqa, rnope, document_masking, tied_embeddings, "
+            "embedding_decay or schedule; may be repeated. All that change something unless given."
         ),
     ] = None,
     settings: Annotated[
@@ -25,7 +25,8 @@ def ablate(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="A field of the spec, as a variant of its own; may be repeated.",
+            help="A field of the spec, or several with commas between them (A=1,B=2), as a "
+            "variant of its own; may be repeated.",
         ),
     ] = None,
     seeds: Annotated[
@@ -61,7 +62,9 @@ def ablate(
 
     Interrupted, the run at hand goes on by itself; the same command goes on with all of it.
 
-    Example: `smolplan ablate tiny-cpu --switch rnope --set optim.learning_rate=1e-3 --seeds 3`
+    Example: `smolplan ablate tiny-cpu --switch schedule --set optim.learning_rate=1e-3 --seeds 3`
+
+    Fields that go together: `--set optim.global_batch_size=32,optim.learning_rate=3e-3`
     """
     import json
 
@@ -71,7 +74,7 @@ def ablate(
     from smolplan.cli.ablate_runs import Runs, is_finished
     from smolplan.cli.ablate_view import as_content, markdown, show, show_planned
     from smolplan.errors import UserError
-    from smolplan.importers.options import parse_overrides
+    from smolplan.importers.options import parse_overrides, settings_of
     from smolplan.rundir import write_json, write_text
     from smolplan.spec import load_spec
 
@@ -83,9 +86,8 @@ def ablate(
             remedy="Set it to local, or launch the variants yourself.",
         )
     _check_plot(plot, force)
-    compared = variants(
-        base, switch or (), {written: parse_overrides([written]) for written in settings or ()}
-    )
+    set_together = {written: parse_overrides(settings_of(written)) for written in settings or ()}
+    compared = variants(base, switch or (), set_together)
     numbers = range(base.seed, base.seed + seeds)
     # Seed by seed, so that an ablation cut short has whole pairs.
     specs = {(v.name, seed): v.spec(base, seed) for seed in numbers for v in compared}

@@ -48,6 +48,7 @@ def evaluate(
 
 def _table(results: list[dict[str, Any]]) -> "Table":
     """A row each step and metric: what was scored, by guessing too, and on how much."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1), header_style="dim")
@@ -58,21 +59,14 @@ def _table(results: list[dict[str, Any]]) -> "Table":
         table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         for row in _rows(result):
-            table.add_row(f"{result['step']:,}", *row)
+            table.add_row(f"{result['step']:,}", *map(escape, row))
     return table
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [
-        (
-            "held-out text",
-            "bits per byte",
-            f"{result['bits_per_byte']:.4f}",
-            f"{result['standard_error']:.4f}",
-            f"{result['chance_bits_per_byte']:.4f}",
-            f"{result['sequences']:,}",
-        )
-    ]
+    rows = [_held_out_row("held-out text", result)]
+    for name, found in result.get("sources", {}).items():
+        rows.append(_held_out_row(f"  of {name}", found))
     for name, task in result.get("tasks", {}).items():
         for metric, found in task["metrics"].items():
             figures = (found[key] for key in ("score", "standard_error", "chance"))
@@ -86,6 +80,17 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
                 )
             )
     return rows
+
+
+def _held_out_row(text: str, score: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        text,
+        "bits per byte",
+        f"{score['bits_per_byte']:.4f}",
+        f"{score['standard_error']:.4f}",
+        f"{score['chance_bits_per_byte']:.4f}",
+        f"{score['sequences']:,}",
+    )
 
 
 def register(app: typer.Typer) -> None:

@@ -87,6 +87,7 @@ def _register() -> None:
         fork,
         goodput,
         hosts,
+        import_model,
         log,
         monitor,
         object_store,
@@ -122,6 +123,7 @@ def _register() -> None:
     evaluate.register(app)
     app.command()(ablate.ablate)
     app.command()(export.export)
+    import_model.register(app)
     app.command()(object_store.upload)
     app.command()(object_store.restore)
     app.command()(log.log)

@@ -20,8 +20,8 @@ def plot(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this: loss, tokens_per_s, mfu, grad_norm, data_wait_share, lr, or an "
-            "evaluation as bits_per_byte; may be repeated."
+            help="Only this: loss, source_losses, tokens_per_s, mfu, grad_norm, data_wait_share, "
+            "memory_bytes, lr, or an evaluation as bits_per_byte; may be repeated."
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
@@ -29,14 +29,14 @@ def plot(
         bool, typer.Option("--json", help="Print the points as JSON, and draw nothing.")
     ] = False,
 ) -> None:
-    """Draw loss, throughput, MFU, gradient norm, data wait and evaluations over tokens; several
-    runs lie over each other, for comparing them at equal tokens.
+    """Draw loss, that of each source, throughput, MFU, gradient norm, data wait, memory and
+    evaluations over tokens; several runs lie over each other, for comparing them at equal tokens.
 
     Example: `smolplan plot ablation-a ablation-b --to compare.svg --metric loss`
     """
     import json
 
-    from monitor.report.overlay import WRITERS, metrics_of, panels, points
+    from monitor.report.overlay import WRITERS, metrics_of, named, panels, points
     from smolplan.cli.options import check_file, check_picture, write_file
     from smolplan.errors import UserError
 
@@ -46,13 +46,13 @@ def plot(
     courses = [_course(name) for name in runs]
     known = metrics_of(courses)
     for name in metric or ():
-        if name not in known:
+        if not named(name, known):
             raise UserError(
                 f"none of the runs has {name!r}",
                 where="--metric",
                 remedy=f"They have: {', '.join(known)}." if known else "None made a step yet.",
             )
-    asked = metric or known
+    asked = [one for name in metric for one in named(name, known)] if metric else known
     if as_json:
         print(json.dumps(points(courses, asked), indent=1, allow_nan=False))
         return

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from smolplan.cli.imported import AsJson, Force, Gpus, Out, Settings, hand_out
+
 if TYPE_CHECKING:
     from smolplan.cli.spec_view import PresetRow
 
@@ -140,22 +142,11 @@ def import_(
             help="nanotron, torchtitan, megatron or huggingface; told by the content unless given.",
         ),
     ] = None,
-    gpus: Annotated[
-        int | None, typer.Option(min=1, help="GPUs of the run, where the file gives no number.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="A field of the spec, over what the file says; may be repeated.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the spec here, not to the output.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Spec and report as JSON.")] = False,
+    gpus: Gpus = None,
+    settings: Settings = None,
+    out: Out = None,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a run spec of another trainer's configuration, and say what could not be taken over.
 
@@ -163,25 +154,8 @@ def import_(
 
     Example: `smolplan spec import stage1_8T.yaml --out run.yaml`
     """
-    import json
-    import sys
-
-    from planner.plan import make_plan
-    from smolplan.cli.options import write_file
     from smolplan.importers.detect import import_file
     from smolplan.importers.options import Options, parse_overrides
-    from smolplan.importers.report import report_lines
-    from smolplan.spec import dump_spec, parse_spec
 
     options = Options(gpus, parse_overrides(settings or ()))
-    imported = import_file(file, options, format_name)
-    text = dump_spec(imported.spec)
-    make_plan(parse_spec(text, where=str(file)))  # what is handed out is fit for every command
-    if out is not None:
-        write_file("--out", out, text.encode(), force=force)
-    if as_json:
-        print(json.dumps(imported.as_json(), indent=1, allow_nan=False))
-        return
-    if out is None:
-        print(text, end="", flush=True)
-    print("\n".join(report_lines(imported)), file=sys.stderr)
+    hand_out(import_file(file, options, format_name), str(file), out, force=force, as_json=as_json)

@@ -1,7 +1,7 @@
 """Which format a file has, and its reader."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,19 @@ def import_file(path: Path, options: Options, format_name: str | None = None) ->
     where = str(path)
     content = _content(path, where[:200])
     return FORMATS[format_name or detect(content, where)].read(content, where, options)
+
+
+def import_weights(folder: Path, options: Options) -> Imported:
+    """Read a Hugging Face folder into the spec of a run that starts from its weights. Raises
+    UserError."""
+    config = folder / "config.json"
+    if not config.is_file():
+        raise UserError(
+            "there is no config.json in it" if folder.is_dir() else "it is no folder",
+            where=str(folder),
+            remedy="Name the folder of a Hugging Face model.",
+        )
+    return import_file(config, replace(options, starts_from=folder), "huggingface")
 
 
 def detect(content: str, where: str) -> str:

@@ -72,6 +72,8 @@ def read(content: str, where: str, options: Options) -> Imported:
     )
     architecture = _without_idle_window(draft, architecture, length)
     take_model(draft, architecture, config)
+    if options.starts_from is not None:
+        draft.put("model.init_from", str(options.starts_from), "the folder")
     _run(draft, architecture, length)
     dropout = "attention_dropout"
     if source.find(dropout) and source.read(dropout, number):

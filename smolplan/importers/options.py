@@ -1,7 +1,9 @@
 """What the user says besides the file."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -13,6 +15,8 @@ from smolplan.errors import UserError
 from smolplan.spec import RunSpec
 from smolplan.spec.parse import suggestion
 
+_BETWEEN = re.compile(r",\s*(?=\w+(?:\.\w+)+=)")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -21,6 +25,8 @@ class Options:
     gpus: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     """By dotted name of the spec's field; already of the field's type (see parse_overrides)."""
+    starts_from: Path | None = None
+    """Folder of the weights that the run is to start from."""
 
 
 def parse_overrides(given: Sequence[str]) -> dict[str, Any]:
@@ -50,6 +56,11 @@ def parse_overrides(given: Sequence[str]) -> dict[str, Any]:
             why = str(error).splitlines()[0]
             raise UserError(f"{name} cannot be {written!r}: {why}", where="--set") from None
     return overrides
+
+
+def settings_of(written: str) -> list[str]:
+    """["a.b=1", "c.d=[2, 3]"] of "a.b=1,c.d=[2, 3]": a comma that a field's name and = follow."""
+    return _BETWEEN.split(written)
 
 
 def spec_fields() -> list[str]:

@@ -25,7 +25,9 @@ class EvalSpec(SpecPart):
         "use.",
     )
     sequences: Count = Field(
-        default=64, description="Held-out sequences that bits per byte are measured on."
+        default=64,
+        description="Held-out sequences that bits per byte are measured on; several sources share "
+        "as many again for those of each.",
     )
     tasks: Annotated[tuple[str, ...], ADDED_LATER] = Field(
         default=(),

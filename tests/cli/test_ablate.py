@@ -20,6 +20,7 @@ from tests.support import make_spec, smolplan, wait_until
     ("arguments", "said"),
     [
         (["tiny-cpu", "--switch", "ropee"], "Known: gqa, rnope, document_masking"),
+        (["tiny-cpu", "--set", "optim.eps=1e-6,optim.betta1=0.9"], "no field 'optim.betta1'"),
         (["llama3.2-1b", "--switch", "rnope"], "changes nothing for llama3.2-1b: all layers"),
         (["tiny-cpu", "--set", "model.kv_heads=3"], "heads 4 is not a multiple of kv_heads 3"),
         (["smollm3-3b", "--dry-run"], "cluster.nodes is 48"),

@@ -8,7 +8,14 @@ from xml.etree import ElementTree
 import pytest
 
 from monitor.report.course import read_course
-from monitor.report.overlay import metrics_of, overlay_svg, panels
+from monitor.report.overlay import (
+    metrics_of,
+    named,
+    overlay_html,
+    overlay_svg,
+    panels,
+    points,
+)
 from smolplan.rundir import RunDir, append_line, write_json
 from smolplan.spec import RunSpec, dump_spec, load_preset
 from tests.support import smolplan
@@ -93,6 +100,68 @@ def test_runs_lie_over_each_other_at_equal_tokens(restarted: RunDir, tmp_path: P
     assert len(inner[0].findall(f"{SVG}line[@class='begin']")) == 1
     assert len(inner[1].findall(f"{SVG}circle")) == 2
     assert "b <&>" in "".join(root.itertext())
+
+
+def log_sources(run: RunDir, **losses: float) -> None:
+    """One of them is not in every step; and memory, which a checkpoint's copies raise."""
+    for step in range(1, 31):
+        of = losses if step % 2 else {name: losses[name] for name in list(losses)[:1]}
+        memory = 4_000_000_000 if step > 20 else 3_000_000_000
+        append_line(
+            run.metrics,
+            {"step": step, "attempt": 1, "loss": 2.0, "source_losses": of, "memory_bytes": memory},
+        )
+    run.evals.mkdir()
+    for step in (10, 30):
+        sources = {name: {"bits_per_byte": loss / 2} for name, loss in losses.items()}
+        score = {"step": step, "bits_per_byte": 1.5, "sources": sources}
+        write_json(run.evals / f"step-{step}.json", score)
+
+
+def test_what_the_sources_of_a_run_have_is_one_panel_with_their_names(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mixed")
+    log_sources(run, web=3.0, **{"code <c>": 1.0})
+    course = read_course("mixed", run, SPEC)
+    known = metrics_of([course])
+    assert known[:3] == ["loss", "source_losses/web", "source_losses/code <c>"]
+    assert named("source_losses", known) == known[1:3] and named("loss", known) == ["loss"]
+    _, losses, memory, bits = panels([course], known)
+    assert [line.name for line in losses.lines] == ["web", "code <c>"]
+    assert [len(line.rows) for line in losses.lines] == [30, 15]
+    assert len({line.colour for line in losses.lines}) == 2
+    assert memory.lines[0].rows[-1].mean == 4.0 and memory.axes.y_label.startswith("GB")
+    assert [line.name for line in bits.lines] == ["all", "web", "code <c>"]
+    text = "".join(ElementTree.fromstring(overlay_svg([losses])).itertext())
+    assert "code <c>" in text and "mixed" not in text
+    assert b"<h1>mixed</h1>" in overlay_html([losses]) and b"One run" in overlay_html([losses])
+    (told,) = points([course], ["memory_bytes", "source_losses/web"])
+    assert told["metrics"]["memory_bytes"][-1]["mean"] == 4_000_000_000
+    assert told["metrics"]["source_losses/web"][-1]["mean"] == 3.0
+
+
+def test_of_several_runs_each_source_is_a_panel_of_its_own(tmp_path: Path) -> None:
+    courses = []
+    for name in ("a", "b"):
+        run = make_run(tmp_path / name)
+        log_sources(run, web=3.0, code=1.0)
+        courses.append(read_course(name, run, SPEC))
+    drawn = panels(courses, named("source_losses", metrics_of(courses)))
+    assert [panel.axes.title for panel in drawn] == ["Loss by source: web", "Loss by source: code"]
+    assert all([line.name for line in panel.lines] == ["a", "b"] for panel in drawn)
+
+
+def test_many_names_stand_in_rows_and_lie_on_nothing(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "many")
+    log_sources(run, **{f"a-source-with-a-long-name-{n}": float(n) for n in range(9)})
+    course = read_course("many", run, SPEC)
+    drawn = panels([course], named("source_losses", metrics_of([course])))
+    root = ElementTree.fromstring(overlay_svg([*drawn, *drawn]))
+    of_first, of_second = root.findall(f"{SVG}g")
+    places = [(float(r.get("x", 0)), float(r.get("y", 0))) for r in of_first.iter(f"{SVG}rect")]
+    assert len(set(places)) == 9 and max(x for x, _ in places) < 560
+    first, _ = root.findall(f"{SVG}svg")
+    assert float(first.get("y", 0)) >= max(y for _, y in places)
+    assert of_first.get("transform") != of_second.get("transform")
 
 
 @pytest.mark.parametrize("suffix", ["html", "svg", "png"])

@@ -66,7 +66,9 @@ def test_a_resumed_run_is_one_curve_in_which_the_latest_attempt_counts(tmp_path:
     run = make_run(tmp_path / "small-1")
     train(run, 1, 6, attempt=1)
     write_json(run.evals / "step-4.json", {"step": 4, "bits_per_byte": 2.5})
-    write_json(run.evals / "step-6.json", {"step": 6, "bits_per_byte": 2.25})
+    sources = {"web": {"bits_per_byte": 2.5}, "code": {"bits_per_byte": 1.5}}
+    scores = {"step": 6, "bits_per_byte": 2.25, "sources": sources}
+    write_json(run.evals / "step-6.json", scores)
     tell(run)
     assert not is_behind(run, "tensorboard")
     train(run, 5, 8, attempt=2)
@@ -75,6 +77,7 @@ def test_a_resumed_run_is_one_curve_in_which_the_latest_attempt_counts(tmp_path:
     by = {step: 1 if step < 5 else 2 for step in range(1, 9)}
     assert shown(run, "train/loss") == [(step, by[step] + step / 64) for step in by]
     assert shown(run, "eval/bits_per_byte") == [(4, 2.5), (6, 2.25)]
+    assert shown(run, "eval/bits_per_byte/code") == [(6, 1.5)]
     assert shown(run, "sources/web") == [(step, 3.0) for step in by]
 
 

@@ -15,16 +15,17 @@ from planner.ablation.variants import BASE, SWITCHES, Variant, variants, with_fi
 from planner.params import parameter_count
 from smolplan.cli.main import app
 from smolplan.errors import UserError
-from smolplan.importers.options import parse_overrides, spec_fields
+from smolplan.importers.options import parse_overrides, settings_of, spec_fields
 from smolplan.spec import RunSpec, load_preset, preset_names
 
 TINY = load_preset("tiny-cpu")
 SET_BY = {
-    "gqa": "model.kv_heads",
-    "rnope": "model.no_rope_every",
-    "document_masking": "model.intra_document_mask",
-    "tied_embeddings": "model.tied_embeddings",
-    "embedding_decay": "optim.embedding_decay",
+    "gqa": {"model.kv_heads"},
+    "rnope": {"model.no_rope_every"},
+    "document_masking": {"model.intra_document_mask"},
+    "tied_embeddings": {"model.tied_embeddings"},
+    "embedding_decay": {"optim.embedding_decay"},
+    "schedule": {"optim.schedule", "optim.decay_steps", "optim.decay_shape"},
 }
 
 
@@ -45,7 +46,7 @@ def _value(spec: Any, name: str) -> Any:
     switch=st.sampled_from(list(SWITCHES)),
     seed=st.integers(0, 9),
 )
-def test_a_switch_changes_its_own_field_alone_and_a_second_time_nothing(
+def test_a_switch_changes_its_own_fields_alone_and_a_second_time_nothing(
     name: str, switch: str, seed: int
 ) -> None:
     spec = load_preset(name)
@@ -55,7 +56,8 @@ def test_a_switch_changes_its_own_field_alone_and_a_second_time_nothing(
         return
     base, variant = variants(spec, [switch], {})
     alone, switched = base.spec(spec, seed), variant.spec(spec, seed)
-    assert changed(alone, switched) == {SET_BY[switch], "name"}
+    assert variant.fields.keys() == SET_BY[switch]
+    assert {"name"} < changed(alone, switched) <= {*SET_BY[switch], "name"}
     assert changed(spec, alone) <= {"name", "seed"} and alone.seed == seed
     assert not SWITCHES[switch].fields(switched)
 
@@ -72,6 +74,8 @@ def test_each_of_smollm3s_choices_is_taken_back_as_it_is_meant() -> None:
     grown = parameter_count(found["tied_embeddings"].model) - parameter_count(model)
     assert grown == head
     assert found["embedding_decay"].optim.embedding_decay
+    assert (spec.optim.schedule, found["schedule"].optim.schedule) == ("wsd", "cosine")
+    assert found["schedule"].optim.decay_length(spec.steps) == spec.steps - 2000
 
 
 def test_a_switch_that_would_change_only_a_number_counts_as_changing_nothing() -> None:
@@ -107,6 +111,30 @@ def test_a_setting_is_a_variant_with_a_run_of_its_own_name() -> None:
     assert spec.optim.learning_rate == 1e-3
     assert spec.name == "tiny-cpu-optim.learning_rate-1e-3-seed7"
     assert changed(base.spec(TINY, 7), spec) == {"name", "optim.learning_rate"}
+
+
+def test_fields_that_go_together_are_one_variant() -> None:
+    with pytest.raises(UserError, match="decay_steps 30 is of schedule wsd"):
+        variants(TINY, [], {"one": parse_overrides(settings_of("optim.schedule=cosine"))})
+    written = "optim.schedule=cosine, optim.decay_steps=0"
+    together = {written: parse_overrides(settings_of(written))}
+    _, *found = variants(TINY, ["schedule"], together)
+    specs = [variant.spec(TINY, 7) for variant in found]
+    assert changed(*specs) == {"name"} and specs[0].optim.schedule == "cosine"
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        ("optim.beta1=0.9", ["optim.beta1=0.9"]),
+        ("optim.beta1=0.9,optim.beta2=0.95", ["optim.beta1=0.9", "optim.beta2=0.95"]),
+        ("eval.tasks=[a, b],optim.eps=1e-6", ["eval.tasks=[a, b]", "optim.eps=1e-6"]),
+        ("launch.environment={A: 'b,C=d', E: f}", ["launch.environment={A: 'b,C=d', E: f}"]),
+        ("optim.beta1=0.9,optim.betta=1", ["optim.beta1=0.9", "optim.betta=1"]),
+    ],
+)
+def test_a_comma_parts_settings_where_a_fields_name_follows(written: str, parts: list[str]) -> None:
+    assert settings_of(written) == parts
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec, dump_spec
 from smolplan.uploads import Arrived, Uploads, store_folder
 from tests.support import make_spec
+from tests.trainer.one_slow_rank import MEMORY_BYTES, WAIT_S
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +27,12 @@ def make_run(folder: Path, spec: RunSpec) -> RunDir:
     return run
 
 
-def train(run: RunDir, attempt: int, ranks: int) -> int:
+def train(run: RunDir, attempt: int, ranks: int, program: str = "trainer") -> int:
     run.begin_attempt(attempt)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr"]
     return subprocess.run(
-        [*torchrun, *address, "127.0.0.1", "-m", "trainer", str(run), "--attempt", str(attempt)],
+        [*torchrun, *address, "127.0.0.1", "-m", program, str(run), "--attempt", str(attempt)],
         check=False,
         timeout=300,
     ).returncode
@@ -103,6 +104,17 @@ def test_more_tokens_than_the_text_has_are_refused_before_the_first_step(
     ended = read_json(run.attempt(1) / "rank-0.exit.json")
     assert ended is not None and ended["exit_code"] == ExitCode.DATA_EXHAUSTED
     assert "data.max_epochs" in ended["cause"]
+
+
+def test_the_rank_that_waits_longest_and_the_fullest_one_are_told_of(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    run = make_run(tmp_path / "run", make_spec(data_cache, steps=6, every=6))
+    assert train(run, 1, 2, "tests.trainer.one_slow_rank") == 0
+    lines = run.read_metrics()
+    assert len(lines) == 6
+    assert sum(line["data_wait_s"] for line in lines) > 2 * WAIT_S
+    assert {line["memory_bytes"] for line in lines} == {MEMORY_BYTES}
 
 
 def test_an_evaluation_is_the_same_twice_and_beats_chance(tmp_path: Path, data_cache: Path) -> None:

@@ -1,14 +1,19 @@
-"""A run that starts from weights in a Hugging Face folder (model.init_from)."""
+"""A run that starts from weights in a Hugging Face folder (model.init_from).
 
+`python -m trainer.huggingface.start SPEC`: whether they are those of the spec's model.
+"""
+
+import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from smolplan.errors import ExitCode, NamedExit, UserError
+from smolplan.errors import ExitCode, NamedExit, SmolplanError, UserError
 from smolplan.rundir import RunDir, read_json, write_json
-from smolplan.spec import ModelSpec
+from smolplan.spec import ModelSpec, load_spec
 from trainer.data.dataset import file_sha256
 from trainer.huggingface.families import differences, family_of_config
 from trainer.huggingface.weights import StoredWeights
@@ -72,3 +77,31 @@ def _vouch(run: RunDir, folder: Path, files: list[str], world: World) -> None:
             where=str(folder),
             remedy="Put them back, or make a new run.",
         )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Hold the weights of model.init_from against a spec's model."
+    )
+    parser.add_argument("spec", type=Path)
+    arguments = parser.parse_args()
+    try:
+        model = load_spec(arguments.spec).model
+        if model.init_from is None:
+            raise UserError("the run starts from no weights", where="model.init_from")
+        stored = check(model, model.init_from)
+    except SmolplanError as error:
+        sys.stderr.write(f"smolplan: {error}\n")
+        return int(error.exit_code)
+    told = {
+        "folder": str(model.init_from),
+        "architecture": stored.architecture,
+        "tensors": stored.tensors,
+        "bytes": sum((model.init_from / name).stat().st_size for name in stored.files),
+    }
+    sys.stdout.write(json.dumps(told) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,9 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +33,10 @@ class Piece:
     """Which of our stacked matrices, (in, out), it is, stored as (out, in); None: all of it."""
     less: float = 0.0
     """What the stored values are less than ours."""
+
+    def shape(self, whole: Sequence[int]) -> tuple[int, ...]:
+        """As it is stored, of a parameter of that shape."""
+        return tuple(whole) if self.expert is None else tuple(reversed(whole[1:]))
 
     def of(self, whole: Tensor) -> Tensor:
         part = whole if self.expert is None else whole[self.expert].T
@@ -109,11 +115,15 @@ class StoredWeights:
     def __init__(self, folder: Path, family: Family, shapes: dict[str, torch.Size]) -> None:
         self._folder, self._family = folder, family
         self._files = _files_of(folder)
-        wanted = {p.name for name, shape in shapes.items() for p in pieces(name, shape, family)}
-        absent = sorted(wanted - self._files.keys())
+        wanted = {
+            piece.name: piece.shape(shape)
+            for name, shape in shapes.items()
+            for piece in pieces(name, shape, family)
+        }
+        absent = sorted(wanted.keys() - self._files.keys())
         # A tied head may be stored all the same, and old files hold tables of the rotary embedding.
         ignored = ("lm_head.weight", "rotary_emb.inv_freq")
-        strange = sorted(n for n in self._files.keys() - wanted if not n.endswith(ignored))
+        strange = sorted(n for n in self._files.keys() - wanted.keys() if not n.endswith(ignored))
         if absent or strange:
             told = f"lacks {absent[0]}" if absent else f"holds {strange[0]}"
             raise UserError(
@@ -121,6 +131,20 @@ class StoredWeights:
                 f"the weights of a {family.architecture} of this shape",
                 where=str(folder),
             )
+        self.tensors, self.architecture = len(wanted), family.architecture
+        self._check_shapes(wanted)
+
+    def _check_shapes(self, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        """By the files' headers: no weight is read."""
+        for of in self.files:
+            with _open(self._folder / of) as file:
+                for name in (n for n, where in self._files.items() if where == of and n in wanted):
+                    found = tuple(file.get_slice(name).get_shape())
+                    if found != wanted[name]:
+                        raise UserError(
+                            f"{name} is {found} there, and {wanted[name]} by the spec",
+                            where=str(self._folder / of),
+                        )
 
     @property
     def files(self) -> list[str]:
@@ -132,22 +156,23 @@ class StoredWeights:
         for piece in pieces(name, shape, self._family):
             stored = self._tensor(piece.name).float() + piece.less
             parts.append(stored if piece.expert is None else stored.T)
-        whole = torch.stack(parts) if len(parts) > 1 or parts[0].dim() < len(shape) else parts[0]
-        if whole.shape != shape:
-            raise UserError(
-                f"{name} is {tuple(whole.shape)} there, and {tuple(shape)} by the spec",
-                where=str(self._folder),
-            )
-        return whole
+        return torch.stack(parts) if len(parts) > 1 or parts[0].dim() < len(shape) else parts[0]
 
     def _tensor(self, name: str) -> Tensor:
         path = self._folder / self._files[name]
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-                return tensor
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot read {name}: {error}", where=str(path)) from None
+        with _open(path) as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """A safetensors file. Raises UserError, of what is read from it too."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read it: {error}", where=str(path)) from None
 
 
 def _files_of(folder: Path) -> dict[str, str]:
