@@ -84,6 +84,12 @@ class DataSpec(SpecPart):
         description="A tokenizer.json of the tokenizers library; unless given, a byte-level BPE "
         "of model.vocab_size entries is trained on the sources.",
     )
+    separator: Annotated[str | None, ADDED_LATER] = Field(
+        default=None,
+        min_length=1,
+        description="The token, as it is spelt, that ends a document. Unless given, the eos_token "
+        "of a tokenizer_config.json or config.json beside the tokeniser, else <|endoftext|>.",
+    )
     seq_len: Count = Field(description="Tokens in one training sequence.")
     max_epochs: float = Field(
         default=4.0,

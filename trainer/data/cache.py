@@ -27,6 +27,7 @@ from trainer.data.dataset import (
     DatasetSource,
     damage,
     file_sha256,
+    named_separator,
     source_from_json,
 )
 from trainer.data.pieces import cut
@@ -52,9 +53,15 @@ class CachedSource:
     """One source of a spec in the cache, there or not yet."""
 
     def __init__(
-        self, spec: RunSpec, number: int, files: list[InputFile], tokenizer: Tokenizer
+        self,
+        spec: RunSpec,
+        number: int,
+        files: list[InputFile],
+        tokenizer: Tokenizer,
+        separator: str,
     ) -> None:
-        self._spec, self._files, self._tokenizer = spec, files, tokenizer
+        self._spec, self._files = spec, files
+        self._tokenizer, self._separator = tokenizer, separator
         self._source = spec.data.sources[number]
         self.name = spec.data.source_names[number]
         self.token_bytes = 2 if spec.model.vocab_size <= 65_536 else 4
@@ -69,6 +76,7 @@ class CachedSource:
             "token_bytes": self.token_bytes,
             "held_out_fraction": self._spec.data.held_out_fraction,
             "text_field": self._source.text_field,
+            **named_separator(self._separator),
             "files": [(file.kind, file.bytes, file.digest) for file in self._files],
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
@@ -109,12 +117,15 @@ class CachedSource:
             left.unlink()
         # Not by its own save, which tells of a full disk in words only.
         write_text(staging / TOKENIZER, self._tokenizer.to_str(pretty=True))
+        separator = self._tokenizer.token_to_id(self._separator)
+        assert separator is not None  # separator_of has looked
         jobs = [
             Job(
                 number,
                 piece,
                 str(staging),
                 str(staging / TOKENIZER),
+                separator,
                 self.token_bytes,
                 self._spec.data.held_out_fraction,
             )

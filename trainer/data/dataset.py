@@ -67,6 +67,8 @@ class Dataset:
     files: dict[str, DatasetFile]
     """By their names within the folder."""
     sources: tuple[DatasetSource, ...]
+    separator_token: str = SEPARATOR
+    """As it is spelt; on record since it may be another."""
 
     @property
     def tokenizer_path(self) -> Path:
@@ -106,6 +108,12 @@ class Dataset:
             return Dataset(**{**kept, "files": files, "sources": sources})
         except (KeyError, TypeError, AttributeError):
             raise ValueError("it is not the description of a dataset") from None
+
+
+def named_separator(spelling: str) -> dict[str, str]:
+    """Part of what tokens are named by; empty for the usual one, which was the only one when the
+    first were named."""
+    return {} if spelling == SEPARATOR else {"separator": spelling}
 
 
 def source_from_json(content: dict[str, Any]) -> DatasetSource:

@@ -13,7 +13,7 @@ from smolplan.mixture import Mixture
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
 from trainer.data.cache import Advance, CachedSource, Say, cache_folder
-from trainer.data.dataset import SEPARATOR, TOKENIZER, Dataset
+from trainer.data.dataset import TOKENIZER, Dataset
 from trainer.data.pieces import cut
 from trainer.data.sources import InputFile, check_named, list_files
 from trainer.data.tokenizer import read_tokenizer, tokenizer_file, train_tokenizer
@@ -28,8 +28,8 @@ def prepare(
     say("reading the text")
     files = _files(spec)
     try:
-        tokenizer = _tokenizer(spec, files, say)
-        cached = [CachedSource(spec, n, of, tokenizer) for n, of in enumerate(files)]
+        tokenizer, separator = _tokenizer(spec, files, say)
+        cached = [CachedSource(spec, n, of, tokenizer, separator) for n, of in enumerate(files)]
         for source in cached:
             source.make(say, advance)
     except OSError as error:
@@ -38,7 +38,7 @@ def prepare(
             where=str(cache_folder(spec)),
             remedy="Name a writable folder with room by data.cache_dir.",
         ) from None
-    dataset = _dataset(spec, cached, tokenizer)
+    dataset = _dataset(spec, cached, tokenizer, separator)
     assert dataset is not None
     mixture_of(spec, dataset)
     say(f"{dataset.tokens:,} tokens of {dataset.documents:,} documents")
@@ -52,9 +52,9 @@ def find(spec: RunSpec) -> Dataset | None:
     path = tokenizer_file(spec, cache_folder(spec), files)
     if spec.data.tokenizer is None and not path.exists():
         return None
-    tokenizer = read_tokenizer(spec, path)
-    cached = [CachedSource(spec, n, of, tokenizer) for n, of in enumerate(files)]
-    return _dataset(spec, cached, tokenizer)
+    tokenizer, separator = read_tokenizer(spec, path)
+    cached = [CachedSource(spec, n, of, tokenizer, separator) for n, of in enumerate(files)]
+    return _dataset(spec, cached, tokenizer, separator)
 
 
 def mixture_of(spec: RunSpec, dataset: Dataset) -> Mixture:
@@ -68,7 +68,7 @@ def _files(spec: RunSpec) -> list[list[InputFile]]:
     return [list_files(spec, number) for number in range(len(spec.data.sources))]
 
 
-def _tokenizer(spec: RunSpec, files: list[list[InputFile]], say: Say) -> Tokenizer:
+def _tokenizer(spec: RunSpec, files: list[list[InputFile]], say: Say) -> tuple[Tokenizer, str]:
     folder = cache_folder(spec)
     path = tokenizer_file(spec, folder, files)
     if spec.data.tokenizer is None and not path.exists():
@@ -79,13 +79,15 @@ def _tokenizer(spec: RunSpec, files: list[list[InputFile]], say: Say) -> Tokeniz
     return read_tokenizer(spec, path)
 
 
-def _dataset(spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer) -> Dataset | None:
+def _dataset(
+    spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer, separator: str
+) -> Dataset | None:
     """Of all sources; None if one has not been made."""
     parts = [part for source in cached if (part := source.found()) is not None]
     if len(parts) < len(cached):
         return None
-    separator = tokenizer.token_to_id(SEPARATOR)
-    assert separator is not None  # read_tokenizer has looked
+    number = tokenizer.token_to_id(separator)
+    assert number is not None  # separator_of has looked
     sources = tuple(source for source, _ in parts)
     told = [(source.name, source.fingerprint) for source in sources]
     return Dataset(
@@ -96,11 +98,12 @@ def _dataset(spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer) ->
         held_out_tokens=sum(source.held_out_tokens for source in sources),
         held_out_bytes=sum(source.held_out_bytes for source in sources),
         vocab_size=tokenizer.get_vocab_size(),
-        separator=separator,
+        separator=number,
         token_bytes=cached[0].token_bytes,
         tokenizer=f"{sources[0].fingerprint}/{TOKENIZER}",
         files={name: entry for _, files in parts for name, entry in files.items()},
         sources=sources,
+        separator_token=separator,
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -11,8 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from smolplan.errors import UserError
 from smolplan.rundir import write_text
 from smolplan.spec import RunSpec
-from trainer.data.dataset import SEPARATOR
+from trainer.data.dataset import SEPARATOR, named_separator
 from trainer.data.pieces import Piece, documents
+from trainer.data.separator import separator_of
 from trainer.data.sources import InputFile
 
 SAMPLE_BYTES = 4_000_000
@@ -26,15 +28,20 @@ def tokenizer_file(spec: RunSpec, cache: Path, files: list[list[InputFile]]) -> 
     source."""
     if spec.data.tokenizer is not None:
         return spec.data.tokenizer
-    settings = {"tokenizers": tokenizers.__version__, "vocab_size": spec.model.vocab_size}
+    settings: dict[str, Any] = {
+        "tokenizers": tokenizers.__version__,
+        "vocab_size": spec.model.vocab_size,
+        **named_separator(spec.data.separator or SEPARATOR),
+    }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for source, of_source in zip(spec.data.sources, files, strict=True):
         digest.update(json.dumps([source.text_field, [file.digest for file in of_source]]).encode())
     return cache / "tokenizers" / f"{digest.hexdigest()[:32]}.json"
 
 
-def read_tokenizer(spec: RunSpec, path: Path) -> Tokenizer:
-    """Raises UserError if it does not fit the spec."""
+def read_tokenizer(spec: RunSpec, path: Path) -> tuple[Tokenizer, str]:
+    """With the token that ends a document, as it is spelt. Raises UserError if it does not fit the
+    spec."""
     wanted = spec.model.vocab_size
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -42,12 +49,7 @@ def read_tokenizer(spec: RunSpec, path: Path) -> Tokenizer:
         raise UserError(
             f"cannot read the tokeniser: {error}", where=f"data.tokenizer {path}"
         ) from None
-    if tokenizer.token_to_id(SEPARATOR) is None:
-        raise UserError(
-            f"the tokeniser has no token {SEPARATOR}",
-            where="data.tokenizer",
-            remedy="Add it: documents are told apart by it.",
-        )
+    separator = separator_of(spec, path, tokenizer)
     highest = max(tokenizer.get_vocab().values())
     if highest >= wanted:
         raise UserError(
@@ -57,7 +59,7 @@ def read_tokenizer(spec: RunSpec, path: Path) -> Tokenizer:
         )
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return tokenizer
+    return tokenizer, separator
 
 
 def train_tokenizer(spec: RunSpec, path: Path, pieces: list[Piece], say: Say) -> None:
@@ -76,7 +78,7 @@ def train_tokenizer(spec: RunSpec, path: Path, pieces: list[Piece], say: Say) ->
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=wanted,
-        special_tokens=[SEPARATOR],
+        special_tokens=[spec.data.separator or SEPARATOR],
         initial_alphabet=alphabet,
         show_progress=False,
     )
