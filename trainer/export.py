@@ -45,7 +45,7 @@ def export(run: RunDir, spec: RunSpec, step: int | None, to: Path, dtype: str) -
             run.checkpoint(manifest.step), spec, family, staging, DTYPES[dtype]
         )
         with_tokenizer, tokens = write_tokenizer(
-            staging, dataset, spec.data.tokenizer, spec.data.seq_len
+            staging, dataset, spec.tokenizer, spec.data.seq_len
         )
         torch_dtype = {"bf16": "bfloat16", "fp32": "float32"}[dtype]
         content = {**config, **tokens, "torch_dtype": torch_dtype}

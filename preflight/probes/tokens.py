@@ -37,8 +37,8 @@ LIMIT_S = 60.0
 def tokenizer(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
     """Whether the tokens are what the tokeniser makes of the text that they stand for."""
     made_by = Tokenizer.from_file(str(dataset.tokenizer_path))
-    path = spec.data.tokenizer or dataset.tokenizer_path
-    given = Tokenizer.from_file(str(path)) if spec.data.tokenizer else made_by
+    path = spec.tokenizer or dataset.tokenizer_path
+    given = Tokenizer.from_file(str(path)) if spec.tokenizer else made_by
     ours, theirs = given.get_vocab(), made_by.get_vocab()
     differing = sum(ours.get(token) != number for token, number in theirs.items())
     draw = random.Random(spec.seed)

@@ -81,8 +81,9 @@ class DataSpec(SpecPart):
     sources: tuple[SourceSpec, ...] = Field(default=(), description="Where the text comes from.")
     tokenizer: UserPath | None = Field(
         default=None,
-        description="A tokenizer.json of the tokenizers library; unless given, a byte-level BPE "
-        "of model.vocab_size entries is trained on the sources.",
+        description="A tokenizer.json of the tokenizers library; unless given, that of "
+        "model.init_from's folder, or where there is none, a byte-level BPE of model.vocab_size "
+        "entries is trained on the sources.",
     )
     separator: Annotated[str | None, ADDED_LATER] = Field(
         default=None,

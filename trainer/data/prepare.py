@@ -50,7 +50,7 @@ def find(spec: RunSpec) -> Dataset | None:
     text, and writes nothing. Raises UserError."""
     files = _files(spec)
     path = tokenizer_file(spec, cache_folder(spec), files)
-    if spec.data.tokenizer is None and not path.exists():
+    if spec.tokenizer is None and not path.exists():
         return None
     tokenizer, separator = read_tokenizer(spec, path)
     cached = [CachedSource(spec, n, of, tokenizer, separator) for n, of in enumerate(files)]
@@ -71,7 +71,7 @@ def _files(spec: RunSpec) -> list[list[InputFile]]:
 def _tokenizer(spec: RunSpec, files: list[list[InputFile]], say: Say) -> tuple[Tokenizer, str]:
     folder = cache_folder(spec)
     path = tokenizer_file(spec, folder, files)
-    if spec.data.tokenizer is None and not path.exists():
+    if spec.tokenizer is None and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         named = zip(spec.data.sources, files, strict=True)
         pieces = [piece for source, of in named for piece in cut(of, source.text_field)]

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from smolplan.errors import UserError
 from smolplan.rundir import write_text
 from smolplan.spec import RunSpec
-from trainer.data.dataset import SEPARATOR, named_separator
+from trainer.data.dataset import SEPARATOR, TOKENIZER, named_separator
 from trainer.data.pieces import Piece, documents
 from trainer.data.separator import separator_of
 from trainer.data.sources import InputFile
@@ -26,8 +26,8 @@ Say = Callable[[str], None]
 def tokenizer_file(spec: RunSpec, cache: Path, files: list[list[InputFile]]) -> Path:
     """Where the tokeniser of the spec is, or would be once it is trained. `files`: of each
     source."""
-    if spec.data.tokenizer is not None:
-        return spec.data.tokenizer
+    if spec.tokenizer is not None:
+        return spec.tokenizer
     settings: dict[str, Any] = {
         "tokenizers": tokenizers.__version__,
         "vocab_size": spec.model.vocab_size,
@@ -42,13 +42,10 @@ def tokenizer_file(spec: RunSpec, cache: Path, files: list[list[InputFile]]) -> 
 def read_tokenizer(spec: RunSpec, path: Path) -> tuple[Tokenizer, str]:
     """With the token that ends a document, as it is spelt. Raises UserError if it does not fit the
     spec."""
-    wanted = spec.model.vocab_size
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(
-            f"cannot read the tokeniser: {error}", where=f"data.tokenizer {path}"
-        ) from None
+    wanted, start = spec.model.vocab_size, spec.model.init_from
+    if start is not None:
+        _check_is_of(start, path)
+    tokenizer = _read(path)
     separator = separator_of(spec, path, tokenizer)
     highest = max(tokenizer.get_vocab().values())
     if highest >= wanted:
@@ -60,6 +57,37 @@ def read_tokenizer(spec: RunSpec, path: Path) -> tuple[Tokenizer, str]:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer, separator
+
+
+def _read(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(
+            f"cannot read the tokeniser: {error}", where=f"data.tokenizer {path}"
+        ) from None
+
+
+def _check_is_of(model: Path, path: Path) -> None:
+    """Weights mean nothing with another tokeniser than theirs. Where the folder has none, the one
+    that is named is taken for it. Raises UserError."""
+    own = model / TOKENIZER
+    if path == own and not own.is_file():
+        raise UserError(
+            f"{model} has no {TOKENIZER}, and its weights mean nothing with another tokeniser",
+            where="model.init_from",
+            remedy="Put the model's there, or name it by data.tokenizer.",
+        )
+    if path == own or not own.is_file():
+        return
+    theirs, given = _read(own).get_vocab(), _read(path).get_vocab()
+    if differing := theirs.items() ^ given.items():
+        raise UserError(
+            f"{path} is not the tokeniser of the weights: its entries and those of {own} differ in "
+            f"{len({token for token, _ in differing}):,}",
+            where="data.tokenizer",
+            remedy="Leave it out: the one of model.init_from is then taken.",
+        )
 
 
 def train_tokenizer(spec: RunSpec, path: Path, pieces: list[Piece], say: Say) -> None:
