@@ -83,7 +83,7 @@ def _windows(dataset: Dataset, draw: random.Random) -> Iterator[NDArray[Any]]:
 def _first_text(spec: RunSpec, given: Tokenizer, dataset: Dataset) -> dict[str, Any]:
     """Where the first document's tokens are not what the tokeniser makes of its text now; -1 if
     they all are. It is never held out (trainer/data/tokenise.py)."""
-    first = cut(list_files(spec, 0), spec.data.sources[0].text_field)[0]
+    first = cut(list_files(spec, 0).files, spec.data.sources[0].text_field)[0]
     text = next(documents(first))
     ids = given.encode(text[:FIRST_LETTERS], add_special_tokens=False).ids
     if len(text) > FIRST_LETTERS:

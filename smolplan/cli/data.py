@@ -39,6 +39,9 @@ def prepare(where: Where) -> None:
     """
     dataset = _dataset(*_named(where))
     sources = len(dataset.sources)
+    for source in dataset.sources:
+        if source.left_out:
+            print(source.told_of_left_out)
     print(
         f"{dataset.tokens:,} tokens of {dataset.documents:,} documents in {sources} "
         f"source{'' if sources == 1 else 's'}, and {dataset.held_out_tokens:,} tokens held out: "

@@ -18,8 +18,8 @@ class SourceSpec(SpecPart):
     path: str = Field(
         min_length=1,
         description="Folder or file, or their URL as fsspec reads it (s3://…); or python-stdlib. "
-        "Files that end in .jsonl, .jsonl.gz, .parquet, .arrow or .feather hold a document a row, "
-        "any other is UTF-8 text and one document.",
+        "Files that end in .jsonl, .ndjson, .json, .parquet, .arrow or .feather hold a document a "
+        "row, any other is UTF-8 text and one document; JSON lines and text may be .gz or .zst.",
     )
     glob: str = Field(default="**/*.txt", description="Which files of the folder, by pattern.")
     name: Annotated[str | None, ADDED_LATER] = Field(

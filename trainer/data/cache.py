@@ -31,7 +31,7 @@ from trainer.data.dataset import (
     source_from_json,
 )
 from trainer.data.pieces import cut
-from trainer.data.sources import InputFile
+from trainer.data.sources import Listing, named
 from trainer.data.tokenise import Job, is_done, tokenise
 
 FORMAT = 3
@@ -56,11 +56,11 @@ class CachedSource:
         self,
         spec: RunSpec,
         number: int,
-        files: list[InputFile],
+        listing: Listing,
         tokenizer: Tokenizer,
         separator: str,
     ) -> None:
-        self._spec, self._files = spec, files
+        self._spec, self._files, self._left_out = spec, listing.files, listing.left_out
         self._tokenizer, self._separator = tokenizer, separator
         self._source = spec.data.sources[number]
         self.name = spec.data.source_names[number]
@@ -91,8 +91,12 @@ class CachedSource:
                 f"{self.fingerprint}/{name}": DatasetFile(**entry)
                 for name, entry in content["files"].items()
             }
-            # Its name is each spec's own.
-            return source_from_json({**content["source"], "name": self.name}), files
+            own = {  # each spec's: the same tokens may have been made of another folder
+                "name": self.name,
+                "left_out": len(self._left_out),
+                "left_out_named": named(self._left_out),
+            }
+            return source_from_json({**content["source"], **own}), files
         except (KeyError, TypeError, AttributeError):
             return None
 

@@ -44,6 +44,18 @@ class DatasetSource:
     held_out: tuple[str, ...]
     document_ends: tuple[str, ...]
     """int64: where, in the file of `train` beside it, each document ends, separator included."""
+    left_out: int = 0
+    """Files that its pattern names, and that are not read."""
+    left_out_named: str = ""
+    """The first of them, with why."""
+
+    @property
+    def told_of_left_out(self) -> str:
+        """A sentence; empty if all were read."""
+        if not self.left_out:
+            return ""
+        files = "file is" if self.left_out == 1 else "files are"
+        return f"{self.name}: {self.left_out:,} {files} left out{self.left_out_named}"
 
     def sequences(self, seq_len: int) -> int:
         """Neighbours share one token: the last target of one is the first input of the next."""

@@ -15,7 +15,7 @@ from smolplan.spec import RunSpec, load_spec
 from trainer.data.cache import Advance, CachedSource, Say, cache_folder
 from trainer.data.dataset import TOKENIZER, Dataset
 from trainer.data.pieces import cut
-from trainer.data.sources import InputFile, check_named, list_files
+from trainer.data.sources import Listing, check_named, list_files
 from trainer.data.tokenizer import read_tokenizer, tokenizer_file, train_tokenizer
 
 
@@ -41,6 +41,9 @@ def prepare(
     dataset = _dataset(spec, cached, tokenizer, separator)
     assert dataset is not None
     mixture_of(spec, dataset)
+    for made in dataset.sources:
+        if told := made.told_of_left_out:
+            say(told)
     say(f"{dataset.tokens:,} tokens of {dataset.documents:,} documents")
     return dataset
 
@@ -49,7 +52,7 @@ def find(spec: RunSpec) -> Dataset | None:
     """The dataset that was made of a spec's text, whatever became of its files. Reads all of the
     text, and writes nothing. Raises UserError."""
     files = _files(spec)
-    path = tokenizer_file(spec, cache_folder(spec), files)
+    path = tokenizer_file(spec, cache_folder(spec), [of.files for of in files])
     if spec.tokenizer is None and not path.exists():
         return None
     tokenizer, separator = read_tokenizer(spec, path)
@@ -63,18 +66,18 @@ def mixture_of(spec: RunSpec, dataset: Dataset) -> Mixture:
     return Mixture.of(spec, [source.name for source in dataset.sources], sequences)
 
 
-def _files(spec: RunSpec) -> list[list[InputFile]]:
+def _files(spec: RunSpec) -> list[Listing]:
     check_named(spec)
     return [list_files(spec, number) for number in range(len(spec.data.sources))]
 
 
-def _tokenizer(spec: RunSpec, files: list[list[InputFile]], say: Say) -> tuple[Tokenizer, str]:
+def _tokenizer(spec: RunSpec, files: list[Listing], say: Say) -> tuple[Tokenizer, str]:
     folder = cache_folder(spec)
-    path = tokenizer_file(spec, folder, files)
+    path = tokenizer_file(spec, folder, [of.files for of in files])
     if spec.tokenizer is None and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         named = zip(spec.data.sources, files, strict=True)
-        pieces = [piece for source, of in named for piece in cut(of, source.text_field)]
+        pieces = [piece for source, of in named for piece in cut(of.files, source.text_field)]
         train_tokenizer(spec, path, pieces, say)
     return read_tokenizer(spec, path)
 

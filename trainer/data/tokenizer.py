@@ -13,6 +13,7 @@ from smolplan.errors import UserError
 from smolplan.rundir import write_text
 from smolplan.spec import RunSpec
 from trainer.data.dataset import SEPARATOR, TOKENIZER, named_separator
+from trainer.data.formats import is_plain
 from trainer.data.pieces import Piece, documents
 from trainer.data.separator import separator_of
 from trainer.data.sources import InputFile
@@ -126,12 +127,12 @@ def train_tokenizer(spec: RunSpec, path: Path, pieces: list[Piece], say: Say) ->
 def _sample(pieces: list[Piece]) -> Iterator[str]:
     """Of plain text, files spread evenly over the whole; of rows, the first of each piece."""
     stride = max(1, -(-sum(piece.bytes for piece in pieces) // SAMPLE_BYTES))
-    files = [(file, piece) for piece in pieces for file in piece.files if file.kind == "text"]
+    files = [(file, piece) for piece in pieces for file in piece.files if is_plain(file.kind)]
     for file, piece in files[::stride]:
         yield from documents(Piece((file,), file.bytes, field=piece.field))
     for piece in pieces:
         left = piece.bytes // stride
-        if piece.files[0].kind != "text":
+        if not is_plain(piece.files[0].kind):
             for text in documents(piece):
                 yield text
                 left -= len(text.encode())
