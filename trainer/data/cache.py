@@ -30,6 +30,7 @@ from trainer.data.dataset import (
     named_separator,
     source_from_json,
 )
+from trainer.data.digests import cache_folder
 from trainer.data.pieces import cut
 from trainer.data.sources import Listing, named
 from trainer.data.tokenise import Job, is_done, tokenise
@@ -42,11 +43,6 @@ RECORD = "source.json"
 Say = Callable[[str], None]
 Advance = Callable[[str, int, int], None]
 """Of a source: text bytes done, and of how many."""
-
-
-def cache_folder(spec: RunSpec) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (spec.data.cache_dir or Path(base).expanduser() / "smolplan" / "data").resolve()
 
 
 class CachedSource:

@@ -12,8 +12,9 @@ from smolplan.errors import SmolplanError, UserError
 from smolplan.mixture import Mixture
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
-from trainer.data.cache import Advance, CachedSource, Say, cache_folder
+from trainer.data.cache import Advance, CachedSource, Say
 from trainer.data.dataset import TOKENIZER, Dataset
+from trainer.data.digests import cache_folder
 from trainer.data.pieces import cut
 from trainer.data.sources import Listing, check_named, list_files
 from trainer.data.tokenizer import read_tokenizer, tokenizer_file, train_tokenizer
@@ -49,8 +50,8 @@ def prepare(
 
 
 def find(spec: RunSpec) -> Dataset | None:
-    """The dataset that was made of a spec's text, whatever became of its files. Reads all of the
-    text, and writes nothing. Raises UserError."""
+    """The dataset that was made of a spec's text, whatever became of its files. Reads what of the
+    text has changed, and writes nothing but what it then knows of it. Raises UserError."""
     files = _files(spec)
     path = tokenizer_file(spec, cache_folder(spec), [of.files for of in files])
     if spec.tokenizer is None and not path.exists():
