@@ -35,11 +35,14 @@ class Manifest:
     """name → bytes, sha256."""
     skipped: list[list[int]] = field(default_factory=list)
     """Ranges of the data's positions, first and last, that the run does not train on."""
+    drawn: dict[str, Any] = field(default_factory=dict)
+    """What the sequences below data_position follow from (trainer/data/drawn.py)."""
 
     def content(self) -> dict[str, Any]:
         content = asdict(self)
-        if not self.skipped:  # as manifests were written, and their checksums made, before
-            del content["skipped"]
+        for name in ("skipped", "drawn"):
+            if not content[name]:  # as manifests were written, and their checksums made, before
+                del content[name]
         return content
 
     def checksum(self) -> str:

@@ -15,6 +15,7 @@ from smolplan.spec import RunSpec, load_spec
 from trainer.data.cache import Advance, CachedSource, Say
 from trainer.data.dataset import TOKENIZER, Dataset
 from trainer.data.digests import cache_folder
+from trainer.data.drawn import check_goes_on
 from trainer.data.pieces import cut
 from trainer.data.sources import Listing, check_named, list_files
 from trainer.data.tokenizer import read_tokenizer, tokenizer_file, train_tokenizer
@@ -133,7 +134,8 @@ def main() -> int:
 
 
 def write_dataset(run: RunDir, spec: RunSpec, dataset: Dataset) -> None:
-    """Raises UserError."""
+    """Raises UserError, also where the run has checkpoints that read other text."""
+    check_goes_on(run, spec, dataset)
     sequences = sum(source.sequences(spec.data.seq_len) for source in dataset.sources)
     try:
         write_json(run.dataset, {**dataset.to_json(), "sequences": sequences})
