@@ -93,12 +93,15 @@ def test_a_file_that_was_only_just_written_is_not_remembered_yet(
 def test_what_is_remembered_may_be_lost_or_damaged(
     content: str, spec: RunSpec, read: list[str]
 ) -> None:
-    first = list_files(spec, 0)
     assert spec.data.cache_dir is not None
+    first = list_files(spec, 0)
+    assert not spec.data.cache_dir.exists(), "who only looks makes no cache"
+    spec.data.cache_dir.mkdir()
+    assert list_files(spec, 0) == first
     (kept,) = (spec.data.cache_dir / "digests").iterdir()
     kept.write_text(content)
     assert list_files(spec, 0) == first
     kept.unlink()
     kept.mkdir()  # nor can it be written
     assert list_files(spec, 0) == first
-    assert len(read) == 3 * (len(first.files) + len(first.left_out))
+    assert len(read) == 4 * (len(first.files) + len(first.left_out))

@@ -75,7 +75,7 @@ class Digests:
 
     def _save(self, files: dict[str, Any]) -> None:
         with suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(exist_ok=True)  # one level: who only looks makes no cache
             write_json(self._path, {"format": FORMAT, "files": files}, durable=False)
         self._saved_at = time.monotonic()
 

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -28,6 +29,8 @@ def prepare(
 ) -> Dataset:
     """The tokenised dataset of a spec, made now or found as made before. Raises UserError."""
     say("reading the text")
+    with suppress(OSError):  # it is said below
+        cache_folder(spec).mkdir(parents=True, exist_ok=True)
     files = _files(spec)
     try:
         tokenizer, separator = _tokenizer(spec, files, say)
@@ -52,7 +55,8 @@ def prepare(
 
 def find(spec: RunSpec) -> Dataset | None:
     """The dataset that was made of a spec's text, whatever became of its files. Reads what of the
-    text has changed, and writes nothing but what it then knows of it. Raises UserError."""
+    text has changed, and writes nothing but, where there is a cache, what it then knows of the
+    files. Raises UserError."""
     files = _files(spec)
     path = tokenizer_file(spec, cache_folder(spec), [of.files for of in files])
     if spec.tokenizer is None and not path.exists():
