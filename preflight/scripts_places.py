@@ -80,7 +80,7 @@ def places_of(spec: RunSpec, runs_dir: Path, script_folder: Path) -> Places:
     for source in spec.data.sources:
         if source.path != PYTHON_STDLIB and not source.is_remote:
             folders.append((Path(source.path).expanduser().absolute(), "data"))
-    for path in (spec.data.cache_dir, spec.data.tokenizer):
+    for path in (spec.data.cache_dir, spec.tokenizer):
         if path is not None:
             folders.append((path.absolute(), "data"))
     return Places(tuple(folders), script_folder.absolute())

@@ -28,6 +28,7 @@ from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec
 from smolplan.uploads import Uploads, kept_for_upload, store_folder
 from trainer.between_ranks import local
+from trainer.data.drawn import Order
 from trainer.host_copies import HostCopies
 from trainer.keep import held_out_scores, kept
 from trainer.manifest import (
@@ -77,9 +78,9 @@ class Checkpoints:
     """The checkpoints of one run, as one attempt sees them."""
 
     def __init__(
-        self, run: RunDir, spec: RunSpec, dataset: str, world: World, report: Reporter, attempt: int
+        self, run: RunDir, spec: RunSpec, order: Order, world: World, report: Reporter, attempt: int
     ) -> None:
-        self._run, self._spec, self._dataset = run, spec, dataset
+        self._run, self._spec, self._order = run, spec, order
         self._world, self._report, self._attempt = world, report, attempt
         self._newest_seen = 0
         """Of the steps with a checkpoint, whole or not, when one was looked for."""
@@ -116,7 +117,7 @@ class Checkpoints:
             self._refuse_to_begin_anew(roll_backs)
             return None
         self.skipped |= Skipped.of(manifest.skipped)
-        if problem := manifest.of_other_data(self._run, self._dataset):
+        if problem := self._order.refusal(self._run, manifest):
             raise NamedExit(ExitCode.BAD_SPEC, problem)
         if manifest.spec_hash != self._spec.content_hash():
             log.warning("%s changed since checkpoint %d", self._run.spec, manifest.step)
@@ -336,12 +337,13 @@ class Checkpoints:
             data_position=position,
             tokens=(position - self.skipped.before(position)) * self._spec.data.seq_len,
             spec_hash=self._spec.content_hash(),
-            dataset=self._dataset,
+            dataset=self._order.dataset,
             world_size=self._world.size,
             attempt=self._attempt,
             seconds=round(time.monotonic() - saving.began, 3),
             files=files,
             skipped=self.skipped.to_json(),
+            drawn=self._order.before(position),
         )
         self._publish(staging, manifest)
         self._whole.add(saving.step)

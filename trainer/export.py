@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import shutil
 import sys
 import tempfile
@@ -17,14 +16,13 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from smolplan.errors import SmolplanError, UserError
 from smolplan.rundir import RunDir, read_json, sync_folder
 from smolplan.spec import RunSpec, load_spec
-from trainer.data.dataset import SEPARATOR, TOKENIZER, Dataset
+from trainer.data.dataset import Dataset
 from trainer.evaluate import whole_checkpoint
 from trainer.huggingface.families import Family, family_of
+from trainer.huggingface.tokenizer import write_tokenizer
 from trainer.huggingface.weights import write_weights
 from trainer.model.transformer import CausalLM
 from trainer.shards import saved_tensors
-
-log = logging.getLogger("trainer.export")
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -46,8 +44,12 @@ def export(run: RunDir, spec: RunSpec, step: int | None, to: Path, dtype: str) -
         files = write_from_checkpoint(
             run.checkpoint(manifest.step), spec, family, staging, DTYPES[dtype]
         )
-        _write_json(staging / "config.json", _with_tokens(config, dataset, dtype))
-        with_tokenizer = _write_tokenizer(staging, dataset, spec.data.seq_len)
+        with_tokenizer, tokens = write_tokenizer(
+            staging, dataset, spec.tokenizer, spec.data.seq_len
+        )
+        torch_dtype = {"bf16": "bfloat16", "fp32": "float32"}[dtype]
+        content = {**config, **tokens, "torch_dtype": torch_dtype}
+        (staging / "config.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         staging.chmod(0o755)
         staging.rename(to)
         sync_folder(to.parent)
@@ -90,35 +92,6 @@ def _described(run: RunDir) -> Dataset:
         return Dataset.from_json(read_json(run.dataset) or {})
     except ValueError as error:
         raise UserError(str(error), where=str(run.dataset)) from None
-
-
-def _with_tokens(config: dict[str, Any], dataset: Dataset, dtype: str) -> dict[str, Any]:
-    name = {"bf16": "bfloat16", "fp32": "float32"}[dtype]
-    return {**config, "eos_token_id": dataset.separator, "torch_dtype": name}
-
-
-def _write_tokenizer(folder: Path, dataset: Dataset, longest: int) -> bool:
-    """The tokeniser, and what a text ends with; False where the run's is not here any more."""
-    end = dataset.separator
-    _write_json(folder / "generation_config.json", {"eos_token_id": end, "pad_token_id": end})
-    source = dataset.tokenizer_path
-    if not source.exists():
-        log.warning("%s is gone: the folder has no tokeniser", source)
-        return False
-    shutil.copyfile(source, folder / TOKENIZER)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": SEPARATOR,
-        "pad_token": SEPARATOR,
-        "model_max_length": longest,
-        "clean_up_tokenization_spaces": False,
-    }
-    _write_json(folder / "tokenizer_config.json", settings)
-    return True
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from smolplan.spec import RunSpec
 from smolplan.spec.fields import SpecPart
 from smolplan.uploads import Uploads, store_folder
 from trainer.data.dataset import Dataset, open_dataset
+from trainer.data.drawn import Order
 from trainer.data.loader import Loader, open_loader
 from trainer.manifest import Manifest, dump, read_manifest, steps_present, verify, wrong_sizes
 
@@ -108,7 +109,7 @@ def fork_of(parent: RunDir, name: str, old: RunSpec, new: RunSpec, step: int | N
         dataset = open_dataset(parent)
     except NamedExit as error:
         raise UserError(str(error), where=name) from None
-    if problem := found.of_other_data(parent, dataset.fingerprint):
+    if problem := Order.of(dataset, Loader.of(old, dataset)).refusal(parent, found):
         raise UserError(problem, where=name)
     _check_change(old, new, found, dataset)
     # As for a resumption of the parent: what was decided since the checkpoint was saved counts.

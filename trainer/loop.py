@@ -18,6 +18,7 @@ from smolplan.spec import RunSpec
 from trainer.balance import balance
 from trainer.checkpoint import Checkpoints
 from trainer.data.dataset import open_dataset
+from trainer.data.drawn import Order
 from trainer.data.loader import Loader, checksum, open_loader, rank_share
 from trainer.data.prefetch import Batches
 from trainer.host_memory import keep_freed
@@ -59,7 +60,7 @@ def train(run: RunDir, spec: RunSpec, attempt: int, report: Reporter, stop: Stop
     model = passes.model
     optimizer = build_optimizer(model, spec.optim)
 
-    checkpoints = Checkpoints(run, spec, dataset.fingerprint, world, report, attempt)
+    checkpoints = Checkpoints(run, spec, Order.of(dataset, loader), world, report, attempt)
     began = time.perf_counter()
     resumed = checkpoints.load_newest(model, optimizer)
     load_s = round(time.perf_counter() - began, 3)

@@ -35,21 +35,15 @@ class Manifest:
     """name → bytes, sha256."""
     skipped: list[list[int]] = field(default_factory=list)
     """Ranges of the data's positions, first and last, that the run does not train on."""
+    drawn: dict[str, Any] = field(default_factory=dict)
+    """What the sequences below data_position follow from (trainer/data/drawn.py)."""
 
     def content(self) -> dict[str, Any]:
         content = asdict(self)
-        if not self.skipped:  # as manifests were written, and their checksums made, before
-            del content["skipped"]
+        for name in ("skipped", "drawn"):
+            if not content[name]:  # as manifests were written, and their checksums made, before
+                del content[name]
         return content
-
-    def of_other_data(self, run: RunDir, fingerprint: str) -> str:
-        """Why its position in the data means nothing in a run; empty if it means something."""
-        if self.dataset == fingerprint:
-            return ""
-        return (
-            f"{run.dataset} names other data ({fingerprint}) than checkpoint {self.step} was "
-            f"trained on ({self.dataset}): its position in the data means nothing here"
-        )
 
     def checksum(self) -> str:
         """SHA-256 (hex) of all the above: a flipped digit of data_position must not pass."""

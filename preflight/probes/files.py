@@ -94,11 +94,12 @@ def _remote_source(source: dict[str, Any]) -> dict[str, Any]:
     """Of one that fsspec reaches, from what the store lists."""
     from smolplan.errors import UserError
     from smolplan.spec import SourceSpec
-    from trainer.data.sources import remote_files
+    from trainer.data.sources import InputFile, remote_files
 
-    files, error = [], ""
+    files, error = list[InputFile](), ""
     try:
-        files = list(remote_files(SourceSpec.model_validate(source), ""))
+        listed = remote_files(SourceSpec.model_validate(source), "")
+        files = [one for one in listed if isinstance(one, InputFile)]
         error = "" if files else f"no text matches {source['glob']!r}"
     except UserError as refused:
         error = str(refused)

@@ -17,9 +17,10 @@ from tokenizers import Tokenizer
 
 from smolplan.rundir import RunDir, read_json
 from smolplan.spec import RunSpec, load_spec
-from trainer.data.dataset import SEPARATOR, Dataset
+from trainer.data.dataset import Dataset
 from trainer.data.loader import Loader
 from trainer.data.pieces import cut, documents
+from trainer.data.separator import separator_of
 from trainer.data.shards import Tokens
 from trainer.data.sources import list_files
 
@@ -36,7 +37,8 @@ LIMIT_S = 60.0
 def tokenizer(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
     """Whether the tokens are what the tokeniser makes of the text that they stand for."""
     made_by = Tokenizer.from_file(str(dataset.tokenizer_path))
-    given = Tokenizer.from_file(str(spec.data.tokenizer)) if spec.data.tokenizer else made_by
+    path = spec.tokenizer or dataset.tokenizer_path
+    given = Tokenizer.from_file(str(path)) if spec.tokenizer else made_by
     ours, theirs = given.get_vocab(), made_by.get_vocab()
     differing = sum(ours.get(token) != number for token, number in theirs.items())
     draw = random.Random(spec.seed)
@@ -61,7 +63,7 @@ def tokenizer(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
         "entries": len(theirs),
         "differing": differing + max(0, len(ours) - len(theirs)),
         "highest": max(theirs.values()),
-        "separator": given.token_to_id(SEPARATOR),
+        "separator": given.token_to_id(separator_of(spec, path, given)),
         # Without a decoder, what it writes is not the text.
         "round_trip_ratio": kept / pairs if pairs and given.decoder is not None else None,
         "unreadable_ratio": odd / letters if letters else 0.0,
@@ -81,7 +83,7 @@ def _windows(dataset: Dataset, draw: random.Random) -> Iterator[NDArray[Any]]:
 def _first_text(spec: RunSpec, given: Tokenizer, dataset: Dataset) -> dict[str, Any]:
     """Where the first document's tokens are not what the tokeniser makes of its text now; -1 if
     they all are. It is never held out (trainer/data/tokenise.py)."""
-    first = cut(list_files(spec, 0), spec.data.sources[0].text_field)[0]
+    first = cut(list_files(spec, 0).files, spec.data.sources[0].text_field)[0]
     text = next(documents(first))
     ids = given.encode(text[:FIRST_LETTERS], add_special_tokens=False).ids
     if len(text) > FIRST_LETTERS:

@@ -39,6 +39,9 @@ def prepare(where: Where) -> None:
     """
     dataset = _dataset(*_named(where))
     sources = len(dataset.sources)
+    for source in dataset.sources:
+        if source.left_out:
+            print(source.told_of_left_out)
     print(
         f"{dataset.tokens:,} tokens of {dataset.documents:,} documents in {sources} "
         f"source{'' if sources == 1 else 's'}, and {dataset.held_out_tokens:,} tokens held out: "
@@ -92,8 +95,8 @@ def _named(where: str) -> "tuple[RunSpec, RunDir | None]":
 
 
 def _dataset(spec: "RunSpec", run: "RunDir | None") -> "Dataset":
-    """The run's own where it has one that is whole: it may be of an earlier smolplan's making, and
-    its checkpoints count in it. Raises UserError."""
+    """The run's own where it has one that is whole, and no source came to its spec since: it may be
+    of an earlier smolplan's making, and its checkpoints count in it. Raises UserError."""
     from smolplan.errors import NamedExit, UserError
 
     try:
@@ -106,7 +109,9 @@ def _dataset(spec: "RunSpec", run: "RunDir | None") -> "Dataset":
         ) from None
     if run is not None and run.dataset.exists():
         try:
-            return open_dataset(run)
+            own = open_dataset(run)
+            if len(own.sources) >= len(spec.data.sources) or not own.sources[0].document_ends:
+                return own
         except NamedExit as damaged:
             if run.saved_steps():
                 raise UserError(str(damaged), where=str(run.dataset)) from None

@@ -23,6 +23,9 @@ def show_data(found: dict[str, Any]) -> None:
             f"{found['sequences_drawn']:,} of them in {found['steps']:,} steps."
         )
         for source in found["sources"]:
+            if source["left_out"]:
+                out.print(source["told_of_left_out"], style="yellow", markup=False)
+        for source in found["sources"]:
             if source["too_often"]:
                 out.print(
                     f"[red]{source['name']} is read more often than {source['limit']} "

@@ -1,4 +1,5 @@
-"""A Hugging Face config.json: the model alone; the rest is assumed, and says so."""
+"""A Hugging Face config.json: the model, and the tokeniser beside it; the rest is assumed, and says
+so."""
 
 import json
 import math
@@ -74,6 +75,10 @@ def read(content: str, where: str, options: Options) -> Imported:
     take_model(draft, architecture, config)
     if options.starts_from is not None:
         draft.put("model.init_from", str(options.starts_from), "the folder")
+    # Not resolved: in a cache of the hub's each file is a link into another folder.
+    tokenizer = path.absolute().with_name("tokenizer.json")
+    if tokenizer.is_file():
+        draft.put("data.tokenizer", str(tokenizer), "the tokenizer.json beside it")
     _run(draft, architecture, length)
     dropout = "attention_dropout"
     if source.find(dropout) and source.read(dropout, number):

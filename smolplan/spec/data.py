@@ -18,8 +18,8 @@ class SourceSpec(SpecPart):
     path: str = Field(
         min_length=1,
         description="Folder or file, or their URL as fsspec reads it (s3://…); or python-stdlib. "
-        "Files that end in .jsonl, .jsonl.gz, .parquet, .arrow or .feather hold a document a row, "
-        "any other is UTF-8 text and one document.",
+        "Files that end in .jsonl, .ndjson, .json, .parquet, .arrow or .feather hold a document a "
+        "row, any other is UTF-8 text and one document; JSON lines and text may be .gz or .zst.",
     )
     glob: str = Field(default="**/*.txt", description="Which files of the folder, by pattern.")
     name: Annotated[str | None, ADDED_LATER] = Field(
@@ -81,8 +81,15 @@ class DataSpec(SpecPart):
     sources: tuple[SourceSpec, ...] = Field(default=(), description="Where the text comes from.")
     tokenizer: UserPath | None = Field(
         default=None,
-        description="A tokenizer.json of the tokenizers library; unless given, a byte-level BPE "
-        "of model.vocab_size entries is trained on the sources.",
+        description="A tokenizer.json of the tokenizers library; unless given, that of "
+        "model.init_from's folder, or where there is none, a byte-level BPE of model.vocab_size "
+        "entries is trained on the sources.",
+    )
+    separator: Annotated[str | None, ADDED_LATER] = Field(
+        default=None,
+        min_length=1,
+        description="The token, as it is spelt, that ends a document. Unless given, the eos_token "
+        "of a tokenizer_config.json or config.json beside the tokeniser, else <|endoftext|>.",
     )
     seq_len: Count = Field(description="Tokens in one training sequence.")
     max_epochs: float = Field(

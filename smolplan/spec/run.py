@@ -5,6 +5,7 @@ import json
 import math
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -66,6 +67,15 @@ class RunSpec(SpecPart):
     def tokens_after(self, step: int) -> int:
         """Read by the steps up to `step`, skipped ones left aside."""
         return self.batches.sequences(step) * self.data.seq_len
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The tokenizer.json of data.tokenizer, or of the model that the run starts from; None
+        where one is trained on the text."""
+        folder = self.model.init_from
+        if self.data.tokenizer is None and folder is not None:
+            return folder / "tokenizer.json"
+        return self.data.tokenizer
 
     @property
     def whole_batches(self) -> int:

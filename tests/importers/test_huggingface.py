@@ -64,6 +64,19 @@ def test_the_rest_comes_from_options(tmp_path: Path) -> None:
     assert spec.optim.decay_steps == spec.steps // 10
 
 
+def test_the_tokeniser_beside_the_config_is_the_specs(tmp_path: Path) -> None:
+    assert read(tmp_path, LLAMA).spec.data.tokenizer is None
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    (blobs / "0123").write_text("{}")
+    (tmp_path / "tokenizer.json").symlink_to(blobs / "0123")
+    imported = read(tmp_path, LLAMA)
+    assert imported.spec.data.tokenizer == tmp_path / "tokenizer.json"
+    taken = {entry.field: entry.source for entry in imported.taken}
+    assert taken["data.tokenizer"] == "the tokenizer.json beside it"
+    assert read(tmp_path, LLAMA, "data.tokenizer=/x.json").spec.data.tokenizer == Path("/x.json")
+
+
 def test_a_config_of_smollm3_leaves_out_every_fourth_rotary_embedding(tmp_path: Path) -> None:
     model = read(tmp_path, SMOLLM3).spec.model
     assert (model.no_rope_every, model.tied_embeddings, model.rope_theta) == (4, True, 2e6)

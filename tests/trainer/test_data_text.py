@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from smolplan.errors import UserError
-from smolplan.spec import SourceSpec
+from smolplan.spec import SourceSpec, dump_spec
 from tests.preflight.support import with_part
-from tests.support import make_spec
+from tests.support import make_spec, smolplan
 from trainer.data import pieces
 from trainer.data.pieces import cut, documents
+from trainer.data.prepare import prepare
 from trainer.data.sources import list_files
 from trainer.data.tokenise import held_out
 
@@ -26,7 +27,7 @@ TEXTS = [f"Document {n}: ünïcode, “quotes”\nand a line." + " word" * (n % 
 def read(path: str, field: str = "text", glob: str = "**/*.txt") -> list[str]:
     source = SourceSpec(path=path, text_field=field, glob=glob)
     spec = with_part(make_spec(Path("/nowhere")), "data", sources=(source,))
-    return [text for piece in cut(list_files(spec, 0), field) for text in documents(piece)]
+    return [text for piece in cut(list_files(spec, 0).files, field) for text in documents(piece)]
 
 
 def lines(texts: list[str], field: str = "text") -> bytes:
@@ -52,9 +53,9 @@ def write_feather(path: Path) -> None:
         out.write_table(table(), max_chunksize=50)
 
 
-def write_zstd(path: Path) -> None:
+def write_zstd(path: Path, content: bytes | None = None) -> None:
     with pa.OSFile(str(path), "wb") as file, pa.CompressedOutputStream(file, "zstd") as out:
-        out.write(lines(TEXTS))
+        out.write(lines(TEXTS) if content is None else content)
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -64,6 +65,10 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "d.parquet": write_parquet,
     "e.arrow": write_stream,
     "f.feather": write_feather,
+    "g.ndjson": lambda path: path.write_bytes(lines(TEXTS)),
+    "h.json": lambda path: path.write_bytes(lines(TEXTS)),
+    "i.JSON.gz": lambda path: path.write_bytes(gzip.compress(lines(TEXTS))),
+    "j.json.zst": write_zstd,
 }
 
 
@@ -98,6 +103,49 @@ def test_files_in_a_store_are_read_as_here(tmp_path: Path) -> None:
     assert read("memory://texts/b.txt") == ["one document"]
 
 
+def test_compressed_plain_text_is_a_document_a_file_and_shares_a_piece(tmp_path: Path) -> None:
+    for number, text in enumerate(TEXTS[:6]):
+        (tmp_path / f"{number}.txt.gz").write_bytes(gzip.compress(text.encode()))
+    write_zstd(tmp_path / "6.md.zst", TEXTS[6].encode())
+    (tmp_path / "7.txt").write_text(TEXTS[7])
+    assert read(str(tmp_path), glob="*") == TEXTS[:8] == read(f"file://{tmp_path}", glob="*")
+    spec = with_part(
+        make_spec(tmp_path), "data", sources=(SourceSpec(path=str(tmp_path), glob="*"),)
+    )
+    assert len(cut(list_files(spec, 0).files, "text")) == 1
+
+
+def test_files_that_are_no_text_are_counted_and_named(tmp_path: Path) -> None:
+    cache, text = tmp_path / "cache", tmp_path / "text"
+    text.mkdir()
+    for number in range(40):
+        (text / f"{number}.txt").write_text(TEXTS[number] * 20)
+    (text / "a.bin").write_bytes(b"\xff" * 9)
+    (text / "b.gz").write_bytes(gzip.compress(b"\xff"))
+    (text / "c.tar.gz").write_bytes(gzip.compress(b"an archive"))
+    (text / "d.txt").touch()
+    spec = with_part(make_spec(cache), "data", sources=(SourceSpec(path=str(text), glob="*"),))
+    spec = with_part(spec, "model", vocab_size=290)
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_spec(spec))
+    first = f"text: 4 files are left out: {text}/a.bin is not UTF-8, {text}/b.gz is not UTF-8, "
+    said = smolplan("data", "prepare", str(path))
+    assert said.stdout.startswith(f"{first}{text}/c.tar.gz is not UTF-8, and 1 more\n")
+    found = json.loads(smolplan("data", "inspect", str(path), "--json").stdout)
+    assert found["sources"][0]["left_out"] == 4
+    shown = smolplan("data", "inspect", str(path)).stdout
+    assert "".join(first.split()) in "".join(shown.split())
+    # The same tokens, of a folder that holds nothing else.
+    for name in ("a.bin", "b.gz", "c.tar.gz", "d.txt"):
+        (text / name).unlink()
+    again = prepare(spec)
+    assert again.fingerprint == found["dataset"] and again.sources[0].left_out == 0
+    for one in text.iterdir():
+        one.write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"has no UTF-8 text in files that match '\*': .*0.txt is"):
+        prepare(spec)
+
+
 ROW = "Mend or drop that row, or name the field of the text by text_field."
 
 
@@ -112,6 +160,13 @@ ROW = "Mend or drop that row, or name the field of the text by text_field."
         ("a.jsonl", b'{"text": "\xff"}\n', "line 1 is no JSON"),
         ("a.jsonl.gz", gzip.compress(lines(TEXTS))[:-30], "a.jsonl.gz: cannot unpack it"),
         ("a.jsonl.gz", b"no gzip at all", "a.jsonl.gz: cannot unpack it"),
+        ("a.json", json.dumps([{"text": "x"}]).encode(), "a.json: it is one JSON array, and a doc"),
+        ("a.json", json.dumps(["x"] * 9, indent=1).encode(), "it is one JSON array"),
+        ("a.json", json.dumps({"text": "x"}, indent=1).encode(), "it is one JSON object"),
+        ("a.json.gz", gzip.compress(b"[1]"), "a.json.gz: it is one JSON array"),
+        ("a.csv", b"text,n\nx,1\n", "a.csv is CSV, which is not read. Make JSON lines"),
+        ("a.tsv.gz", gzip.compress(b"text\tn\n"), "a.tsv.gz is CSV, which is not read"),
+        ("a.txt.gz", gzip.compress(b"words" * 99)[:-12], "a.txt.gz: cannot unpack it"),
         ("a.parquet", b"PAR1 and nothing else", "a.parquet: it cannot be read"),
         ("a.arrow", b"no Arrow at all", "a.arrow: it cannot be read"),
     ],
@@ -149,7 +204,7 @@ def test_a_file_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines(TEXTS))
     spec = with_part(make_spec(Path("/nowhere")), "data", sources=(SourceSpec(path=str(path)),))
-    (piece,) = cut(list_files(spec, 0), "text")
+    (piece,) = cut(list_files(spec, 0).files, "text")
     reading = documents(piece)
     next(reading)
     path.write_bytes(lines(TEXTS[:-1]))

@@ -27,10 +27,12 @@ from trainer.data.dataset import (
     DatasetSource,
     damage,
     file_sha256,
+    named_separator,
     source_from_json,
 )
+from trainer.data.digests import cache_folder
 from trainer.data.pieces import cut
-from trainer.data.sources import InputFile
+from trainer.data.sources import Listing, named
 from trainer.data.tokenise import Job, is_done, tokenise
 
 FORMAT = 3
@@ -43,18 +45,19 @@ Advance = Callable[[str, int, int], None]
 """Of a source: text bytes done, and of how many."""
 
 
-def cache_folder(spec: RunSpec) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (spec.data.cache_dir or Path(base).expanduser() / "smolplan" / "data").resolve()
-
-
 class CachedSource:
     """One source of a spec in the cache, there or not yet."""
 
     def __init__(
-        self, spec: RunSpec, number: int, files: list[InputFile], tokenizer: Tokenizer
+        self,
+        spec: RunSpec,
+        number: int,
+        listing: Listing,
+        tokenizer: Tokenizer,
+        separator: str,
     ) -> None:
-        self._spec, self._files, self._tokenizer = spec, files, tokenizer
+        self._spec, self._files, self._left_out = spec, listing.files, listing.left_out
+        self._tokenizer, self._separator = tokenizer, separator
         self._source = spec.data.sources[number]
         self.name = spec.data.source_names[number]
         self.token_bytes = 2 if spec.model.vocab_size <= 65_536 else 4
@@ -69,6 +72,7 @@ class CachedSource:
             "token_bytes": self.token_bytes,
             "held_out_fraction": self._spec.data.held_out_fraction,
             "text_field": self._source.text_field,
+            **named_separator(self._separator),
             "files": [(file.kind, file.bytes, file.digest) for file in self._files],
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
@@ -83,8 +87,12 @@ class CachedSource:
                 f"{self.fingerprint}/{name}": DatasetFile(**entry)
                 for name, entry in content["files"].items()
             }
-            # Its name is each spec's own.
-            return source_from_json({**content["source"], "name": self.name}), files
+            own = {  # each spec's: the same tokens may have been made of another folder
+                "name": self.name,
+                "left_out": len(self._left_out),
+                "left_out_named": named(self._left_out),
+            }
+            return source_from_json({**content["source"], **own}), files
         except (KeyError, TypeError, AttributeError):
             return None
 
@@ -109,12 +117,15 @@ class CachedSource:
             left.unlink()
         # Not by its own save, which tells of a full disk in words only.
         write_text(staging / TOKENIZER, self._tokenizer.to_str(pretty=True))
+        separator = self._tokenizer.token_to_id(self._separator)
+        assert separator is not None  # separator_of has looked
         jobs = [
             Job(
                 number,
                 piece,
                 str(staging),
                 str(staging / TOKENIZER),
+                separator,
                 self.token_bytes,
                 self._spec.data.held_out_fraction,
             )

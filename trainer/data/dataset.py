@@ -44,6 +44,18 @@ class DatasetSource:
     held_out: tuple[str, ...]
     document_ends: tuple[str, ...]
     """int64: where, in the file of `train` beside it, each document ends, separator included."""
+    left_out: int = 0
+    """Files that its pattern names, and that are not read."""
+    left_out_named: str = ""
+    """The first of them, with why."""
+
+    @property
+    def told_of_left_out(self) -> str:
+        """A sentence; empty if all were read."""
+        if not self.left_out:
+            return ""
+        files = "file is" if self.left_out == 1 else "files are"
+        return f"{self.name}: {self.left_out:,} {files} left out{self.left_out_named}"
 
     def sequences(self, seq_len: int) -> int:
         """Neighbours share one token: the last target of one is the first input of the next."""
@@ -67,6 +79,8 @@ class Dataset:
     files: dict[str, DatasetFile]
     """By their names within the folder."""
     sources: tuple[DatasetSource, ...]
+    separator_token: str = SEPARATOR
+    """As it is spelt; on record since it may be another."""
 
     @property
     def tokenizer_path(self) -> Path:
@@ -106,6 +120,12 @@ class Dataset:
             return Dataset(**{**kept, "files": files, "sources": sources})
         except (KeyError, TypeError, AttributeError):
             raise ValueError("it is not the description of a dataset") from None
+
+
+def named_separator(spelling: str) -> dict[str, str]:
+    """Part of what tokens are named by; empty for the usual one, which was the only one when the
+    first were named."""
+    return {} if spelling == SEPARATOR else {"separator": spelling}
 
 
 def source_from_json(content: dict[str, Any]) -> DatasetSource:

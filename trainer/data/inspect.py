@@ -28,6 +28,8 @@ def inspect(spec: RunSpec, dataset: Dataset, steps: int, show: int) -> dict[str,
         told: dict[str, Any] = {
             **{name: getattr(source, name) for name in ("documents", "tokens", "bytes")},
             **{name: getattr(source, name) for name in ("held_out_documents", "held_out_tokens")},
+            "left_out": source.left_out,
+            "told_of_left_out": source.told_of_left_out,
             **asdict(use),
             "epochs": use.epochs if use.sequences or not use.drawn else None,
             "too_often": use.too_often,

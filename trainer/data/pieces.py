@@ -2,9 +2,7 @@
 documents in a piece. How it is cut follows from the files alone."""
 
 import gzip
-import io
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +10,14 @@ from itertools import pairwise
 from typing import IO, Any
 
 from smolplan.errors import UserError
+from trainer.data.formats import arrow_errors, is_plain, unpacked
 from trainer.data.sources import InputFile, open_file, read_errors
 
 PIECES = 1024
 """That a source is cut into at the most, about: a run opens files of that number."""
 LEAST_BYTES, MOST_BYTES = 16 * 10**6, 4 * 10**9
 """Of a piece: some seconds of a core at the least; what is lost by a kill at the most. A compressed
-file, and one of Arrow, is always one piece."""
+file of rows, and one of Arrow, is always one piece."""
 
 ROWS = 1000
 """Of Parquet and Arrow, read at a time."""
@@ -27,7 +26,7 @@ ROWS = 1000
 @dataclass(frozen=True)
 class Piece:
     files: tuple[InputFile, ...]
-    """Some of plain text, or one of rows."""
+    """Some of plain text, compressed or not, or one of rows."""
     bytes: int
     """Of the files, about."""
     start: int = 0
@@ -42,12 +41,12 @@ def cut(files: Sequence[InputFile], field: str) -> list[Piece]:
     found: list[Piece] = []
     group, group_bytes = list[InputFile](), 0
     for number, file in enumerate(files):
-        if file.kind != "text":
+        if not is_plain(file.kind):
             found += _of_rows(file, size, field)
             continue
         group.append(file)
         group_bytes += file.bytes
-        is_last = number + 1 == len(files) or files[number + 1].kind != "text"
+        is_last = number + 1 == len(files) or not is_plain(files[number + 1].kind)
         if is_last or group_bytes >= size:
             found.append(Piece(tuple(group), group_bytes, field=field))
             group, group_bytes = [], 0
@@ -57,7 +56,7 @@ def cut(files: Sequence[InputFile], field: str) -> list[Piece]:
 def _of_rows(file: InputFile, size: int, field: str) -> Iterator[Piece]:
     count, there_are = -(-file.bytes // size), file.bytes
     if file.kind == "parquet" and count > 1:
-        with read_errors(file.path), _arrow_errors(file.path), open_file(file.path) as opened:
+        with read_errors(file.path), arrow_errors(file.path), open_file(file.path) as opened:
             there_are = _parquet().ParquetFile(opened).num_row_groups
         count = min(count, there_are)
     if count < 2 or file.kind not in ("jsonl", "parquet"):
@@ -73,7 +72,7 @@ def documents(piece: Piece) -> Iterator[str]:
     for file in piece.files:
         file.still()
         match file.kind:
-            case "text":
+            case kind if is_plain(kind):
                 yield _text(file)
             case "parquet" | "arrow":
                 yield from _table(file, piece)
@@ -83,7 +82,7 @@ def documents(piece: Piece) -> Iterator[str]:
 
 
 def _text(file: InputFile) -> str:
-    with read_errors(file.path), open_file(file.path) as opened:
+    with _opened(file) as opened:
         content = opened.read()
     try:
         return content.decode()
@@ -111,45 +110,22 @@ def _lines(file: InputFile, piece: Piece) -> Iterator[str]:
 @contextmanager
 def _opened(file: InputFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """Unpacked as it is read. Raises UserError."""
-    with read_errors(file.path), open_file(file.path) as raw:
-        match file.kind:
-            case "jsonl.gz":
-                try:
-                    with gzip.open(raw) as unpacked:
-                        yield unpacked
-                except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-                    raise UserError(f"cannot unpack it: {error}", where=file.path) from None
-            case "jsonl.zst":
-                with _arrow_errors(file.path):
-                    import pyarrow
-
-                    yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"))
-            case _:
-                yield raw
-
-
-@contextmanager
-def _arrow_errors(path: str) -> Iterator[None]:
-    try:
-        import pyarrow
-    except ImportError:
-        raise UserError(
-            "it needs the package pyarrow, which is not installed here",
-            where=path,
-            remedy="Install it: pip install 'smolplan[data]'",
-        ) from None
-    try:
-        yield
-    except pyarrow.ArrowException as error:
-        raise UserError(f"it cannot be read: {str(error)[:200]}", where=path) from None
+    with (
+        read_errors(file.path),
+        open_file(file.path) as raw,
+        unpacked(raw, file.kind, file.path) as opened,
+    ):
+        yield opened
 
 
 def _of_line(line: bytes, file: InputFile, piece: Piece, at: int) -> Iterator[str]:
     try:
         row = json.loads(line)
     except ValueError as error:
+        _refuse_one_value(file)
         raise _bad_row(file, _line_number(file, at), f"is no JSON ({error})") from None
     if not isinstance(row, dict):
+        _refuse_one_value(file)
         raise _bad_row(file, _line_number(file, at), "is no JSON object")
     if piece.field not in row:
         there_are = ", ".join(map(repr, row)) or "none"
@@ -160,6 +136,21 @@ def _of_line(line: bytes, file: InputFile, piece: Piece, at: int) -> Iterator[st
     elif text is None:
         what = f"has {_short(row[piece.field])} in {piece.field!r}, which is no text"
         raise _bad_row(file, _line_number(file, at), what)
+
+
+def _refuse_one_value(file: InputFile) -> None:
+    """Raises UserError for JSON that goes over all lines of a file: an array, or an object."""
+    with _opened(file) as opened:
+        first = next((line for line in map(bytes.strip, opened) if line), b"")
+    is_object = first.startswith(b"{") and not first.endswith(b"}")
+    if is_object or first.startswith(b"["):
+        raise UserError(
+            f"it is one JSON {'object' if is_object else 'array'}, and a document a line is read",
+            where=file.path,
+            remedy="Make lines of it, for instance by: jq -c '.[]'"
+            if not is_object
+            else "Write each document as an object on a line of its own.",
+        )
 
 
 def _checked(value: Any, field: str) -> str | None:
@@ -198,7 +189,7 @@ def _bad_row(file: InputFile, row: str, what: str) -> UserError:
 
 def _table(file: InputFile, piece: Piece) -> Iterator[str]:
     number = 0
-    with read_errors(file.path), _arrow_errors(file.path), open_file(file.path) as opened:
+    with read_errors(file.path), arrow_errors(file.path), open_file(file.path) as opened:
         for batch in _batches(file, opened, piece):
             column = batch.column(0)
             for value in column.to_pylist():

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -12,10 +13,12 @@ from smolplan.errors import SmolplanError, UserError
 from smolplan.mixture import Mixture
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
-from trainer.data.cache import Advance, CachedSource, Say, cache_folder
-from trainer.data.dataset import SEPARATOR, TOKENIZER, Dataset
+from trainer.data.cache import Advance, CachedSource, Say
+from trainer.data.dataset import TOKENIZER, Dataset
+from trainer.data.digests import cache_folder
+from trainer.data.drawn import check_goes_on
 from trainer.data.pieces import cut
-from trainer.data.sources import InputFile, check_named, list_files
+from trainer.data.sources import Listing, check_named, list_files
 from trainer.data.tokenizer import read_tokenizer, tokenizer_file, train_tokenizer
 
 
@@ -26,10 +29,12 @@ def prepare(
 ) -> Dataset:
     """The tokenised dataset of a spec, made now or found as made before. Raises UserError."""
     say("reading the text")
+    with suppress(OSError):  # it is said below
+        cache_folder(spec).mkdir(parents=True, exist_ok=True)
     files = _files(spec)
     try:
-        tokenizer = _tokenizer(spec, files, say)
-        cached = [CachedSource(spec, n, of, tokenizer) for n, of in enumerate(files)]
+        tokenizer, separator = _tokenizer(spec, files, say)
+        cached = [CachedSource(spec, n, of, tokenizer, separator) for n, of in enumerate(files)]
         for source in cached:
             source.make(say, advance)
     except OSError as error:
@@ -38,23 +43,27 @@ def prepare(
             where=str(cache_folder(spec)),
             remedy="Name a writable folder with room by data.cache_dir.",
         ) from None
-    dataset = _dataset(spec, cached, tokenizer)
+    dataset = _dataset(spec, cached, tokenizer, separator)
     assert dataset is not None
     mixture_of(spec, dataset)
+    for made in dataset.sources:
+        if told := made.told_of_left_out:
+            say(told)
     say(f"{dataset.tokens:,} tokens of {dataset.documents:,} documents")
     return dataset
 
 
 def find(spec: RunSpec) -> Dataset | None:
-    """The dataset that was made of a spec's text, whatever became of its files. Reads all of the
-    text, and writes nothing. Raises UserError."""
+    """The dataset that was made of a spec's text, whatever became of its files. Reads what of the
+    text has changed, and writes nothing but, where there is a cache, what it then knows of the
+    files. Raises UserError."""
     files = _files(spec)
-    path = tokenizer_file(spec, cache_folder(spec), files)
-    if spec.data.tokenizer is None and not path.exists():
+    path = tokenizer_file(spec, cache_folder(spec), [of.files for of in files])
+    if spec.tokenizer is None and not path.exists():
         return None
-    tokenizer = read_tokenizer(spec, path)
-    cached = [CachedSource(spec, n, of, tokenizer) for n, of in enumerate(files)]
-    return _dataset(spec, cached, tokenizer)
+    tokenizer, separator = read_tokenizer(spec, path)
+    cached = [CachedSource(spec, n, of, tokenizer, separator) for n, of in enumerate(files)]
+    return _dataset(spec, cached, tokenizer, separator)
 
 
 def mixture_of(spec: RunSpec, dataset: Dataset) -> Mixture:
@@ -63,29 +72,31 @@ def mixture_of(spec: RunSpec, dataset: Dataset) -> Mixture:
     return Mixture.of(spec, [source.name for source in dataset.sources], sequences)
 
 
-def _files(spec: RunSpec) -> list[list[InputFile]]:
+def _files(spec: RunSpec) -> list[Listing]:
     check_named(spec)
     return [list_files(spec, number) for number in range(len(spec.data.sources))]
 
 
-def _tokenizer(spec: RunSpec, files: list[list[InputFile]], say: Say) -> Tokenizer:
+def _tokenizer(spec: RunSpec, files: list[Listing], say: Say) -> tuple[Tokenizer, str]:
     folder = cache_folder(spec)
-    path = tokenizer_file(spec, folder, files)
-    if spec.data.tokenizer is None and not path.exists():
+    path = tokenizer_file(spec, folder, [of.files for of in files])
+    if spec.tokenizer is None and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         named = zip(spec.data.sources, files, strict=True)
-        pieces = [piece for source, of in named for piece in cut(of, source.text_field)]
+        pieces = [piece for source, of in named for piece in cut(of.files, source.text_field)]
         train_tokenizer(spec, path, pieces, say)
     return read_tokenizer(spec, path)
 
 
-def _dataset(spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer) -> Dataset | None:
+def _dataset(
+    spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer, separator: str
+) -> Dataset | None:
     """Of all sources; None if one has not been made."""
     parts = [part for source in cached if (part := source.found()) is not None]
     if len(parts) < len(cached):
         return None
-    separator = tokenizer.token_to_id(SEPARATOR)
-    assert separator is not None  # read_tokenizer has looked
+    number = tokenizer.token_to_id(separator)
+    assert number is not None  # separator_of has looked
     sources = tuple(source for source, _ in parts)
     told = [(source.name, source.fingerprint) for source in sources]
     return Dataset(
@@ -96,11 +107,12 @@ def _dataset(spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer) ->
         held_out_tokens=sum(source.held_out_tokens for source in sources),
         held_out_bytes=sum(source.held_out_bytes for source in sources),
         vocab_size=tokenizer.get_vocab_size(),
-        separator=separator,
+        separator=number,
         token_bytes=cached[0].token_bytes,
         tokenizer=f"{sources[0].fingerprint}/{TOKENIZER}",
         files={name: entry for _, files in parts for name, entry in files.items()},
         sources=sources,
+        separator_token=separator,
     )
 
 
@@ -126,7 +138,8 @@ def main() -> int:
 
 
 def write_dataset(run: RunDir, spec: RunSpec, dataset: Dataset) -> None:
-    """Raises UserError."""
+    """Raises UserError, also where the run has checkpoints that read other text."""
+    check_goes_on(run, spec, dataset)
     sequences = sum(source.sequences(spec.data.seq_len) for source in dataset.sources)
     try:
         write_json(run.dataset, {**dataset.to_json(), "sequences": sequences})

@@ -1,32 +1,28 @@
 """Which files the sources of a spec name, in an order that is always the same."""
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from smolplan.errors import SmolplanError, UserError
 from smolplan.library_text import library_files
 from smolplan.spec import PYTHON_STDLIB, RunSpec, SourceSpec
+from trainer.data.digests import Digests, cache_folder
+from trainer.data.formats import Kind, kind_of
 from trainer.store_errors import told
 
-Kind = Literal["text", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow"]
+THREADS = 16
+"""That read files at the same time: storage answers several faster than one."""
+SLICES = 64
+"""Of the files, a thread."""
 
-_KINDS: dict[str, Kind] = {
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl.gz",
-    ".jsonl.zst": "jsonl.zst",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-}
-
-HASHED_WHOLE_BYTES = 2**30
-"""Larger files of rows are told apart by their size and by windows spread over them: reading
-terabytes twice would cost more than it saves."""
-WINDOWS, WINDOW_BYTES = 256, 65_536
+NAMED = 3
+"""Of the files that are left out."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +44,46 @@ class InputFile:
             raise UserError(f"{self.path} changed while it was tokenised", remedy="Start again.")
 
 
-def list_files(spec: RunSpec, number: int) -> list[InputFile]:
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that the source's pattern names, and that is not read."""
+
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    files: list[InputFile]
+    left_out: list[LeftOut]
+
+
+def list_files(spec: RunSpec, number: int) -> Listing:
     """Of data.sources' number. Text that is not UTF-8 is left out, for a folder of text may well
-    hold some (the standard library's does), and so are empty files. Raises UserError."""
+    hold some, and so are empty files. Raises UserError."""
     source, where = spec.data.sources[number], f"data.sources.{number}.path"
-    if source.is_remote:
-        found = list(remote_files(source, where))
-    else:
-        found = [f for path in _local_files(source, where) if (f := _local(path, where))]
-    if not found:
+    found = list(remote_files(source, where)) if source.is_remote else _read(spec, number, where)
+    listing = Listing(
+        [one for one in found if isinstance(one, InputFile)],
+        [one for one in found if isinstance(one, LeftOut)],
+    )
+    if not listing.files:
         matching = _matching(source)
         raise UserError(
-            f"{source.path} has no UTF-8 text" + matching,
+            f"{source.path} has no UTF-8 text{matching}{named(listing.left_out)}",
             where=where,
             remedy="Name other text" + (", or other files by glob." if matching else "."),
         )
-    return found
+    return listing
+
+
+def named(left_out: Sequence[LeftOut]) -> str:
+    """The first of them; empty if there are none."""
+    if not left_out:
+        return ""
+    first = ", ".join(f"{one.path} {one.why}" for one in left_out[:NAMED])
+    others = len(left_out) - NAMED
+    return f": {first}" + (f", and {others:,} more" if others > 0 else "")
 
 
 def check_named(spec: RunSpec) -> None:
@@ -79,11 +99,6 @@ def check_named(spec: RunSpec) -> None:
 def _matching(source: SourceSpec) -> str:
     is_folder = source.is_remote or Path(source.path).expanduser().is_dir()
     return f" in files that match {source.glob!r}" if is_folder else ""
-
-
-def _kind(path: str) -> Kind:
-    name = path.rpartition("/")[2].lower()
-    return next((kind for suffix, kind in _KINDS.items() if name.endswith(suffix)), "text")
 
 
 def _local_files(source: SourceSpec, where: str) -> list[Path]:
@@ -108,33 +123,37 @@ def _local_files(source: SourceSpec, where: str) -> list[Path]:
         ) from None
 
 
-def _local(path: Path, where: str) -> InputFile | None:
-    kind = _kind(path.name)
+def _read(spec: RunSpec, number: int, where: str) -> list[InputFile | LeftOut]:
+    """Raises UserError."""
+    source = spec.data.sources[number]
+    paths = _local_files(source, where)
+    told = f"{Path(source.path).expanduser().absolute()} {source.glob}"
+    name = f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.json"
+    digests = Digests(cache_folder(spec) / "digests" / name)
+    size = 1 + len(paths) // (THREADS * SLICES)
+    slices = [paths[first : first + size] for first in range(0, len(paths), size)]
+    found = list[InputFile | LeftOut]()
+    pool = ThreadPoolExecutor(THREADS, "read")
+    try:
+        for part in pool.map(lambda part: [_local(p, where, digests) for p in part], slices):
+            found += part
+            digests.save_now_and_then()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    digests.save()
+    return found
+
+
+def _local(path: Path, where: str, digests: Digests) -> InputFile | LeftOut:
+    kind = kind_of(str(path), where)
     with read_errors(str(path), where):
-        size, stamp = path.stat().st_size, _stamp(str(path))
-        if not size:
-            return None
-        if kind == "text":
-            content = path.read_bytes()
-            try:
-                content.decode()
-            except UnicodeDecodeError:
-                return None
-            digest = hashlib.sha256(content).hexdigest()
-        else:
-            digest = _digest(path, size)
-    return InputFile(str(path), kind, size, digest, stamp)
-
-
-def _digest(path: Path, size: int) -> str:
-    with path.open("rb") as file:
-        if size <= HASHED_WHOLE_BYTES:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256(str(size).encode())
-        for number in range(WINDOWS):
-            file.seek(number * (size - WINDOW_BYTES) // (WINDOWS - 1))
-            digest.update(file.read(WINDOW_BYTES))
-        return digest.hexdigest()
+        status = path.stat()
+        if not status.st_size:
+            return LeftOut(str(path), "is empty")
+        digest = digests.of(path, kind, status)
+        if digest is None:
+            return LeftOut(str(path), "is not UTF-8")
+    return InputFile(str(path), kind, status.st_size, digest, _stamp_of(status))
 
 
 def _stamp(path: str) -> str:
@@ -142,7 +161,10 @@ def _stamp(path: str) -> str:
         system, name = _file_system(path)
         system.invalidate_cache()
         return _version(system.info(name))
-    status = Path(path).stat()
+    return _stamp_of(Path(path).stat())
+
+
+def _stamp_of(status: os.stat_result) -> str:
     return f"{status.st_size} {status.st_mtime_ns}"
 
 
@@ -152,7 +174,7 @@ def _version(info: dict[str, Any]) -> str:
     return f"{info['size']} " + next((str(info[key]) for key in told_by if info.get(key)), "")
 
 
-def remote_files(source: SourceSpec, where: str) -> Iterator[InputFile]:
+def remote_files(source: SourceSpec, where: str) -> Iterator[InputFile | LeftOut]:
     """Raises UserError."""
     with read_errors(source.path, where):
         system, root = _file_system(source.path)
@@ -162,11 +184,15 @@ def remote_files(source: SourceSpec, where: str) -> Iterator[InputFile]:
         for name in names:
             # Not as the listing has it: some stores write it otherwise there.
             info = system.info(name)
-            if info["type"] != "file" or not info["size"]:
+            if info["type"] != "file":
                 continue
             url, version = str(system.unstrip_protocol(name)), _version(info)
+            kind = kind_of(url, where)
+            if not info["size"]:
+                yield LeftOut(url, "is empty")
+                continue
             digest = hashlib.sha256(f"{url} {version}".encode()).hexdigest()
-            yield InputFile(url, _kind(url), info["size"], digest, version)
+            yield InputFile(url, kind, info["size"], digest, version)
 
 
 def open_file(path: str) -> IO[bytes]:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from smolplan.rundir import read_json, write_json
-from trainer.data.dataset import SEPARATOR
 from trainer.data.pieces import Piece, documents
 
 BATCH_BYTES = 1_000_000
@@ -32,6 +31,7 @@ class Job:
     piece: Piece
     folder: str
     tokenizer: str
+    separator: int
     token_bytes: int
     held_out_fraction: float
 
@@ -68,7 +68,6 @@ def tokenise(job: Job) -> dict[str, Any]:
     """Write the shard of a piece: train-N.bin, held-out-N.bin and documents-N.bin, those that are
     not empty. Raises UserError for text that cannot be read, OSError."""
     tokenizer = _tokenizer(job.tokenizer)
-    separator = tokenizer.token_to_id(SEPARATOR)
     parts = {"train": Part(), "held-out": Part()}
     end = 0
     with (
@@ -79,7 +78,7 @@ def tokenise(job: Job) -> dict[str, Any]:
         for first, texts in _batches(job.piece):
             encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             for index, (text, encoding) in enumerate(zip(texts, encoded, strict=True), first):
-                ids = np.array([*encoding.ids, separator], dtype=f"<u{job.token_bytes}")
+                ids = np.array([*encoding.ids, job.separator], dtype=f"<u{job.token_bytes}")
                 out = held_out(index, job.number, job.held_out_fraction)
                 part = parts["held-out" if out else "train"]
                 part.tokens += len(ids)

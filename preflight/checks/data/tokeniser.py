@@ -39,7 +39,7 @@ def judge_tokenizer(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpe
     wrong = []
     if found["differing"]:
         wrong.append(
-            f"data.tokenizer {spec.data.tokenizer} and "
+            f"data.tokenizer {spec.tokenizer} and "
             f"{dataset['folder']}/{dataset['tokenizer']}, which came with the tokens, differ in "
             f"{found['differing']:,} of {found['entries']:,} entries"
         )

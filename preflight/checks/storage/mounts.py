@@ -41,8 +41,8 @@ def paths(context: Context) -> dict[str, str]:
         "data cache": spec.data.cache_dir or Path(cache) / "smolplan" / "data",
         "temporary files": Path(tempfile.gettempdir()),
     }
-    if spec.data.tokenizer is not None:
-        found["tokeniser"] = spec.data.tokenizer
+    if spec.tokenizer is not None:
+        found["tokeniser"] = spec.tokenizer
     for number, source in enumerate(spec.data.sources):
         if source.path != PYTHON_STDLIB and not source.is_remote:
             found[f"data.sources.{number}"] = Path(source.path)
