@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch.torch_version import TorchVersion
 
 from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit
@@ -36,8 +37,17 @@ log = logging.getLogger("trainer")
 
 
 def check_supported(spec: RunSpec) -> None:
-    """Raises NamedExit BAD_SPEC for a layout that this trainer cannot run yet."""
-    if problems := spec.unsupported_by_trainer():
+    """Raises NamedExit BAD_SPEC for a layout that this trainer cannot run yet, or not by the torch
+    that is here."""
+    problems = spec.unsupported_by_trainer()
+    if torch.__version__ < TorchVersion("2.13"):
+        parallel = spec.parallel
+        older = f", which needs torch 2.13; here is {torch.__version__}"
+        if parallel.schedule == "zero-bubble":
+            problems.append(f"parallel.schedule is zero-bubble{older}")
+        if spec.model.experts is not None and parallel.tensor_parallel > 1:
+            problems.append(f"experts with parallel.tensor_parallel above 1{older}")
+    if problems:
         raise NamedExit(ExitCode.BAD_SPEC, "; ".join(problems))
 
 

@@ -74,6 +74,10 @@ def test_the_trainer_says_what_it_cannot_run_of_schedule_and_shard_group() -> No
     assert "without a pipeline leave it out" in told
     assert "parallel.zero_stage is 1" in told
     assert parsed(shard_group=8, zero_stage=3).unsupported_by_trainer() == []
+    compiled = parsed(recompute="selective", tensor_parallel=2, data_parallel=192).model_dump()
+    compiled["launch"]["compile"] = True
+    (problem,) = RunSpec.model_validate(compiled).unsupported_by_trainer()
+    assert "selective with launch.compile and tensor_parallel 2" in problem
 
 
 @pytest.mark.parametrize(

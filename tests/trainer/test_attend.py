@@ -2,9 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from smolplan.spec import ModelSpec
 from trainer.model.attend import _skipping, attend
 from trainer.model.places import Places, documents_of, lengths_of, rotary_table
+from trainer.model.transformer import CausalLM
 
 LENGTH = 200
 
@@ -13,6 +16,24 @@ def places(with_documents: bool) -> Places:
     tokens = torch.randint(0, 40, (2, LENGTH), generator=torch.Generator().manual_seed(1))
     cos, sin = rotary_table(LENGTH, 16, 10_000.0)
     return Places(tokens.shape, cos, sin, documents_of(tokens, 0) if with_documents else None)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_layers_need_alike_is_made_before_the_first_of_them(compiled: bool) -> None:
+    """In a block that is compiled or computed again it would be made in one of its passes only."""
+    size = {"layers": 3, "hidden": 64, "heads": 4, "kv_heads": 2, "ffn_hidden": 32}
+    spec = ModelSpec.model_validate({**size, "vocab_size": 41, "window": 7, "layer_pattern": "WAW"})
+    model = CausalLM(spec, LENGTH).model
+    model.alike_for_any_batch = compiled
+    there: list[set[object]] = []
+
+    def look(_: nn.Module, given: tuple[Tensor, Places]) -> None:
+        there.append(set(given[1].once._made))
+
+    for block in model.layers:
+        block.register_forward_pre_hook(look)
+    model(torch.randint(0, 40, (2, LENGTH)), 0)
+    assert there[0] == there[1] == there[2] == ({7, None} if compiled else {7})
 
 
 @pytest.mark.parametrize("window", [None, 13])

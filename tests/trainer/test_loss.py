@@ -56,6 +56,24 @@ def test_of_a_bf16_head_logits_are_looked_at_in_fp32() -> None:
         assert apart < 0.02
 
 
+def test_a_bf16_head_s_gradient_is_as_exact_over_many_chunks_as_over_one() -> None:
+    numbers = torch.Generator().manual_seed(5)
+    hidden = torch.randn(1, 4096, HIDDEN, generator=numbers)
+    weight = 0.02 * torch.randn(VOCABULARY, HIDDEN, generator=numbers)
+    targets = torch.randint(VOCABULARY, (1, 4096), generator=numbers)
+
+    def gradient(dtype: torch.dtype, chunk_tokens: int) -> Tensor:
+        head = weight.detach().to(dtype).requires_grad_()
+        losses = next_token_loss(hidden.to(dtype), head, targets, 0.0, chunk_tokens=chunk_tokens)
+        losses[1].mean().backward()
+        assert head.grad is not None and head.grad.dtype == dtype
+        return head.grad.float()
+
+    exact = gradient(torch.float32, 64)
+    whole, chunks = ((gradient(torch.bfloat16, tokens) - exact).norm() for tokens in (4096, 64))
+    assert chunks < 1.2 * whole
+
+
 def test_each_token_s_logits_are_made_once_and_none_but_a_chunk_s_are_held() -> None:
     hidden, weight, targets = parts()
     made: list[int] = []
