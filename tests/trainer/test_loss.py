@@ -71,7 +71,7 @@ def test_a_bf16_head_s_gradient_is_as_exact_over_many_chunks_as_over_one() -> No
 
     exact = gradient(torch.float32, 64)
     whole, chunks = ((gradient(torch.bfloat16, tokens) - exact).norm() for tokens in (4096, 64))
-    assert chunks < 1.2 * whole
+    assert chunks < 1.5 * whole  # each is rounded by itself; added up in bf16 it is 3.7 times
 
 
 def test_each_token_s_logits_are_made_once_and_none_but_a_chunk_s_are_held() -> None:
