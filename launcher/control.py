@@ -94,6 +94,7 @@ def resume(
     spec = resumable(store, run)
     create.check(spec)
     directory = RunDir(run.path)
+    create.check_repeats(directory)
     fetch_now(directory, spec, on_progress)
     try:
         directory.stop_request.unlink(missing_ok=True)

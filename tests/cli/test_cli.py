@@ -1,6 +1,9 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,8 +14,9 @@ from launcher import create
 from launcher.store import Store
 from smolplan.cli.main import app
 from smolplan.errors import UserError
+from smolplan.spec import dump_spec
 from tests.preflight.storage_faults import hung_mount
-from tests.support import smolplan
+from tests.support import make_spec, smolplan, wait_until
 
 QUESTION = ("estimate", "--params", "3B", "--tokens", "11T", "--deadline", "4w")
 
@@ -281,6 +285,30 @@ def test_a_run_that_does_not_exist_ends_with_code_2(store: Store) -> None:
     assert "None was launched yet" in done.stderr
 
 
+def catches_sigint(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) & (1 << (signal.SIGINT - 1)))
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2, 0.5, 1.0])
+def test_ctrl_c_leaves_no_traceback_however_early(after_s: float, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smolplan", "runs"],
+        env={**os.environ, "SMOLPLAN_STATE": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Python's own start is over once its handler has given way to ours.
+    wait_until(lambda: catches_sigint(process.pid))
+    wait_until(lambda: not catches_sigint(process.pid))
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert process.returncode in (-signal.SIGINT, 130, 0)  # 0: it was done
+
+
 def test_a_launch_tells_of_a_record_in_the_wrong_place(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,3 +320,21 @@ def test_a_launch_tells_of_a_record_in_the_wrong_place(
     arguments = ["launch", "tiny-cpu", "--runs-dir", str(tmp_path), "--unchecked", "a test"]
     done = CliRunner().invoke(app, arguments)
     assert done.stderr == "smolplan: warning: it is on nfs4\n"
+
+
+def test_a_run_that_its_text_is_too_short_for_is_not_launched(
+    data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMOLPLAN_STATE", str(tmp_path / "state"))
+    spec = make_spec(data_cache)
+    data = spec.data.model_copy(update={"max_epochs": 0.001})
+    path = tmp_path / "spec.yaml"
+    path.write_text(dump_spec(spec.model_copy(update={"data": data})))
+    runs = tmp_path / "runs"
+    done = CliRunner().invoke(
+        app, ["launch", str(path), "--runs-dir", str(runs), "--unchecked", "a test"]
+    )
+    assert isinstance(done.exception, UserError)
+    assert "the run would not start" in str(done.exception)
+    assert "more than data.max_epochs 0.001; add text" in str(done.exception)
+    assert not runs.exists() and not Store().runs()
