@@ -161,7 +161,7 @@ def import_(
 
     The report goes to standard error. Exit 2, and nothing written, where no spec can be made.
 
-    Example: `smolplan spec import stage1_8T.yaml --out run.yaml`
+    Example: `smolplan spec import tests/importers/data/nanotron_stage1.yaml --out run.yaml`
     """
     import json
     import sys
