@@ -76,9 +76,7 @@ def resumable(store: Store, run: Run) -> RunSpec:
 
 def run_folder(run: Run) -> RunDir:
     """Raises UserError if the run directory is gone."""
-    if not run.path.is_dir():
-        raise UserError(f"the folder of run {run.id} is gone", where=str(run.path))
-    return RunDir(run.path)
+    return RunDir(run.path).existing()
 
 
 def resume(
