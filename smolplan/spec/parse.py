@@ -35,12 +35,13 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def suggestion(name: str, known: list[str]) -> str:
-    """What to say of an unknown name: the near ones if there are any, else all."""
+def suggestion(name: str, known: list[str], see: str = "") -> str:
+    """What to say of an unknown name: the near ones if there are any, else all, or where they
+    stand."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return "Did you mean " + " or ".join(near) + "?"
-    return "Known: " + ", ".join(known) + "."
+    return f"All {len(known)}: {see}" if see else "Known: " + ", ".join(known) + "."
 
 
 def parse_as(model: type[Model], text: str, *, where: str, example: str) -> Model:

@@ -253,7 +253,7 @@ def test_runs_whose_folder_or_spec_is_broken_are_listed_beside_the_others(
     listed = smolplan("runs")
     assert listed.returncode == 0, listed.stderr
     assert all(word in listed.stdout for word in ("0/120", "bad", "gone", "attempts"))
-    assert max(map(len, listed.stdout.splitlines())) <= 80
+    assert good.name in listed.stdout
     assert "not valid YAML" in smolplan("status", "bad").stdout
     assert "is gone" in smolplan("status", "gone").stdout
     for command in (["logs", "gone"], ["launch", "--resume", "gone"]):
@@ -267,8 +267,8 @@ def test_a_damaged_record_of_runs_is_named(store: Store, tmp_path: Path) -> None
     folder.mkdir()
     (folder / "runs.sqlite").write_bytes(b"no database" * 1000)
     done = smolplan("runs", SMOLPLAN_STATE=str(folder))
-    assert done.returncode == 1
-    assert "runs.sqlite: file is not a database" in done.stderr
+    assert done.returncode == 2
+    assert "runs.sqlite: the record of runs is damaged: file is not a database. Move" in done.stderr
     done = smolplan("runs", SMOLPLAN_STATE="~nobody-here/state")
     assert done.returncode == 2
     assert "SMOLPLAN_STATE" in done.stderr
@@ -338,3 +338,69 @@ def test_a_run_that_its_text_is_too_short_for_is_not_launched(
     assert "the run would not start" in str(done.exception)
     assert "more than data.max_epochs 0.001; add text" in str(done.exception)
     assert not runs.exists() and not Store().runs()
+
+
+def gone_run(state: Path, folder: Path) -> str:
+    """On record, and its folder is no longer there."""
+    store = Store(state)
+    run, _ = store.add_run("lost-1", folder / "lost-1", "hash", monitored=False)
+    store.close()
+    return run.id
+
+
+def test_a_run_whose_folder_is_gone_is_told_of_in_one_sentence(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    name = gone_run(state, tmp_path / "runs")
+    commands = [["report", name], ["plot", name], ["top", "--once", name], ["logs", name]]
+    for arguments in commands:
+        done = smolplan(*arguments, SMOLPLAN_STATE=str(state))
+        assert done.returncode == 2, arguments
+        assert done.stderr.endswith("lost-1: the folder of this run is gone.\n"), arguments
+
+
+@pytest.mark.parametrize("program", ["verify", "upload", "restore", "evaluate"])
+def test_a_program_of_the_trainer_names_a_run_that_is_not_there(
+    program: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", f"trainer.{program}", str(tmp_path / "nosuch")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("nosuch: the folder of this run is gone.\n")
+
+
+def test_verify_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer.verify", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "it is no run directory." in done.stderr
+
+
+def test_preflight_refuses_mistakes_of_input_before_it_checks(tmp_path: Path) -> None:
+    (tmp_path / "latin.sh").write_bytes(b"# caf\xe9\n")
+    (tmp_path / "file").touch()
+    for arguments, said in (
+        (["--every", "5min"], "--every: one look is no repetition. Give --watch too"),
+        (["--watch", "--every", "0s"], "--every: 0s is not more than zero"),
+        (["--script", "none.sh"], "none.sh cannot be read: No such file or directory."),
+        (["--script", str(tmp_path / "latin.sh")], "latin.sh cannot be read: it is not UTF-8"),
+        (["--only", "nonsense-of-mine"], "smolplan preflight --list --tier burn"),
+    ):
+        done = CliRunner().invoke(app, ["preflight", "tiny-cpu", *arguments])
+        assert isinstance(done.exception, UserError), arguments
+        assert said in str(done.exception)
+    refused = smolplan("preflight", "tiny-cpu", SMOLPLAN_STATE=str(tmp_path / "file" / "state"))
+    assert refused.returncode == 2 and not refused.stdout
+    assert "cannot keep the record of runs: Not a directory." in refused.stderr
+
+
+def test_names_that_are_unknown_are_answered_by_a_line_not_a_list() -> None:
+    for arguments in (["spec", "validate", "qqqqqqqq"], ["goodput", "--preset", "qqqqqqqq"]):
+        done = CliRunner().invoke(app, arguments)
+        assert len(str(done.exception)) < 200, arguments
+
+
+def test_names_of_runs_are_listed_whole(tmp_path: Path) -> None:
+    state, name = tmp_path / "state", "a-run-of-a-long-name-" * 4 + "1128-000136-1f44"
+    store = Store(state)
+    store.add_run(name, tmp_path / "runs" / name, "hash", monitored=False)
+    store.close()
+    assert name in smolplan("runs", SMOLPLAN_STATE=str(state)).stdout
