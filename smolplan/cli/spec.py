@@ -46,11 +46,19 @@ def validate(
     import json
 
     from planner.plan import make_plan
+    from smolplan.errors import UserError
     from smolplan.spec import load_spec
+    from smolplan.spec.parse import place_of
     from smolplan.units import format_count
 
     loaded = load_spec(spec)
-    make_plan(loaded)  # refuses what only the catalogue knows to be wrong
+    try:
+        make_plan(loaded)  # refuses what only the catalogue knows to be wrong
+    except UserError as error:
+        if error.where != "cluster.gpu" or not Path(spec).is_file():
+            raise
+        place = place_of(Path(spec).read_text("utf-8"), error.where, where=spec)
+        raise UserError(error.what, where=place, remedy=error.remedy) from None
     summary = {
         "name": loaded.name,
         "hash": loaded.content_hash(),
@@ -63,10 +71,11 @@ def validate(
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
+        ranks = loaded.parallel.ranks
         print(
             f"{spec} is valid: {loaded.steps:,} steps of "
             f"{'up to ' * bool(loaded.optim.batch_warmup)}{loaded.global_batch_tokens:,} tokens "
-            f"= {format_count(loaded.tokens)} tokens on {loaded.parallel.ranks} ranks "
+            f"= {format_count(loaded.tokens)} tokens on {ranks} rank{'s' * (ranks != 1)} "
             f"(hash {loaded.content_hash()[:12]})"
         )
 

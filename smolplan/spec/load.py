@@ -38,6 +38,8 @@ def load_spec(path: Path | str) -> RunSpec:
 
     Raises UserError for a file that cannot be read and for anything wrong in it.
     """
+    if path == "":
+        raise UserError("a spec is needed", remedy=f"Give a YAML file or a preset. All: {SEE}")
     path = Path(path)
     try:
         text = path.read_text("utf-8")

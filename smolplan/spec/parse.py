@@ -54,6 +54,7 @@ def parse_as(model: type[Model], text: str, *, where: str, example: str) -> Mode
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
+        problem = problem.replace("but found another document", "a second document begins here")
         raise UserError(f"not valid YAML: {problem}", where=where + line) from None
     except (ValueError, TypeError, RecursionError) as error:
         # A date of the 45th day, a number of five thousand digits, five thousand brackets.
@@ -65,6 +66,12 @@ def parse_as(model: type[Model], text: str, *, where: str, example: str) -> Mode
     except ValidationError as error:
         sentences = [_sentence(model, problem, root, where) for problem in error.errors()]
         raise UserError("\n".join(sentences)) from None
+
+
+def place_of(text: str, field: str, *, where: str) -> str:
+    """File, line and name of a field, as errors have them, of a text that parse_as has taken."""
+    line, _ = _found(yaml.compose(text, Loader=_StrictLoader), tuple(field.split(".")))
+    return f"{where}:{line}: {field}"
 
 
 _SAID = {

@@ -14,7 +14,7 @@ from launcher import create
 from launcher.store import Store
 from smolplan.cli.main import app
 from smolplan.errors import UserError
-from smolplan.spec import dump_spec
+from smolplan.spec import dump_spec, load_preset
 from tests.preflight.storage_faults import hung_mount
 from tests.support import make_spec, smolplan, wait_until
 
@@ -404,3 +404,33 @@ def test_names_of_runs_are_listed_whole(tmp_path: Path) -> None:
     store.add_run(name, tmp_path / "runs" / name, "hash", monitored=False)
     store.close()
     assert name in smolplan("runs", SMOLPLAN_STATE=str(state)).stdout
+
+
+def test_a_gpu_that_nobody_knows_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = dump_spec(load_preset("tiny-cpu")).replace("gpu: cpu", "gpu: h1x")
+    path.write_text(text)
+    line = text.splitlines().index("  gpu: h1x") + 1
+    done = CliRunner().invoke(app, ["spec", "validate", str(path)])
+    assert str(done.exception).startswith(f"{path}:{line}: cluster.gpu: the GPU 'h1x'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["spec", "validate", ""], "a spec is needed"),
+        (["plan", "smollm3-3b", "--network", "8x"], "Write a node's adapters like 8x400Gb/s."),
+        (["plan", "smollm3-3b", "--gpus", "1024-64"], "runs backwards. Write it like 64-1024."),
+        (["predict", "/"], "/: it cannot be read: Is a directory."),
+    ],
+)
+def test_a_mistake_is_told_by_what_was_written(arguments: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, UserError)
+    assert said in str(done.exception)
+
+
+def test_the_changes_of_a_proxy_keep_its_name_whole_and_no_line_ends_in_spaces() -> None:
+    told = smolplan("scale", "smollm3-3b", "--to", "100M", "--tokens", "2B").stderr
+    assert "smollm3-3b-100M" in told
+    assert all(line == line.rstrip() for line in told.splitlines())
