@@ -117,8 +117,8 @@ def format_count(value: float) -> str:
 
 
 def three_digits(value: float) -> str:
-    """3030 → "3,030", 30.25 → "30.2": no powers of ten for what is large."""
-    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e6 else f"{value:.3g}"
+    """3030 → "3,030", 30.25 → "30.2": no powers of ten before nobody counts any more."""
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e10 else f"{value:.3g}"
 
 
 def format_duration(seconds: float) -> str:
