@@ -76,9 +76,7 @@ def resumable(store: Store, run: Run) -> RunSpec:
 
 def run_folder(run: Run) -> RunDir:
     """Raises UserError if the run directory is gone."""
-    if not run.path.is_dir():
-        raise UserError(f"the folder of run {run.id} is gone", where=str(run.path))
-    return RunDir(run.path)
+    return RunDir(run.path).existing()
 
 
 def resume(
@@ -94,6 +92,7 @@ def resume(
     spec = resumable(store, run)
     create.check(spec)
     directory = RunDir(run.path)
+    create.check_repeats(directory)
     fetch_now(directory, spec, on_progress)
     try:
         directory.stop_request.unlink(missing_ok=True)

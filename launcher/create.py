@@ -21,8 +21,9 @@ from launcher.store import Attempt, Run, Store
 from launcher.uploads import check_store
 from planner.plan import make_plan
 from smolplan.errors import UserError
-from smolplan.rundir import RunDir, sync_folder, write_text
-from smolplan.spec import RunSpec, dump_spec
+from smolplan.mixture import Mixture, exhausted, uses
+from smolplan.rundir import RunDir, read_json, sync_folder, write_text
+from smolplan.spec import RunSpec, dump_spec, load_spec
 from smolplan.touch import require_answer
 from smolplan.trackers import check_trackers
 
@@ -209,6 +210,7 @@ def build_folder(
                 remedy="Name a writable folder by --runs-dir or launch.runs_dir.",
             ) from None
         (fill or prepare_data)(run, on_progress)
+        check_repeats(run)
         (staging / BUILDER).unlink()
         staging.rename(final)
         sync_folder(folder)  # before it is on record: a power cut leaves a run that is whole
@@ -268,6 +270,18 @@ def prepare_data(run: RunDir, on_progress: Callable[[str], None] = lambda line: 
                 remedy="Install it: pip install 'smolplan[train]'",
             )
         raise UserError(last, where="data")
+
+
+def check_repeats(run: RunDir) -> None:
+    """Raises UserError for a run that would read a source of its text more often than it may: its
+    ranks would end before the first step."""
+    spec, content = load_spec(run.spec), read_json(run.dataset)
+    if content is None or "sources" not in content:  # the ranks say so; or of an old smolplan
+        return
+    names = [source["name"] for source in content["sources"]]
+    counts = [max(0, (s["tokens"] - 1) // spec.data.seq_len) for s in content["sources"]]
+    if problem := exhausted(uses(spec, Mixture.of(spec, names, counts), counts)):
+        raise UserError(f"the run would not start: {problem}", where=spec.name)
 
 
 def port_trouble(port: int) -> OSError | None:

@@ -25,9 +25,7 @@ def _files(run: RunDir, attempt: int, rank: int | None) -> list[Path]:
 def read_logs(path: Path, *, rank: int | None, attempt: int | None) -> Iterator[str]:
     """Lines "rank-0 | …" of an attempt (the newest unless given). Raises UserError if it or the
     rank has no log."""
-    run = RunDir(path)
-    if not path.is_dir():
-        raise UserError("the folder of this run is gone", where=str(path))
+    run = RunDir(path).existing()
     number = attempt or run.latest_attempt()
     files = _files(run, number, rank)
     if not files:

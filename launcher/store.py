@@ -222,12 +222,16 @@ class Store:
             self._migrate()
         except (OSError, sqlite3.OperationalError) as error:
             raise UserError(
-                f"cannot keep the record of runs: {error}",
+                f"cannot keep the record of runs: {getattr(error, 'strerror', None) or error}",
                 where=str(self.folder),
                 remedy="Make this folder writable, or set SMOLPLAN_STATE to one that is.",
             ) from None
         except sqlite3.DatabaseError as error:
-            raise self._unusable(error) from None
+            raise UserError(
+                f"the record of runs is damaged: {error}",
+                where=str(self.folder / "runs.sqlite"),
+                remedy="Move it away for a new one, or set SMOLPLAN_STATE to another folder.",
+            ) from None
 
     def _migrate(self) -> None:
         """Bring the tables to this version. Raises UserError for those of a newer one."""

@@ -88,7 +88,7 @@ class Story:
 
 def read_story(store: Store, run: Run) -> Story:
     """Read all that is on record of a run. Raises UserError where its spec cannot be read."""
-    reader = StoryReader(run, load_spec(RunDir(run.path).spec))
+    reader = StoryReader(run, load_spec(RunDir(run.path).existing().spec))
     faults = [fault for fault in store.host_faults() if fault.run_id == run.id]
     return reader.read(run, store.attempts(run.id), faults)
 

@@ -66,7 +66,7 @@ class IntervalRow:
     by: str
     interval_s: float
     steps: int
-    """The same in whole steps."""
+    """What it is made of."""
     goodput: float
     """Of the rest of the run; 0 where it would never end."""
 
@@ -135,7 +135,8 @@ def look_ahead(observed: Observed, prior: Prior, *, seed: int = 0) -> Outlook:
     def row(by: str, interval_s: float) -> IntervalRow:
         # The last checkpoint comes with the last step, however long the interval.
         steps = max(1, min(left, round(min(interval_s, work_s) / each_s)))
-        return IntervalRow(by, interval_s, steps, goodput_of(with_interval(run, steps * each_s)))
+        rounded_s = steps * each_s
+        return IntervalRow(by, rounded_s, steps, goodput_of(with_interval(run, rounded_s)))
 
     advised = row("exact optimum", best_s(rate.median))
     stall, mttf = checkpoint.stall_s, run.mttf_s
@@ -152,7 +153,11 @@ def look_ahead(observed: Observed, prior: Prior, *, seed: int = 0) -> Outlook:
             row("Young 1974", young_interval_s(stall, mttf)),
             row("Daly 2006", daly_interval_s(stall, mttf)),
             advised,
-            replace(row("the spec's", observed.every_steps * each_s), steps=observed.every_steps),
+            replace(
+                row("the spec's", observed.every_steps * each_s),
+                interval_s=observed.every_steps * each_s,
+                steps=observed.every_steps,
+            ),
         ),
         advised=advised,
         advised_steps_low=row("", best_s(high)).steps,

@@ -192,7 +192,7 @@ def site_of(
         raise UserError(
             "how fast a CPU trains is not modelled",
             where="cluster.gpu",
-            remedy="Name a GPU of the catalogue: h100.",
+            remedy="Name a GPU of the catalogue, such as h100.",
         )
     gpu = find_gpu(spec.cluster.gpu, where="cluster.gpu")
     accelerator = find_accelerator(gpu.name)

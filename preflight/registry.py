@@ -189,7 +189,9 @@ def select(
         for name in names:
             if name not in known:
                 raise UserError(
-                    f"there is no check {name!r}", where=option, remedy=suggestion(name, known)
+                    f"there is no check {name!r}",
+                    where=option,
+                    remedy=suggestion(name, known, "smolplan preflight --list --tier burn"),
                 )
     return [
         c

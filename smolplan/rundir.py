@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+from smolplan.errors import UserError
 from smolplan.json_records import filled, json_object
 from smolplan.lock import briefly
 
@@ -56,6 +57,12 @@ class RunDir:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def existing(self) -> Self:
+        """Itself. Raises UserError if the folder is gone."""
+        if not self.path.is_dir():
+            raise UserError("the folder of this run is gone", where=str(self))
+        return self
 
     @property
     def spec(self) -> Path:

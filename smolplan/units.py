@@ -116,11 +116,16 @@ def format_count(value: float) -> str:
     return _with_suffix(value, [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")], 3)
 
 
+def three_digits(value: float) -> str:
+    """3030 → "3,030", 30.25 → "30.2": no powers of ten before nobody counts any more."""
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e10 else f"{value:.3g}"
+
+
 def format_duration(seconds: float) -> str:
     """2_388_000 → "27.6 d"; the largest unit that leaves a number above one."""
     for scale, suffix in [(DAY_S, "d"), (HOUR_S, "h"), (60.0, "min"), (1.0, "s")]:
         if abs(seconds) >= scale:
-            return f"{seconds / scale:.3g} {suffix}"
+            return f"{three_digits(seconds / scale)} {suffix}"
     return f"{seconds * 1e3:.3g} ms"
 
 

@@ -166,7 +166,7 @@ def main() -> int:
             stderr.flush()
 
     try:
-        spec = load_spec(run.spec)
+        spec = load_spec(run.existing().spec)
         if arguments.due:
             evaluate_due(run, spec)
             return 0

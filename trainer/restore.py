@@ -174,7 +174,7 @@ def main() -> int:
     run = RunDir(arguments.run)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        upload_to = load_spec(run.spec).checkpoint.upload_to
+        upload_to = load_spec(run.existing().spec).checkpoint.upload_to
         if upload_to is None:
             raise UserError("it names no object store", where="checkpoint.upload_to")
         if not hold(run.upload_lock):

@@ -243,7 +243,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     os.nice(10)  # hashing must not take a core from a rank
     try:
-        spec = load_spec(run.spec)
+        spec = load_spec(run.existing().spec)
         if not hold(run.upload_lock):
             log.info("another process uploads for %s already", run)
             return 0

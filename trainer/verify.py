@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from smolplan.errors import UserError
 from smolplan.rundir import RunDir
 from trainer.manifest import Manifest, survey
 
@@ -14,10 +15,13 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    run = RunDir(arguments.run)
-    if not run.path.is_dir():
-        sys.stderr.write(f"smolplan: there is no run directory {run}\n")
-        return 2
+    try:
+        run = RunDir(arguments.run).existing()
+        if not (run.spec.is_file() or run.checkpoints.is_dir()):
+            raise UserError("it is no run directory", where=str(run))
+    except UserError as error:
+        sys.stderr.write(f"smolplan: {error}\n")
+        return int(error.exit_code)
     found = [
         {
             "step": step,

@@ -38,7 +38,7 @@ class Follower:
     def __init__(self, run: Run) -> None:
         """Raises UserError where the run's spec cannot be read."""
         self.dir = RunDir(run.path)
-        self.spec = load_spec(self.dir.spec)
+        self.spec = load_spec(self.dir.existing().spec)
         self.plan = read_json(self.dir.plan) or {}
         self.curve = Curve(MOST_POINTS)
         self.timeline: deque[Entry] = deque(maxlen=MOST_ENTRIES)

@@ -38,6 +38,7 @@ def write(measured: Calibration, path: Path) -> None:
 
     content = {"format": FORMAT, **asdict(measured), "fits": asdict(fit(measured))}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # a new home has no ~/.local/state yet
         write_json(path, content)
     except OSError as error:
         raise UserError(f"cannot write it: {error.strerror}", where=str(path)) from None

@@ -150,7 +150,8 @@ def published_model(name: str) -> dict[str, Any]:
         from smolplan.spec.parse import suggestion
 
         raise UserError(
-            f"there is no published model {name!r}", remedy=suggestion(name, sorted(models()))
+            f"there is no published model {name!r}",
+            remedy=suggestion(name, sorted(models()), "docs/estimate.md"),
         )
     return model_of_config(row.config, where=f"model {name}")
 

@@ -76,7 +76,8 @@ def read_rows(path: Path) -> list[Row]:
     except FileNotFoundError:
         raise UserError("there is no such file", where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"it cannot be read: {error}", where=str(path)) from None
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"it cannot be read: {reason}", where=str(path)) from None
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     rows = []
     try:

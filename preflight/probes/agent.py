@@ -15,7 +15,7 @@ def main() -> int:
         arguments,
         ranks=int(ranks),
         name=f"preflight-{os.getpid()}",
-        logs=DefaultLogsSpecs(),
+        logs=DefaultLogsSpecs(os.devnull),
         node=Node(port=int(port)),
     )
     return 1 if failures else 0

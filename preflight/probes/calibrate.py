@@ -255,7 +255,7 @@ def measured_collectives(ranks: int, kind: str, folder: Path, quick: bool) -> li
         [*program, *(["quick"] if quick else [])],
         ranks=ranks,
         name=f"calibrate-{os.getpid()}",
-        logs=DefaultLogsSpecs(),
+        logs=DefaultLogsSpecs(os.devnull),
         node=Node(),
     )
     if failures:

@@ -95,6 +95,10 @@ def ablate(
         create.check(one)
     home = create.runs_folder(base, out or Path(f"ablation-{base.name}-{base.content_hash()[:8]}"))
     runs = Runs(base, home / "runs", unchecked)
+    if home.exists() and not home.is_dir():
+        raise UserError(
+            f"{str(home)[:200]} is no folder", where="--out", remedy="Name a folder, or a new one."
+        )
     if dry_run:
         done = {key for key, one in specs.items() if is_finished(runs.earlier(one))}
         if as_json:

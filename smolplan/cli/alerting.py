@@ -73,9 +73,10 @@ def _literally(name: str) -> str:
 
 
 def give(text: str, output: Path | None) -> None:
-    from smolplan.cli.options import write_file
+    from smolplan.cli.options import say_written, write_file
 
     if output is None:
         print(text, end="")
     else:
         write_file("--output", output, text.encode(), force=True)
+        say_written(output)

@@ -228,6 +228,7 @@ def _rows(measured: "Calibration") -> list[tuple[str, str, str, str, str]]:
     from planner.calibration import fit
     from planner.predict.catalog import GENERIC, constants_for, find_accelerator, fitted_constants
     from planner.step_time import HBM_SHARE
+    from smolplan.units import three_digits
 
     fits = fit(measured)
     gpu = None if measured.device == "cpu" else find_accelerator(measured.machine)
@@ -266,13 +267,13 @@ def _rows(measured: "Calibration") -> list[tuple[str, str, str, str, str]]:
         add(name, _bytes(fits.memory.per_s), fits.memory, known["memory"])
     if fits.link is not None:
         add("link (busbw)", _bytes(fits.link.bytes_per_s), fits.link, known["link"])
-        rows.append(("  latency", f"{fits.link.latency_s * 1e6:,.3g} µs", "", "", ""))
+        rows.append(("  latency", f"{three_digits(fits.link.latency_s * 1e6)} µs", "", "", ""))
     elif measured.collective:
         rows.append(("link (busbw)", NO_FIT, "", str(len(measured.collective)), ""))
     for kind, link in fits.links.items():
         text = f"  {kind.replace('_', '-')}"
         add(text, _bytes(link.bytes_per_s), link)
-        rows.append(("    latency", f"{link.latency_s * 1e6:,.3g} µs", "", "", ""))
+        rows.append(("    latency", f"{three_digits(link.latency_s * 1e6)} µs", "", "", ""))
     return rows
 
 

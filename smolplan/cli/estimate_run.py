@@ -15,7 +15,7 @@ from planner.plan import make_plan
 from planner.prior import prior_of
 from smolplan.cli import style
 from smolplan.cli.run import find_run
-from smolplan.units import format_duration
+from smolplan.units import format_duration, three_digits
 
 if TYPE_CHECKING:
     from monitor.story import Story
@@ -101,8 +101,8 @@ def _facts(story: "Story", outlook: Outlook, price: Price | None) -> list[tuple[
         ("restart", f"{span(run.restart.detect_s)} to detect, {span(run.restart.busy_s)} to train"),
         (
             "cost",
-            f"{story.gpu_hours:,.1f} GPU-hours so far, "
-            f"{outlook.gpu_hours.middle:,.1f} to go{_dollars(story, outlook, price)}",
+            f"{three_digits(story.gpu_hours)} GPU-hours so far, "
+            f"{three_digits(outlook.gpu_hours.middle)} to go{_dollars(story, outlook, price)}",
         ),
     ]
     return rows

@@ -8,7 +8,7 @@ from planner.answer import Answer
 from planner.explain import scientific
 from planner.params import parameter_counts
 from smolplan.cli import style
-from smolplan.units import DAY_S, format_count, format_duration
+from smolplan.units import DAY_S, format_count, format_duration, three_digits
 
 
 def show(answer: Answer, *, explain: bool) -> None:
@@ -64,7 +64,7 @@ def _facts(answer: Answer) -> Table:
     facts.add_row(
         "per GPU",
         f"{answer.flops_per_s_per_gpu / 1e12:,.4g} TFLOP/s = "
-        f"{answer.tokens_per_s_per_gpu:,.0f} tokens/s, which is an MFU of",
+        f"{three_digits(answer.tokens_per_s_per_gpu)} tokens/s, which is an MFU of",
     )
     for name, value in answer.mfu_views.items():
         facts.add_row("", f"{value:6.1%}  {name}")
@@ -72,7 +72,7 @@ def _facts(answer: Answer) -> Table:
         facts.add_row("quotient", f"{answer.gpus_quotient:,.1f} → {answer.gpus_plain:,} GPUs")
     facts.add_row(
         "stepping",
-        f"{format_duration_exact(answer.stepping_s)}, {answer.gpu_hours:,.0f} GPU-hours"
+        f"{format_duration_exact(answer.stepping_s)}, {three_digits(answer.gpu_hours)} GPU-hours"
         + (f" with {q.lost_s / 3600:g} h lost to failures" if q.lost_s else ""),
     )
     if answer.slack_s is not None:

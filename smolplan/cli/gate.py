@@ -25,6 +25,7 @@ def check_before(
 
     Raises SmolplanError if the run must not start.
     """
+    from launcher.store import Store
     from preflight import history
     from preflight.gate import OF_NODES, judge
     from preflight.look import Look
@@ -42,6 +43,7 @@ def check_before(
         return lambda run: _leave_unchecked(run, reason)
     # Nodes that only a scheduler reaches check themselves before their ranks start; of this machine
     # counts what it shares with them.
+    Store().close()  # what is found is kept: better refused now than then
     scheduled = spec.launch.backend in ("slurm", "kubernetes")
     of_nodes = OF_NODES if scheduled else ()
     with Look(spec, runs_dir, tier="quick", here=scheduled, skip=of_nodes) as look:
@@ -57,9 +59,9 @@ def check_before(
     )
     if verdict.refused:
         kind = UserError if verdict.is_mistake else SmolplanError
+        remedy = verdict.remedy or "See all of it: smolplan preflight SPEC --last"
         raise kind(
-            f"not fit to start: {verdict.refused}. "
-            f"{verdict.remedy or 'See all of it: smolplan preflight SPEC --last'} "
+            f"not fit to start: {verdict.refused}. {remedy.removesuffix('.')}. "
             "To start it all the same: --unchecked REASON."
         )
     return lambda run: _tell_checked(run, len(report.results), verdict.left_out)

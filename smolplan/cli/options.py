@@ -4,6 +4,7 @@ import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, overload
 
@@ -176,6 +177,12 @@ def write_file(where: str, path: "Path", content: bytes, *, force: bool) -> None
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(where, path, error) from None
+
+
+def say_written(path: "Path") -> None:
+    """On standard error, to a person who waits for a word."""
+    if sys.stderr.isatty():
+        print(f"{path} is written", file=sys.stderr)
 
 
 def _beside(path: "Path") -> "Path":

@@ -53,6 +53,10 @@ def counts(text: str, per_node: int) -> list[int]:
     remedy = "Write it like 64,128,256 or 64-1024."
     low, dash, high = text.partition("-")
     numbers = [gpu_count(part, remedy) for part in ([low, high] if dash else text.split(","))]
+    if dash and numbers[0] > numbers[1]:
+        raise UserError(
+            f"{text} runs backwards", where="--gpus", remedy=f"Write it like {high}-{low}."
+        )
     if dash:
         first, last = (-(-numbers[0] // per_node), numbers[1] // per_node)
         numbers = []
@@ -120,7 +124,12 @@ def _node_network(text: str) -> float:
     """Bytes per second of a node's adapters: 8x400Gb/s is eight of them."""
     rails, _, rate = text.rpartition("x")
     count = rails.strip() or "1"
-    if not count.isascii() or not count.isdigit() or not 1 <= int(count) <= MOST_RAILS:
+    if (
+        not count.isascii()
+        or not count.isdigit()
+        or not 1 <= int(count) <= MOST_RAILS
+        or not rate.strip()
+    ):
         raise UserError(
             f"{text!r} is no number of adapters and a bandwidth",
             where="--network",

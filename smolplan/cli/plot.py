@@ -32,7 +32,7 @@ def plot(
     """Draw loss, that of each source, throughput, MFU, gradient norm, data wait, memory and
     evaluations over tokens; several runs lie over each other, for comparing them at equal tokens.
 
-    Example: `smolplan plot ablation-a ablation-b --to compare.svg --metric loss`
+    Example: `smolplan plot latest --to loss.svg --metric loss`
     """
     import json
 
@@ -79,5 +79,5 @@ def _course(name: str) -> "Course":
     if folder.spec.is_file():
         return read_course(folder.path.resolve().name, folder, load_spec(folder.spec))
     found = find_run(Store(), name)
-    folder = RunDir(found.path)
+    folder = RunDir(found.path).existing()
     return read_course(found.id, folder, load_spec(folder.spec))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from preflight.report import Report
     from smolplan.spec import RunSpec
 
+EVERY = "60s"
 EXAMPLES = """
 
 Examples:
@@ -64,7 +65,9 @@ def preflight(
             "--watch", help="Repeat what a run beside it does not feel; tell what changes."
         ),
     ] = False,
-    every: Annotated[str, typer.Option(help="Time between two looks of --watch.")] = "60s",
+    every: Annotated[
+        str | None, typer.Option(help="Time between two looks of --watch (default: 60s).")
+    ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write a JUnit XML file too.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write one self-contained page too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
@@ -77,13 +80,23 @@ def preflight(
     import signal
     import sys
 
+    from launcher.store import Store
     from preflight.look import Look
     from preflight.registry import select
     from smolplan.cli import style
+    from smolplan.cli.options import positive
     from smolplan.cli.preflight_view import list_table
     from smolplan.errors import UserError
     from smolplan.spec import load_spec
+    from smolplan.units import parse_duration_s
 
+    if every is not None and not watch:
+        raise UserError(
+            "one look is no repetition",
+            where="--every",
+            remedy="Give --watch too, or leave it out.",
+        )
+    every_s = positive("--every", every or EVERY, parse_duration_s)
     chosen = [c for c in select(only or (), skip or (), tier) if c.passive or not watch]
     if not chosen:
         raise UserError(
@@ -121,6 +134,10 @@ def preflight(
             where=loaded.name,
             remedy="Half of the checks train: give a spec with a dense model, such as smollm3-3b.",
         )
+    for path in script or ():
+        _check_script(path)
+    if not watch:
+        Store().close()  # what is found is kept: better refused now than then
     # So that the clean-up of Ctrl-C is done for a plain kill too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with Look(
@@ -135,7 +152,7 @@ def preflight(
         scripts=[path.absolute() for path in script or ()],
     ) as look:
         if watch:
-            _watch(look, every, as_json)
+            _watch(look, every_s, every or EVERY, as_json)
         report = look_once(look)
     look.keep(report)
     _tell(report, junit, html, as_json)
@@ -143,6 +160,20 @@ def preflight(
 
 
 preflight.__doc__ = (preflight.__doc__ or "").rstrip() + EXAMPLES
+
+
+def _check_script(path: Path) -> None:
+    """Raises UserError for one that cannot be read."""
+    from smolplan.errors import UserError
+
+    try:
+        path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}",
+            where="--script",
+            remedy="Give the shell scripts that start or follow the run.",
+        ) from None
 
 
 def look_once(look: "Look") -> "Report":
@@ -181,6 +212,7 @@ def _tell(report: "Report", junit: Path | None, html: Path | None, as_json: bool
     from preflight.reports.html import html as as_html
     from preflight.reports.junit import junit as as_junit
     from smolplan.cli import style
+    from smolplan.cli.options import say_written
     from smolplan.cli.preflight_view import show
     from smolplan.errors import UserError
 
@@ -195,13 +227,14 @@ def _tell(report: "Report", junit: Path | None, html: Path | None, as_json: bool
                 where=option,
                 remedy="Name a file in a folder that is there.",
             ) from None
+        say_written(path)
     if as_json:
         print(report.model_dump_json(indent=1))
     else:
         style.show(lambda out: show(report, out), narrow=False)
 
 
-def _watch(look: "Look", every: str, as_json: bool) -> None:
+def _watch(look: "Look", every_s: float, every: str, as_json: bool) -> None:
     """Until somebody ends it; that is no failure."""
     import json
     import signal
@@ -212,13 +245,12 @@ def _watch(look: "Look", every: str, as_json: bool) -> None:
     from preflight.watch import watch
     from smolplan.cli.preflight_view import change_line
     from smolplan.cli.style import console
-    from smolplan.units import parse_duration_s
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     out, first = console(), True
     out.soft_wrap = True
     try:
-        for report, changes in watch(look.report, parse_duration_s(every), threading.Event()):
+        for report, changes in watch(look.report, every_s, threading.Event()):
             if first and not as_json:
                 checks = len({result.name for result in report.results})
                 out.print(f"Watching by {checks} checks, every {every}; Ctrl-C ends it.")

@@ -33,7 +33,7 @@ def report(
     from monitor.report.markdown import markdown
     from monitor.story import read_story
     from planner.catalog import price_of
-    from smolplan.cli.options import check_file, write_file
+    from smolplan.cli.options import check_file, say_written, write_file
     from smolplan.cli.style import progress_line
     from smolplan.errors import UserError
     from smolplan.rundir import RunDir, read_json
@@ -58,5 +58,6 @@ def report(
     if output is not None:
         render = html if output.suffix == ".html" else markdown
         write_file("--output", output, render(document).encode(), force=force)
+        say_written(output)
     elif not as_json:
         print(markdown(document), end="")

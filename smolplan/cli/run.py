@@ -228,6 +228,7 @@ def status(
 
 def _watch(store: "Store", run_id: str) -> None:
     """Show a run until it is over. Ends the command with 1 if the run failed."""
+    import sys
     import time
 
     from rich.live import Live
@@ -239,14 +240,18 @@ def _watch(store: "Store", run_id: str) -> None:
 
     out = console()
     answer = run_status(store, store.run(run_id))
-    with Live(console=out, auto_refresh=False, transient=False) as live:
-        while True:
-            answer = run_status(store, control.settle(store, store.run(run_id)))
-            if out.is_terminal:
-                live.update(status_panel(answer), refresh=True)
-            if answer.run.state != "active":
-                break
-            time.sleep(0.5)
+    try:
+        with Live(console=out, auto_refresh=False, transient=False) as live:
+            while True:
+                answer = run_status(store, control.settle(store, store.run(run_id)))
+                if out.is_terminal:
+                    live.update(status_panel(answer), refresh=True)
+                if answer.run.state != "active":
+                    break
+                time.sleep(0.5)
+    except KeyboardInterrupt:
+        print(f"{run_id} goes on. End it by: smolplan stop {run_id}", file=sys.stderr)
+        raise
     if not out.is_terminal:
         show(lambda out: out.print(status_panel(answer)))
     if answer.run.state == "failed":
@@ -372,7 +377,7 @@ def runs(as_json: Json = False) -> None:
     from launcher import control
     from launcher.status import run_status, unseen_status
     from launcher.store import Store
-    from smolplan.cli.style import show
+    from smolplan.cli.style import print_whole, show
     from smolplan.cli.views import runs_table
     from smolplan.touch import ANSWER_S, hung
 
@@ -389,7 +394,7 @@ def runs(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([answer.to_json() for answer in answers], indent=1))
     elif answers:
-        show(lambda out: out.print(runs_table(answers)), narrow=False)
+        show(lambda out: print_whole(out, runs_table(answers)), narrow=False)
     else:
         print("No run was launched yet. Try: smolplan launch tiny-cpu --watch")
 

@@ -50,14 +50,17 @@ def show(scaled: Scaled, file: IO[str]) -> None:
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     table.add_column("field", overflow="fold", max_width=26)
     for title in ("from", "to"):
-        table.add_column(title, justify="right", overflow="fold", max_width=12)
+        table.add_column(title, justify="right", overflow="fold", max_width=18)
     table.add_column("by which rule")
     for change in scaled.changes:
         field, old, new = ".".join(change.path), value_text(change.old), value_text(change.new)
         table.add_row(field, old, new, change.rule.told)
-    out.print(table)
-    for line in _told(scaled):
-        out.print(line, markup=False)
+    with out.capture() as captured:
+        out.print(table)
+        for line in _told(scaled):
+            out.print(line, markup=False)
+    for line in captured.get().splitlines():
+        print(line.rstrip(), file=file)
 
 
 def _told(scaled: Scaled) -> list[str]:

@@ -48,11 +48,19 @@ def validate(
     import json
 
     from planner.plan import make_plan
+    from smolplan.errors import UserError
     from smolplan.spec import load_spec
+    from smolplan.spec.parse import place_of
     from smolplan.units import format_count
 
     loaded = load_spec(spec)
-    make_plan(loaded)  # refuses what only the catalogue knows to be wrong
+    try:
+        make_plan(loaded)  # refuses what only the catalogue knows to be wrong
+    except UserError as error:
+        if error.where != "cluster.gpu" or not Path(spec).is_file():
+            raise
+        place = place_of(Path(spec).read_text("utf-8"), error.where, where=spec)
+        raise UserError(error.what, where=place, remedy=error.remedy) from None
     summary = {
         "name": loaded.name,
         "hash": loaded.content_hash(),
@@ -65,10 +73,11 @@ def validate(
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
+        ranks = loaded.parallel.ranks
         print(
             f"{spec} is valid: {loaded.steps:,} steps of "
             f"{'up to ' * bool(loaded.optim.batch_warmup)}{loaded.global_batch_tokens:,} tokens "
-            f"= {format_count(loaded.tokens)} tokens on {loaded.parallel.ranks} ranks "
+            f"= {format_count(loaded.tokens)} tokens on {ranks} rank{'s' * (ranks != 1)} "
             f"(hash {loaded.content_hash()[:12]})"
         )
 
@@ -152,7 +161,7 @@ def import_(
 
     The report goes to standard error. Exit 2, and nothing written, where no spec can be made.
 
-    Example: `smolplan spec import stage1_8T.yaml --out run.yaml`
+    Example: `smolplan spec import tests/importers/data/nanotron_stage1.yaml --out run.yaml`
     """
     from smolplan.importers.detect import import_file
     from smolplan.importers.options import Options, parse_overrides

@@ -42,6 +42,17 @@ def show(render: Callable[["Console"], None], *, narrow: bool = True) -> None:
         print(line.rstrip())
 
 
+WIDEST = 1000
+
+
+def print_whole(out: "Console", table: "Table") -> None:
+    """However wide it is: a terminal then breaks its lines, and no cell is cut."""
+    out.width = max(
+        out.width, out.measure(table, options=out.options.update(max_width=WIDEST)).maximum
+    )
+    out.print(table)
+
+
 def facts_grid() -> "Table":
     """Two columns: what it is, and what there is to say about it."""
     from rich.table import Table

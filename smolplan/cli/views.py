@@ -91,7 +91,7 @@ def _event_row(event: dict[str, Any]) -> tuple[str, str]:
 def runs_table(statuses: list[RunStatus]) -> Table:
     """All runs, a row each."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("run", overflow="fold")  # a long name takes lines, not the other columns
+    table.add_column("run", no_wrap=True)  # whole, so that it can be copied
     table.add_column("state", no_wrap=True)
     for title in ("step", "loss", "attempts"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -43,7 +43,7 @@ def parse_overrides(given: Sequence[str]) -> dict[str, Any]:
             raise UserError(
                 f"a run spec has no field {name!r}",
                 where="--set",
-                remedy=suggestion(name, sorted(known)),
+                remedy=suggestion(name, sorted(known), "smolplan spec schema"),
             )
         try:
             value = yaml.safe_load(written)

@@ -9,6 +9,9 @@ from smolplan.errors import UserError
 from smolplan.spec.parse import parse_as, suggestion
 from smolplan.spec.run import RunSpec
 
+SEE = "smolplan spec presets"
+"""Names all presets."""
+
 
 def preset_names() -> list[str]:
     """Names of the bundled specs, sorted."""
@@ -24,7 +27,7 @@ def load_preset(name: str) -> RunSpec:
         raise UserError(
             f"there is no preset {name!r}",
             where="--preset",
-            remedy=suggestion(name, preset_names()),
+            remedy=suggestion(name, preset_names(), SEE),
         )
     text = (resources.files("smolplan") / "presets" / f"{name}.yaml").read_text("utf-8")
     return parse_spec(text, where=f"preset {name}")
@@ -35,6 +38,8 @@ def load_spec(path: Path | str) -> RunSpec:
 
     Raises UserError for a file that cannot be read and for anything wrong in it.
     """
+    if path == "":
+        raise UserError("a spec is needed", remedy=f"Give a YAML file or a preset. All: {SEE}")
     path = Path(path)
     try:
         text = path.read_text("utf-8")
@@ -45,7 +50,7 @@ def load_spec(path: Path | str) -> RunSpec:
         raise UserError(
             f"cannot read the spec: {reason}",
             where=str(path)[:200],
-            remedy="Give a YAML file or a preset. " + suggestion(str(path), preset_names()),
+            remedy="Give a YAML file or a preset. " + suggestion(str(path), preset_names(), SEE),
         ) from None
     return parse_spec(text, where=str(path))
 

@@ -35,12 +35,13 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def suggestion(name: str, known: list[str]) -> str:
-    """What to say of an unknown name: the near ones if there are any, else all."""
+def suggestion(name: str, known: list[str], see: str = "") -> str:
+    """What to say of an unknown name: the near ones if there are any, else all, or where they
+    stand."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return "Did you mean " + " or ".join(near) + "?"
-    return "Known: " + ", ".join(known) + "."
+    return f"All {len(known)}: {see}" if see else "Known: " + ", ".join(known) + "."
 
 
 def parse_as(model: type[Model], text: str, *, where: str, example: str) -> Model:
@@ -53,6 +54,7 @@ def parse_as(model: type[Model], text: str, *, where: str, example: str) -> Mode
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
+        problem = problem.replace("but found another document", "a second document begins here")
         raise UserError(f"not valid YAML: {problem}", where=where + line) from None
     except (ValueError, TypeError, RecursionError) as error:
         # A date of the 45th day, a number of five thousand digits, five thousand brackets.
@@ -64,6 +66,12 @@ def parse_as(model: type[Model], text: str, *, where: str, example: str) -> Mode
     except ValidationError as error:
         sentences = [_sentence(model, problem, root, where) for problem in error.errors()]
         raise UserError("\n".join(sentences)) from None
+
+
+def place_of(text: str, field: str, *, where: str) -> str:
+    """File, line and name of a field, as errors have them, of a text that parse_as has taken."""
+    line, _ = _found(yaml.compose(text, Loader=_StrictLoader), tuple(field.split(".")))
+    return f"{where}:{line}: {field}"
 
 
 _SAID = {

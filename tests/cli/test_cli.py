@@ -1,6 +1,9 @@
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,8 +14,9 @@ from launcher import create
 from launcher.store import Store
 from smolplan.cli.main import app
 from smolplan.errors import UserError
+from smolplan.spec import dump_spec, load_preset
 from tests.preflight.storage_faults import hung_mount
-from tests.support import smolplan
+from tests.support import make_spec, smolplan, wait_until
 
 QUESTION = ("estimate", "--params", "3B", "--tokens", "11T", "--deadline", "4w")
 
@@ -249,7 +253,7 @@ def test_runs_whose_folder_or_spec_is_broken_are_listed_beside_the_others(
     listed = smolplan("runs")
     assert listed.returncode == 0, listed.stderr
     assert all(word in listed.stdout for word in ("0/120", "bad", "gone", "attempts"))
-    assert max(map(len, listed.stdout.splitlines())) <= 80
+    assert good.name in listed.stdout
     assert "not valid YAML" in smolplan("status", "bad").stdout
     assert "is gone" in smolplan("status", "gone").stdout
     for command in (["logs", "gone"], ["launch", "--resume", "gone"]):
@@ -263,8 +267,8 @@ def test_a_damaged_record_of_runs_is_named(store: Store, tmp_path: Path) -> None
     folder.mkdir()
     (folder / "runs.sqlite").write_bytes(b"no database" * 1000)
     done = smolplan("runs", SMOLPLAN_STATE=str(folder))
-    assert done.returncode == 1
-    assert "runs.sqlite: file is not a database" in done.stderr
+    assert done.returncode == 2
+    assert "runs.sqlite: the record of runs is damaged: file is not a database. Move" in done.stderr
     done = smolplan("runs", SMOLPLAN_STATE="~nobody-here/state")
     assert done.returncode == 2
     assert "SMOLPLAN_STATE" in done.stderr
@@ -281,6 +285,30 @@ def test_a_run_that_does_not_exist_ends_with_code_2(store: Store) -> None:
     assert "None was launched yet" in done.stderr
 
 
+def catches_sigint(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) & (1 << (signal.SIGINT - 1)))
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.2, 0.5, 1.0])
+def test_ctrl_c_leaves_no_traceback_however_early(after_s: float, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smolplan", "runs"],
+        env={**os.environ, "SMOLPLAN_STATE": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Python's own start is over once its handler has given way to ours.
+    wait_until(lambda: catches_sigint(process.pid))
+    wait_until(lambda: not catches_sigint(process.pid))
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert process.returncode in (-signal.SIGINT, 130, 0)  # 0: it was done
+
+
 def test_a_launch_tells_of_a_record_in_the_wrong_place(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,3 +320,117 @@ def test_a_launch_tells_of_a_record_in_the_wrong_place(
     arguments = ["launch", "tiny-cpu", "--runs-dir", str(tmp_path), "--unchecked", "a test"]
     done = CliRunner().invoke(app, arguments)
     assert done.stderr == "smolplan: warning: it is on nfs4\n"
+
+
+def test_a_run_that_its_text_is_too_short_for_is_not_launched(
+    data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMOLPLAN_STATE", str(tmp_path / "state"))
+    spec = make_spec(data_cache)
+    data = spec.data.model_copy(update={"max_epochs": 0.001})
+    path = tmp_path / "spec.yaml"
+    path.write_text(dump_spec(spec.model_copy(update={"data": data})))
+    runs = tmp_path / "runs"
+    done = CliRunner().invoke(
+        app, ["launch", str(path), "--runs-dir", str(runs), "--unchecked", "a test"]
+    )
+    assert isinstance(done.exception, UserError)
+    assert "the run would not start" in str(done.exception)
+    assert "more than data.max_epochs 0.001; add text" in str(done.exception)
+    assert not runs.exists() and not Store().runs()
+
+
+def gone_run(state: Path, folder: Path) -> str:
+    """On record, and its folder is no longer there."""
+    store = Store(state)
+    run, _ = store.add_run("lost-1", folder / "lost-1", "hash", monitored=False)
+    store.close()
+    return run.id
+
+
+def test_a_run_whose_folder_is_gone_is_told_of_in_one_sentence(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    name = gone_run(state, tmp_path / "runs")
+    commands = [["report", name], ["plot", name], ["top", "--once", name], ["logs", name]]
+    for arguments in commands:
+        done = smolplan(*arguments, SMOLPLAN_STATE=str(state))
+        assert done.returncode == 2, arguments
+        assert done.stderr.endswith("lost-1: the folder of this run is gone.\n"), arguments
+
+
+@pytest.mark.parametrize("program", ["verify", "upload", "restore", "evaluate"])
+def test_a_program_of_the_trainer_names_a_run_that_is_not_there(
+    program: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", f"trainer.{program}", str(tmp_path / "nosuch")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("nosuch: the folder of this run is gone.\n")
+
+
+def test_verify_refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "trainer.verify", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "it is no run directory." in done.stderr
+
+
+def test_preflight_refuses_mistakes_of_input_before_it_checks(tmp_path: Path) -> None:
+    (tmp_path / "latin.sh").write_bytes(b"# caf\xe9\n")
+    (tmp_path / "file").touch()
+    for arguments, said in (
+        (["--every", "5min"], "--every: one look is no repetition. Give --watch too"),
+        (["--watch", "--every", "0s"], "--every: 0s is not more than zero"),
+        (["--script", "none.sh"], "none.sh cannot be read: No such file or directory."),
+        (["--script", str(tmp_path / "latin.sh")], "latin.sh cannot be read: it is not UTF-8"),
+        (["--only", "nonsense-of-mine"], "smolplan preflight --list --tier burn"),
+    ):
+        done = CliRunner().invoke(app, ["preflight", "tiny-cpu", *arguments])
+        assert isinstance(done.exception, UserError), arguments
+        assert said in str(done.exception)
+    refused = smolplan("preflight", "tiny-cpu", SMOLPLAN_STATE=str(tmp_path / "file" / "state"))
+    assert refused.returncode == 2 and not refused.stdout
+    assert "cannot keep the record of runs: Not a directory." in refused.stderr
+
+
+def test_names_that_are_unknown_are_answered_by_a_line_not_a_list() -> None:
+    for arguments in (["spec", "validate", "qqqqqqqq"], ["goodput", "--preset", "qqqqqqqq"]):
+        done = CliRunner().invoke(app, arguments)
+        assert len(str(done.exception)) < 200, arguments
+
+
+def test_names_of_runs_are_listed_whole(tmp_path: Path) -> None:
+    state, name = tmp_path / "state", "a-run-of-a-long-name-" * 4 + "1128-000136-1f44"
+    store = Store(state)
+    store.add_run(name, tmp_path / "runs" / name, "hash", monitored=False)
+    store.close()
+    assert name in smolplan("runs", SMOLPLAN_STATE=str(state)).stdout
+
+
+def test_a_gpu_that_nobody_knows_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = dump_spec(load_preset("tiny-cpu")).replace("gpu: cpu", "gpu: h1x")
+    path.write_text(text)
+    line = text.splitlines().index("  gpu: h1x") + 1
+    done = CliRunner().invoke(app, ["spec", "validate", str(path)])
+    assert str(done.exception).startswith(f"{path}:{line}: cluster.gpu: the GPU 'h1x'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["spec", "validate", ""], "a spec is needed"),
+        (["plan", "smollm3-3b", "--network", "8x"], "Write a node's adapters like 8x400Gb/s."),
+        (["plan", "smollm3-3b", "--gpus", "1024-64"], "runs backwards. Write it like 64-1024."),
+        (["predict", "/"], "/: it cannot be read: Is a directory."),
+    ],
+)
+def test_a_mistake_is_told_by_what_was_written(arguments: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, UserError)
+    assert said in str(done.exception)
+
+
+def test_the_changes_of_a_proxy_keep_its_name_whole_and_no_line_ends_in_spaces() -> None:
+    told = smolplan("scale", "smollm3-3b", "--to", "100M", "--tokens", "2B").stderr
+    assert "smollm3-3b-100M" in told
+    assert all(line == line.rstrip() for line in told.splitlines())

@@ -218,7 +218,7 @@ def test_a_place_is_checked_without_making_anything(
 
 
 def test_what_is_written_is_read_back_as_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "state" / calibration.FILE
+    path = tmp_path / "a new home" / "state" / calibration.FILE
     calibration.write(MEASURED, path)
     assert calibration.read(path) == MEASURED
     assert json.loads(path.read_text())["fits"]["matmul"]["flops_per_s"] == pytest.approx(FLOPS)

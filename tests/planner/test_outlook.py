@@ -113,6 +113,13 @@ def test_no_interval_is_better_than_the_advised_one() -> None:
     assert outlook.advised_steps_low <= outlook.advised.steps <= outlook.advised_steps_high
 
 
+def test_an_interval_takes_as_long_as_its_steps_however_few_are_left() -> None:
+    each_s = OBSERVED.step_times_s[0] + OBSERVED.evaluation_s
+    outlook = look_ahead(replace(OBSERVED, step=OBSERVED.steps - 7), PRIOR)
+    for row in outlook.intervals:
+        assert row.interval_s == pytest.approx(row.steps * each_s, rel=0.01)
+
+
 def test_what_was_observed_says_so_and_what_was_not_is_told_to_be_assumed() -> None:
     spans = {**SEEN, "load": Mean(0.0, 0)}
     outlook = look_ahead(replace(OBSERVED, spans=spans), PRIOR)

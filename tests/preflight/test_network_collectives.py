@@ -1,6 +1,9 @@
 """Collectives across hosts: their factors, who is blamed where they are slow, and a real group."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -159,3 +162,9 @@ def test_ranks_whose_fellows_never_come_are_ended(tmp_path: Path) -> None:
     assert not isinstance(answer, ProbeError)
     assert answer == {"error": "no end within 0.5 s", "hung": True}
     assert time.monotonic() - began < 25
+
+
+def test_ranks_of_a_probe_leave_no_folders_of_logs(tmp_path: Path) -> None:
+    program = [sys.executable, "-P", "-m", "preflight.probes.agent", "2", "0", "-c", "pass"]
+    subprocess.run(program, env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from smolplan.units import (
     parse_count,
     parse_duration_s,
     parse_flops,
+    three_digits,
 )
 
 
@@ -49,3 +50,9 @@ def test_formats_choose_a_readable_unit() -> None:
     assert format_count(5730.2) == "5,730"
     assert format_duration(2_388_000) == "27.6 d"
     assert format_bytes(85_899_345_920) == "85.9 GB"
+
+
+def test_what_is_large_is_written_without_powers_of_ten() -> None:
+    assert format_duration(1060 * 86_400) == "1,060 d"
+    assert format_duration(999.7 * 86_400) == "1,000 d"
+    assert [three_digits(x) for x in (3030.0, 30.25, 0.0303)] == ["3,030", "30.2", "0.0303"]
