@@ -34,6 +34,7 @@ def passed(model: dict[str, Any], what: Any) -> tuple[int, dict[str, Tensor]]:
     """Bytes that autograd keeps through the forward pass, beside the weights, and the gradients."""
     built = CausalLM(ModelSpec.model_validate(SHAPE | model), LENGTH)
     initialise(built, 0.2, seed=3)
+    built.model.alike_for_any_batch = True  # whole masks, of which each layer keeps a copy
     for block in built.model.layers:
         assert isinstance(block, Block)
         recompute(block, what)
