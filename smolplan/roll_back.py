@@ -40,6 +40,11 @@ class RollBack:
         }
 
 
+def superseded(roll_backs: Iterable[RollBack], step: int, attempt: int) -> bool:
+    """Whether any of them went behind the checkpoint of `step` that `attempt` saved."""
+    return any(one.supersedes(step, attempt) for one in roll_backs)
+
+
 def write_roll_backs(run: RunDir, roll_backs: Iterable[RollBack]) -> None:
     """Lay down what the record holds and the run directory does not yet. Raises OSError."""
     for one in roll_backs:

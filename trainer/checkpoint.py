@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from smolplan.checkpoint_request import CheckpointRequest
 from smolplan.errors import ExitCode, NamedExit, SmolplanError
-from smolplan.roll_back import RollBack, read_roll_backs
+from smolplan.roll_back import RollBack, read_roll_backs, superseded
 from smolplan.rundir import MANIFEST, RunDir, sync_folder, write_text
 from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec
@@ -82,8 +82,6 @@ class Checkpoints:
     ) -> None:
         self._run, self._spec, self._order = run, spec, order
         self._world, self._report, self._attempt = world, report, attempt
-        self._newest_seen = 0
-        """Of the steps with a checkpoint, whole or not, when one was looked for."""
         self._whole: set[int] = set()
         """Steps that may be removed once there are newer ones."""
         self._beside = world.beside(spec.launch.collective_timeout_s)
@@ -138,6 +136,7 @@ class Checkpoints:
         return found
 
     def _refuse_to_begin_anew(self, roll_backs: tuple[RollBack, ...]) -> None:
+        newest = max(self._world.gather(steps_present(self._run))[0], default=0)
         if roll_backs and roll_backs[-1].from_step > 0:
             raise NamedExit(
                 ExitCode.CHECKPOINT_STORAGE_LOST,
@@ -162,25 +161,23 @@ class Checkpoints:
             )
         # The first one's steps are soon done again. What came later may be whole when the storage
         # answers again, and is for a person to give up.
-        if self._newest_seen > self._spec.checkpoint.every_steps:
+        if newest > self._spec.checkpoint.every_steps:
             raise NamedExit(
                 ExitCode.CHECKPOINT_STORAGE_LOST,
                 f"none of the checkpoints in {self._run.checkpoints}, up to step "
-                f"{self._newest_seen}, is whole, as its events say; to begin anew move that folder "
+                f"{newest}, is whole, as its events say; to begin anew move that folder "
                 f"away",
             )
 
     def _newest_whole(self, roll_backs: tuple[RollBack, ...]) -> Manifest | None:
         """All ranks look, each at its share of the files, and agree."""
         newest: Manifest | None = None
-        seen = self._world.gather(steps_present(self._run))[0]
-        self._newest_seen = max(seen, default=0)
-        for step in seen:
+        for step in self._world.gather(steps_present(self._run))[0]:
             folder = self._run.checkpoint(step)
             manifest, problem = None, ""
             try:
                 manifest = read_manifest(folder)
-                if any(one.supersedes(step, manifest.attempt) for one in roll_backs):
+                if superseded(roll_backs, step, manifest.attempt):
                     # It could not be read when such were put aside.
                     manifest, problem = None, "the run was rolled back behind it"
             except ValueError as error:

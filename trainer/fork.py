@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smolplan.errors import NamedExit, UserError
 from smolplan.origin import Origin
-from smolplan.roll_back import read_roll_backs
+from smolplan.roll_back import read_roll_backs, superseded
 from smolplan.rundir import MANIFEST, RunDir, sync_folder, write_text
 from smolplan.skipped import Skipped
 from smolplan.spec import RunSpec
@@ -129,7 +129,7 @@ def _checkpoint(parent: RunDir, name: str, spec: RunSpec, step: int | None) -> M
         folder = parent.checkpoint(number)
         try:
             manifest = read_manifest(folder)
-            if any(one.supersedes(number, manifest.attempt) for one in roll_backs):
+            if superseded(roll_backs, number, manifest.attempt):
                 raise ValueError("the run was rolled back behind it")
             if problem := wrong_sizes(folder, manifest):
                 raise ValueError(problem)

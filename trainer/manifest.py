@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smolplan.roll_back import RollBack
+from smolplan.roll_back import RollBack, superseded
 from smolplan.rundir import MANIFEST, RunDir
 from trainer.data.dataset import file_sha256
 
@@ -171,7 +171,7 @@ def put_superseded_aside(run: RunDir, roll_backs: Iterable[RollBack]) -> list[in
             by = read_manifest(folder).attempt
         except ValueError:
             continue  # it is not whole, and counts for nothing
-        if any(one.supersedes(step, by) for one in roll_backs):
+        if superseded(roll_backs, step, by):
             folder.rename(folder.with_name(f"superseded-{step}.attempt-{by}"))
             aside.append(step)
     return aside

@@ -15,7 +15,13 @@ from pathlib import Path
 
 from smolplan.errors import SmolplanError, UserError
 from smolplan.lock import hold
-from smolplan.roll_back import RollBack, parse_roll_backs, read_roll_backs, write_roll_backs
+from smolplan.roll_back import (
+    RollBack,
+    parse_roll_backs,
+    read_roll_backs,
+    superseded,
+    write_roll_backs,
+)
 from smolplan.rundir import MANIFEST, RunDir, sync_folder, write_text
 from smolplan.spec import load_spec
 from smolplan.uploads import store_folder
@@ -112,7 +118,7 @@ def _restore_step(
 ) -> Manifest:
     """Raises ValueError that says what is wrong with the one in the store."""
     name, manifest = f"step-{step}", _manifest_there(store, step)
-    if any(one.supersedes(step, manifest.attempt) for one in roll_backs):
+    if superseded(roll_backs, step, manifest.attempt):
         raise ValueError("the run was rolled back behind it")
     final = run.checkpoint(step)
     try:
