@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test pytest lint clean
 .SILENT:
 
 setup: $(READY)
@@ -12,7 +12,10 @@ setup: $(READY)
 demo: $(READY)
 	$(BIN)/smolplan demo
 
-test: $(READY) lint
+test: $(READY)
+	$(MAKE) --no-print-directory --jobs 2 pytest lint
+
+pytest: $(READY)
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)

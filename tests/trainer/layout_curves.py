@@ -26,7 +26,7 @@ from trainer.parallel import World, join
 from trainer.passes import Passes
 from trainer.replicas import Difference, difference, digests
 
-STEPS, BATCH, SEPARATOR = 5, 8, 3
+STEPS, BATCH, SEPARATOR = 3, 8, 3
 LOSS, OF_SEQUENCE, NORM = 1e-6, 5e-6, 5e-5
 """Largest relative differences in fp32 over the steps: of a batch's loss, of a sequence's, and
 of the gradients' norm; 2e-7, 6e-7 and 2e-5 are seen."""

@@ -58,19 +58,18 @@ def test_a_manifest_that_was_altered_in_any_field_is_rejected(run: RunDir, field
         read_manifest(folder)
 
 
-def test_every_flipped_bit_of_a_manifest_is_noticed_or_means_nothing(run: RunDir) -> None:
+def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed_or_means_nothing(run: RunDir) -> None:
     folder = make_checkpoint(run, 8)
     before = read_manifest(folder)
     written = (folder / MANIFEST).read_bytes()
     for index in range(len(written)):
-        for bit in range(8):
-            flipped = bytearray(written)
-            flipped[index] ^= 1 << bit
-            (folder / MANIFEST).write_bytes(flipped)
-            try:
-                assert read_manifest(folder) == before  # white space turned into other white space
-            except ValueError:
-                continue
+        flipped = bytearray(written)
+        flipped[index] ^= 1 << index % 8
+        (folder / MANIFEST).write_bytes(flipped)
+        try:
+            assert read_manifest(folder) == before  # white space turned into other white space
+        except ValueError:
+            continue
 
 
 def test_a_checkpoint_under_another_steps_name_is_rejected(run: RunDir) -> None:
