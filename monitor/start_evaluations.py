@@ -10,5 +10,9 @@ def start_evaluations(helpers: Helpers, run: RunDir, spec: RunSpec) -> None:
     """See to it that every checkpoint that is due is evaluated, one at a time."""
     if due(run, spec) and run.spec.exists():
         run.evals.mkdir(exist_ok=True)
-        words = ("trainer.evaluate", str(run.path), "--due")
+        words = (
+            ("monitor.evaluate_through", str(run.path))
+            if spec.eval.through
+            else ("trainer.evaluate", str(run.path), "--due")
+        )
         helpers.start(*words, lock=run.evaluation_lock, output=run.evals / "log")
