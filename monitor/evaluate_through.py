@@ -59,8 +59,8 @@ class Ended:
 
 
 def evaluate_all(run: RunDir, spec: RunSpec) -> None:
-    """Until nothing is due. Raises OSError where the run folder takes nothing."""
-    broken: Counter[tuple[int, str | None]] = Counter()
+    """Until nothing is due. Raises OSError where the run folder cannot be used."""
+    broken: Counter[tuple[int, str]] = Counter()
     wait_s, refused_at_s, told = FIRST_WAIT_S, None, ""
     while steps := due(run, spec):
         run.evaluation_begun.unlink(missing_ok=True)
@@ -70,9 +70,7 @@ def evaluate_all(run: RunDir, spec: RunSpec) -> None:
             wait_s, refused_at_s, told = FIRST_WAIT_S, None, ""
             continue
         step = steps[0] if step is None else step
-        reason = _reason(spec, ended)
-        log.error("step %d: %s", step, reason)
-        which = step, checksum(run, step)
+        which = step, checksum(run, step) or ""
         if outcome == "broken":
             broken[which] += 1
             is_over = broken[which] >= TRIES
@@ -80,17 +78,30 @@ def evaluate_all(run: RunDir, spec: RunSpec) -> None:
             now_s = time.monotonic()
             refused_at_s = now_s if refused_at_s is None else refused_at_s
             is_over = now_s - refused_at_s >= REFUSED_S
-        failed = {"step": step, "reason": reason}
-        if is_over:
-            write_json(run.unevaluable(step), {**failed, "checkpoint": which[1] or ""})
-            refused_at_s = None
+        reason = _reason(spec, ended)
+        log.error("step %d: %s", step, reason)
         kind = f"{outcome} {re.sub('[0-9]+', '#', reason)}"  # the number of a job is no news
-        if is_over or kind != told:
+        try:
+            if is_over or kind != told:
+                _tell(run, *which, reason, ended.code, is_over=is_over)
             told = "" if is_over else kind
-            again = {} if is_over else {"tried_again": True}
-            run.record("evaluation_failed", "monitor", **failed, exit_code=ended.code, **again)
+            refused_at_s = None if is_over else refused_at_s
+        except OSError as error:  # a full disk: no reason to try more often
+            log.error("step %d: this cannot be told: %s", step, error)
         time.sleep(wait_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def _tell(
+    run: RunDir, step: int, made: str, reason: str, exit_code: int | None, *, is_over: bool
+) -> None:
+    """Put on record that a checkpoint could not be evaluated; `is_over`: and will not be tried
+    again. Raises OSError."""
+    failed = {"step": step, "reason": reason}
+    if is_over:
+        write_json(run.unevaluable(step), {**failed, "checkpoint": made})
+    again = {} if is_over else {"tried_again": True}
+    run.record("evaluation_failed", "monitor", **failed, exit_code=exit_code, **again)
 
 
 def start_one(run: RunDir, spec: RunSpec) -> Ended:

@@ -1,8 +1,10 @@
 """Evaluations that eval.through starts elsewhere: one at a time, tried again, and no orphans."""
 
+import errno
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +27,12 @@ from smolplan.evaluations_due import due
 from smolplan.lock import is_held
 from smolplan.rundir import RunDir, read_json, write_json
 from smolplan.spec import RunSpec, dump_spec
+from tests.lab import sshd
 from tests.lab.slurm import SlurmLab
-from tests.support import events, make_spec, start, wait_until
+from tests.support import make_spec, start, wait_until
 from tests.trainer.checkpoints import make_checkpoint
+
+ROOT = Path(evaluate_through.__file__).parent.parent
 
 SCORES = """\
 from smolplan.checksums import checksum
@@ -42,7 +47,8 @@ DONE = SCORES + "write_json(run.evaluation(step), made)\n"
 
 def program(path: Path, text: str) -> str:
     """In the place of the trainer's interpreter, or of srun; `run` is the folder."""
-    imports = "import os, sys, time\nfrom smolplan.rundir import RunDir, write_json\n"
+    imports = f"import os, sys, time\nsys.path.insert(0, {str(ROOT)!r})\n"  # ssh tells of no path
+    imports += "from smolplan.rundir import RunDir, write_json\n"
     path.write_text(f"#!{sys.executable}\n{imports}run = RunDir(sys.argv[-2])\n{text}")
     path.chmod(0o755)
     return str(path)
@@ -75,6 +81,16 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     clock = SimpleNamespace(monotonic=lambda: sum(waited), sleep=waited.append)
     monkeypatch.setattr(evaluate_through, "time", clock)
     return waited
+
+
+@pytest.fixture
+def helpers() -> Iterator[Helpers]:
+    """As a monitor has them; what they started is ended, and with it what that waits for."""
+    made = Helpers()
+    yield made
+    for _, process in made._started.values():
+        process.kill()
+        process.wait()
 
 
 def test_the_words_come_first_each_whole_and_the_interpreter_is_that_of_the_hosts(
@@ -199,6 +215,25 @@ def test_a_program_that_is_gone_is_told_of(
     )
 
 
+def test_a_full_disk_has_nothing_tried_more_often(
+    data_cache: Path, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = through(data_cache, "false")
+    run = with_checkpoints(tmp_path / "run", spec, 4)
+    record = RunDir.record
+
+    def full(run: RunDir, kind: str, source: str, **details: object) -> None:
+        if len(waits) < 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        record(run, kind, source, **details)
+        run.checkpoints.rename(run.path / "gone")  # that is enough
+
+    monkeypatch.setattr(RunDir, "record", full)
+    evaluate_all(run, spec)
+    assert waits == [60, 120, 240]
+    assert failures(run)[0]["reason"] == "false ended with exit code 1"
+
+
 def test_what_another_host_wrote_and_nfs_does_not_show_yet_is_waited_for(
     data_cache: Path, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,48 +245,91 @@ def test_what_another_host_wrote_and_nfs_does_not_show_yet_is_waited_for(
         if len(waits) == 3:
             write_json(run.evaluation(4), {"checkpoint": checksum(run, 4)})
 
-    monkeypatch.setattr(evaluate_through.time, "sleep", sleep)
+    clock = SimpleNamespace(monotonic=lambda: sum(waits), sleep=sleep)
+    monkeypatch.setattr(evaluate_through, "time", clock)
     evaluate_all(run, spec)
     assert len(waits) == 3 and failures(run) == []
+
+
+def test_the_last_look_at_a_run_starts_an_evaluation_however_soon_after_the_one_before(
+    helpers: Helpers, data_cache: Path, tmp_path: Path
+) -> None:
+    spec = through(data_cache, "nice", python=program(tmp_path / "python", DONE))
+    run = with_checkpoints(tmp_path / "run", spec, 4)
+    first = started(helpers, run, spec)
+    first.wait(60)
+    make_checkpoint(run, 20)
+    start_evaluations(helpers, run, spec)
+    assert [process for _, process in helpers._started.values()] == [first]
+    start_evaluations(helpers, run, spec, is_over=True)
+    wait_until(lambda: due(run, spec) == ())
 
 
 WATCHES = """
 from smolplan.lifetime import end_with_input
 end_with_input()
 open(sys.argv[-2] + "/pid", "w").write(str(os.getpid()))
-time.sleep(600)
+time.sleep(120)
 """
 
 
-def holder_at_work(run: RunDir, spec: RunSpec) -> "tuple[subprocess.Popen[bytes], str]":
-    """Started as the monitor starts it, and the process that it waits for."""
-    helpers = Helpers()
+def started(helpers: Helpers, run: RunDir, spec: RunSpec) -> "subprocess.Popen[bytes]":
+    """What holds the lock, and waits for the evaluation."""
+    helpers._started.clear()
     start_evaluations(helpers, run, spec)
     ((_, process),) = helpers._started.values()
+    return process
+
+
+def at_work(run: RunDir) -> str:
+    """The process that it waits for."""
     wait_until(lambda: (run.path / "pid").exists() and (run.path / "pid").read_text() != "")
-    return process, process_name(int((run.path / "pid").read_text()))
+    return process_name(int((run.path / "pid").read_text()))
 
 
-def ended(name: str) -> Callable[[], bool]:
-    return lambda: is_alive(name) is False
+def end(holder: "subprocess.Popen[bytes]") -> None:
+    """By no fault of its own, so that it can do nothing about it."""
+    holder.kill()
+    holder.wait()
 
 
 def test_the_lock_is_held_here_while_the_other_works_and_none_is_left_when_its_holder_dies(
-    data_cache: Path, tmp_path: Path
+    helpers: Helpers, data_cache: Path, tmp_path: Path
 ) -> None:
     spec = through(data_cache, "nice", python=program(tmp_path / "python", WATCHES))
     run = with_checkpoints(tmp_path / "run", spec, 4)
-    holder, working = holder_at_work(run, spec)
+    holder = started(helpers, run, spec)
+    working = at_work(run)
     assert is_held(run.evaluation_lock)
     again = [sys.executable, "-P", "-m", "monitor.evaluate_through", str(run)]
     assert subprocess.run(again, check=False, timeout=60).returncode == 0
     others = Helpers()
     start_evaluations(others, run, spec)  # of another monitor
     assert others._started == {} and is_alive(working)
-    holder.kill()
-    holder.wait()
-    wait_until(ended(working))
+    end(holder)
+    wait_until(lambda: is_alive(working) is False)
     assert not is_held(run.evaluation_lock)
+
+
+@pytest.mark.skipif(bool(sshd.MISSING), reason=sshd.MISSING)
+def test_over_ssh_odd_paths_arrive_whole_and_nothing_outlives_its_holder(
+    helpers: Helpers, data_cache: Path, tmp_path: Path, waits: list[float]
+) -> None:
+    folder = tmp_path / "it's $(odd)"
+    folder.mkdir()
+    with sshd.loopback(tmp_path / "ssh", 1) as lab:
+        words = ["ssh", "-F", str(lab.config), "node1"]
+        spec = through(data_cache, *words, python=program(folder / "scores", DONE))
+        run = with_checkpoints(folder / "run", spec, 4)
+        evaluate_all(run, spec)
+        assert due(run, spec) == () and failures(run) == []
+
+        spec = through(data_cache, *words, python=program(folder / "waits", WATCHES))
+        run = with_checkpoints(folder / "other", spec, 4)
+        holder = started(helpers, run, spec)
+        working = at_work(run)
+        end(holder)
+        wait_until(lambda: is_alive(working) is False)
 
 
 @pytest.mark.parametrize("said", [b"", b"attend"])
@@ -268,41 +346,38 @@ def test_a_process_that_is_not_told_of_its_input_goes_on_when_that_is_over(said:
 
 @pytest.mark.slow
 def test_a_run_is_evaluated_by_jobs_of_its_cluster_to_the_last_and_no_job_outlives_its_holder(
-    slurm: SlurmLab, store: Store, data_cache: Path, tmp_path: Path
+    slurm: SlurmLab, store: Store, helpers: Helpers, data_cache: Path, tmp_path: Path
 ) -> None:
     words = ["srun", "--ntasks=1", "--job-name=scores"]
     spec = with_parts(
         make_spec(data_cache, steps=8, every=4, ranks=1),
         eval={"every_steps": 8, "sequences": 2, "through": words},
     )
-    started = start(spec, store, tmp_path / "runs", monitored=True)
-    run = RunDir(started.path)
-    assert control.await_end(store, started.id, 120).state == "finished"
+    launched = start(spec, store, tmp_path / "runs", monitored=True)
+    run = RunDir(launched.path)
+    assert control.await_end(store, launched.id, 120).state == "finished"
     wait_until(lambda: due(run, spec) == (), timeout_s=120)
     assert (read_json(run.evaluation(8)) or {})["bits_per_byte"] > 0
     assert (read_json(run.evaluation_begun) or {})["step"] == 8
-    assert events(started, "evaluation_failed") == []
+    assert failures(run) == []
     assert "scores" in slurm.run("squeue", "--noheader", "--states=all", "--format=%j")
 
     wait_until(lambda: not is_held(run.evaluation_lock))
     run.evaluation(8).unlink()
     refused = with_parts(spec, eval={"through": ["srun", "--partition=nosuch"]})
     run.spec.write_text(dump_spec(refused))
-    helpers = Helpers()
-    start_evaluations(helpers, run, refused)
-    wait_until(lambda: events(started, "evaluation_failed") != [])
-    (failed,) = events(started, "evaluation_failed")
-    assert "invalid partition specified: nosuch" in str(failed["reason"])
-    ((_, holder),) = helpers._started.values()
-    holder.kill()
-    holder.wait()
+    holder = started(helpers, run, refused)
+    wait_until(lambda: failures(run) != [])
+    (failed,) = failures(run)
+    assert "invalid partition specified: nosuch" in failed["reason"]
+    end(holder)
 
     python = program(tmp_path / "python", WATCHES)
     hangs = with_parts(spec, launch={"python": python}, eval={"through": ["srun", "-Jhangs"]})
     run.spec.write_text(dump_spec(hangs))
-    holder, working = holder_at_work(run, hangs)
-    holder.kill()
-    holder.wait()
-    wait_until(ended(working))
+    holder = started(helpers, run, hangs)
+    working = at_work(run)
+    end(holder)
+    wait_until(lambda: is_alive(working) is False)
     wait_until(lambda: "hangs" not in slurm.run("squeue", "--noheader", "--format=%j"))
     assert due(run, hangs) == (8,)
