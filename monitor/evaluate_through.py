@@ -73,7 +73,7 @@ def evaluate_all(run: RunDir, spec: RunSpec) -> None:
         which = step, checksum(run, step) or ""
         if outcome == "broken":
             broken[which] += 1
-            is_over = broken[which] >= TRIES
+            is_over, refused_at_s = broken[which] >= TRIES, None
         else:
             now_s = time.monotonic()
             refused_at_s = now_s if refused_at_s is None else refused_at_s

@@ -94,9 +94,11 @@ def helpers() -> Iterator[Helpers]:
 
 
 def test_the_words_come_first_each_whole_and_the_interpreter_is_that_of_the_hosts(
-    data_cache: Path, tmp_path: Path, waits: list[float]
+    data_cache: Path, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = f"{DONE}write_json(run.path / 'told.json', {{'words': sys.argv[1:]}})\n"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")  # of this machine
+    told = "{'words': sys.argv[1:], 'gpus': os.environ.get('CUDA_VISIBLE_DEVICES')}"
+    tell = f"{DONE}write_json(run.path / 'told.json', {told})\n"
     lend = tmp_path / "lend"
     lend.write_text("""#!/bin/sh\ntest "$1" = '$(touch no) ;' || exit 9\nshift\nexec "$@"\n""")
     lend.chmod(0o755)
@@ -105,8 +107,8 @@ def test_the_words_come_first_each_whole_and_the_interpreter_is_that_of_the_host
     run = with_checkpoints(tmp_path / "a run's $HOME", spec, 4, 8)
     evaluate_all(run, spec)
     assert due(run, spec) == () and waits == [] and failures(run) == []
-    told = (read_json(run.path / "told.json") or {})["words"]
-    assert told == ["-P", "-m", "trainer.evaluate", str(run), "--attended"]
+    arguments = ["-P", "-m", "trainer.evaluate", str(run), "--attended"]
+    assert read_json(run.path / "told.json") == {"words": arguments, "gpus": None}
     assert command(through(data_cache, "nice"), [])[1] == sys.executable
 
 
