@@ -254,8 +254,9 @@ def test_what_another_host_wrote_and_nfs_does_not_show_yet_is_waited_for(
 
 
 def test_the_last_look_at_a_run_starts_an_evaluation_however_soon_after_the_one_before(
-    helpers: Helpers, data_cache: Path, tmp_path: Path
+    helpers: Helpers, data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("launcher.helpers.AGAIN_AFTER_S", 3600.0)
     spec = through(data_cache, "nice", python=program(tmp_path / "python", DONE))
     run = with_checkpoints(tmp_path / "run", spec, 4)
     first = started(helpers, run, spec)
