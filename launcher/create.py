@@ -18,6 +18,7 @@ from launcher.kubernetes.pod import checked as check_for_pods
 from launcher.processes import is_alive, process_name
 from launcher.slurm.script import check as check_for_slurm
 from launcher.store import Attempt, Run, Store
+from launcher.through import check_through
 from launcher.uploads import check_store
 from planner.plan import make_plan
 from smolplan.errors import UserError
@@ -77,6 +78,7 @@ def check(spec: RunSpec) -> None:
     make_plan(spec)  # refuses a GPU that nobody knows
     check_store(spec.checkpoint.upload_to)
     check_trackers(spec.log.trackers)
+    check_through(spec)
     match spec.launch.backend:
         case "slurm":
             check_for_slurm(spec)

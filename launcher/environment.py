@@ -50,6 +50,12 @@ def environment_of(run: RunDir) -> Mapping[str, str]:
     return {**others, **{name: str(value) for name, value in kept.items()}}
 
 
+def outside_of_jobs(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what an outer job of Slurm's has set, which its commands would take for wishes."""
+    kept = ("SLURM_CONF", "SLURM_JWT")
+    return {n: v for n, v in environment.items() if n in kept or not n.startswith("SLURM_")}
+
+
 def rank_environment(spec: RunSpec, token: str) -> dict[str, str]:
     """What an attempt's processes get beyond the environment of whoever starts them."""
     return {

@@ -21,12 +21,14 @@ class Helpers:
     def __init__(self) -> None:
         self._started: dict[tuple[str, ...], tuple[float, subprocess.Popen[bytes]]] = {}
 
-    def start(self, *words: str, lock: Path, output: Path) -> None:
-        """`python -m WORDS`, unless the lock is held; what it says is appended to `output`."""
+    def start(self, *words: str, lock: Path, output: Path, at_once: bool = False) -> None:
+        """`python -m WORDS`, unless the lock is held; what it says is appended to `output`.
+        `at_once`: however little ago the one before was started, as for the last time."""
         now_s = time.monotonic()
         if words in self._started:
             started_at_s, process = self._started[words]
-            if process.poll() is None or now_s - started_at_s < AGAIN_AFTER_S:
+            is_early = now_s - started_at_s < AGAIN_AFTER_S and not at_once
+            if process.poll() is None or is_early:
                 return
         if is_held(lock):
             return

@@ -283,7 +283,7 @@ class Daemon:
         Where storage fails, or takes nothing new, the run must be decided on all the same."""
         starts: dict[str, Callable[[], object]] = {
             "trackers": partial(start_trackers, self._helpers, run, spec),
-            "evaluations": partial(start_evaluations, self._helpers, run, spec),
+            "evaluations": partial(start_evaluations, self._helpers, run, spec, is_over=is_over),
         }
         if not is_over:
             starts["uploads"] = partial(self._transfers.upload, run, spec)

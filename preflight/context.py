@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from launcher import through
 from launcher.environment import meeting_interface, rank_environment
 from launcher.processes import kill_by_token
 from planner.plan import Plan
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from preflight.small_run import SmallRun
 
 T = TypeVar("T")
+
+Completed = subprocess.CompletedProcess[str]
+
+PIPES: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+}
 
 
 class Context:
@@ -101,31 +110,39 @@ class Context:
 
     def start(self, arguments: list[str], **options: Any) -> subprocess.Popen[str]:
         """A Python process that ends with this preflight, or with its check's deadline."""
+        argv = [sys.executable, "-P", *arguments]
+        return self._start(argv, env=self.environment(), **options)
+
+    def _start(self, argv: list[str], **options: Any) -> subprocess.Popen[str]:
         with self._lock:
             if self._closed:
                 raise ProbeError("the preflight was broken off")
             process = subprocess.Popen(
-                [sys.executable, "-P", *arguments],
-                text=True,
-                errors="replace",
-                env=self.environment(),
-                start_new_session=True,
-                **options,
+                argv, text=True, errors="replace", start_new_session=True, **options
             )
             self._processes[process] = threading.current_thread().name
         return process
 
-    def run(self, arguments: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    def run(self, arguments: list[str], timeout_s: float) -> Completed:
         """Run Python to its end. Raises ProbeError if it does not end in time."""
-        pipe = subprocess.PIPE
-        process = self.start(arguments, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+        return self._to_its_end(self.start(arguments, **PIPES), timeout_s)
+
+    def run_through(self, arguments: list[str], timeout_s: float) -> Completed:
+        """`python -m trainer.evaluate` to its end, where eval.through starts it. Raises UserError
+        without such a program, and ProbeError if it does not end in time."""
+        through.check_through(self.spec)
+        argv = through.command(self.spec, arguments)
+        process = self._start(argv, env=through.environment(), **PIPES)
+        return self._to_its_end(process, timeout_s)
+
+    def _to_its_end(self, process: subprocess.Popen[str], timeout_s: float) -> Completed:
         try:
             out, err = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             raise ProbeError(f"no answer within {timeout_s:g} s") from None
         finally:
             self._end(process)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def probe(self, name: str, *arguments: str, timeout_s: float) -> dict[str, Any]:
         """The JSON object that `python -m preflight.probes.NAME` prints, or that a module with a

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from preflight.once import ProbeError
 from preflight.small_run_layouts import with_parts
 from preflight.small_run_ranks import TrainingFailed
+from smolplan.spec import RunSpec
 from smolplan.spec.eval import CONTINUATION
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ class TasksRefused(Exception):
 
 def scored_twice(context: "Context") -> list[dict[str, Any]]:
     """What two evaluations of one checkpoint say, each in a process of its own: of the spec's
-    tasks, and of the one that is made of the text. Raises ProbeError, TrainingFailed and
-    TasksRefused."""
+    tasks, and of the one that is made of the text. Raises ProbeError, TrainingFailed, TasksRefused
+    and UserError."""
     small, asked = context.small_run(), context.spec.eval
     run = small.new(
         "learnt",
@@ -49,17 +50,28 @@ def scored_twice(context: "Context") -> list[dict[str, Any]]:
     )
     small.train(run, 1, count=1)
     names = dict.fromkeys([CONTINUATION, *asked.tasks])
-    arguments = ["-m", "trainer.evaluate", str(run), "--json", *(f"--task={n}" for n in names)]
+    arguments = [str(run.path.absolute()), "--json", *(f"--task={name}" for name in names)]
     return [_answer(context, arguments) for _ in range(2)]
 
 
+def is_elsewhere(spec: RunSpec) -> bool:
+    """Whether the tasks are tried where eval.through starts evaluations. Without tasks lm-eval is
+    not needed there."""
+    return bool(spec.eval.through and spec.eval.tasks)
+
+
 def _answer(context: "Context", arguments: list[str]) -> dict[str, Any]:
-    done = context.run(arguments, TIMEOUT_S)
-    last = done.stderr.strip().rpartition("\n")[2].removeprefix("smolplan: ")
-    if done.returncode == 2:
-        raise TasksRefused(last)
+    if is_elsewhere(context.spec):
+        done = context.run_through(arguments, TIMEOUT_S)
+    else:
+        done = context.run(["-m", "trainer.evaluate", *arguments], TIMEOUT_S)
+    said = done.stderr.strip().splitlines() or [""]
+    # What starts it elsewhere may have the last word.
+    own = [line.removeprefix("smolplan: ") for line in said if line.startswith("smolplan: ")]
+    if done.returncode == 2 and own:
+        raise TasksRefused(own[-1])
     if done.returncode:
-        raise TrainingFailed(f"exit code {done.returncode}: {last}")
+        raise TrainingFailed(f"exit code {done.returncode}: {(own or said)[-1]}")
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

@@ -153,8 +153,14 @@ class RunDir:
         return self.evals / f"step-{step}.failed.json"
 
     @property
+    def evaluation_begun(self) -> Path:
+        """Which checkpoint is being evaluated beside the run, or was last, and on which host."""
+        return self.evals / "begun.json"
+
+    @property
     def evaluation_lock(self) -> Path:
-        """Held by the process that evaluates beside the run, while it lives."""
+        """Held by the process that evaluates beside the run, or waits for one elsewhere that does
+        (monitor/evaluate_through.py), while it lives."""
         return self.evals / "lock"
 
     @property

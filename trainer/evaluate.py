@@ -1,11 +1,13 @@
 """`python -m trainer.evaluate RUN [--step N]…`: bits per byte of held-out text on checkpoints, and
 the tasks of the spec; each checkpoint's go to RUN/evals/step-N.json. With `--due`, of those that
-the spec wants evaluated beside the run, and in nobody's way."""
+the spec wants evaluated beside the run, and in nobody's way; with `--attended`, the newest of them,
+for monitor/evaluate_through.py."""
 
 import argparse
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from smolplan.checksums import checksum
 from smolplan.errors import SmolplanError, UserError
 from smolplan.evaluations_due import due
+from smolplan.lifetime import end_with_input
 from smolplan.lock import hold
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
@@ -111,17 +114,26 @@ def whole_checkpoint(run: RunDir, step: int | None) -> Manifest:
 
 
 def evaluate_due(run: RunDir, spec: RunSpec) -> None:
-    """The newest checkpoint that is due; then, as a new process, what is due still. What goes wrong
-    is put on record, and not tried again on that checkpoint."""
+    """The newest checkpoint that is due; then, as a new process, what is due still."""
     if not hold(run.evaluation_lock):
         return
     os.nice(LOWEST_PRIORITY)
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if spec.eval.gpu is None else str(spec.eval.gpu)
+    evaluate_newest_due(run, spec)
+    if due(run, spec):
+        again = [sys.executable, "-P", "-m", "trainer.evaluate", str(run), "--due"]
+        os.execv(again[0], again)
+
+
+def evaluate_newest_due(run: RunDir, spec: RunSpec) -> None:
+    """What goes wrong is put on record, and not tried again on that checkpoint."""
     steps = due(run, spec)
     if not steps:
         return
     which = {"checkpoint": checksum(run, steps[0]) or ""}  # it may be made anew meanwhile
     try:
+        begun = {"step": steps[0], **which, "host": socket.gethostname()}
+        write_json(run.evaluation_begun, begun)
         for result in evaluate(run, spec, steps[:1]):
             write_json(run.evaluation(steps[0]), result)
     except Exception as error:  # a task may raise anything
@@ -133,9 +145,6 @@ def evaluate_due(run: RunDir, spec: RunSpec) -> None:
             failed = {"step": steps[0], "reason": str(error) or type(error).__name__}
             write_json(run.unevaluable(steps[0]), {**failed, **which})
             run.record("evaluation_failed", "evaluation", **failed)
-    if due(run, spec):
-        again = [sys.executable, "-P", "-m", "trainer.evaluate", str(run), "--due"]
-        os.execv(again[0], again)
 
 
 def main() -> int:
@@ -148,6 +157,11 @@ def main() -> int:
         "--task", action="append", default=[], help="instead of the spec's; may be given again"
     )
     parser.add_argument("--due", action="store_true", help="those that the spec wants, by and by")
+    parser.add_argument(
+        "--attended",
+        action="store_true",
+        help="of those the newest alone, while a process that waits for it has standard input open",
+    )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each checkpoint")
     parser.add_argument("--progress", action="store_true", help="say what is done, on stderr")
     arguments = parser.parse_args()
@@ -167,6 +181,10 @@ def main() -> int:
 
     try:
         spec = load_spec(run.existing().spec)
+        if arguments.attended:
+            end_with_input()
+            evaluate_newest_due(run, spec)
+            return 0
         if arguments.due:
             evaluate_due(run, spec)
             return 0

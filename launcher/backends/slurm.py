@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from launcher.backends.base import NodeView, NotNow, Observation, Successor
-from launcher.environment import environment_of, rank_environment
+from launcher.environment import environment_of, outside_of_jobs, rank_environment
 from launcher.outcome import end_from_outside, read_exit
 from launcher.placement import read_placement
 from launcher.slurm import commands, script
@@ -186,7 +186,7 @@ def send(arguments: list[str], text: str, environment: Any) -> str:
     """Submit a job; its number. Raises UserError if Slurm refuses it, and NotNow if nobody is there
     to take it."""
     try:
-        said = commands.run(arguments, stdin=text, environment=_own(environment))
+        said = commands.run(arguments, stdin=text, environment=outside_of_jobs(environment))
     except SlurmError as error:
         if isinstance(error, commands.SlurmSilent) or not commands.answers():
             raise NotNow(f"Slurm's controller does not answer: {error}") from None
@@ -196,12 +196,6 @@ def send(arguments: list[str], text: str, environment: Any) -> str:
             remedy="See what is sent by: smolplan launch SPEC --dry-run",
         ) from None
     return said.strip().splitlines()[-1].split(";")[0]  # "number;cluster"
-
-
-def _own(environment: Any) -> dict[str, str]:
-    """Without what an outer job has set, which would be taken for this one's wishes."""
-    kept = ("SLURM_CONF", "SLURM_JWT")
-    return {n: v for n, v in environment.items() if n in kept or not n.startswith("SLURM_")}
 
 
 def _arguments(spec: RunSpec, run: RunDir, number: int, token: str) -> list[str]:

@@ -193,9 +193,18 @@ def _upload_refused(event: Event, run: str) -> Told:
 
 def _evaluation_failed(event: Event, run: str) -> Told:
     step = event.get("step")
-    return {
+    told = {
         "severity": "warning",
         "what": f"the checkpoint of step {step} could not be evaluated: {event.get('reason')}",
+    }
+    if event.get("tried_again"):
+        return {
+            **told,
+            "done": "It is tried again, once an hour at least; the run goes on.",
+            "todo": "see evals/log of the run, and what eval.through starts evaluations on",
+        }
+    return {
+        **told,
         "done": "The next one that is due is evaluated; the run goes on.",
         "todo": f"see evals/log of the run, mend it, then: smolplan eval {run} --step {step}",
     }

@@ -8,7 +8,7 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.small_run_ranks import TrainingFailed
-from preflight.small_run_tasks import STEPS, TasksRefused, scored_twice
+from preflight.small_run_tasks import STEPS, TasksRefused, is_elsewhere, scored_twice
 from smolplan.spec.eval import CONTINUATION
 
 INSTALL = "Install lm-eval: pip install 'smolplan[eval]'"
@@ -27,7 +27,8 @@ BY_LUCK = 1e-3
 def tasks(context: Context) -> Finding:
     """Every task runs on a checkpoint, scores the same twice, and beats chance where it should."""
     asked = context.spec.eval.tasks
-    if importlib.util.find_spec("lm_eval") is None:
+    elsewhere = is_elsewhere(context.spec)
+    if not elsewhere and importlib.util.find_spec("lm_eval") is None:
         if asked:
             why = f"eval.tasks names {', '.join(asked)}, and lm-eval is not installed"
             return Finding(state="fail", summary="lm-eval is missing", why=why, remedy=INSTALL)
@@ -39,7 +40,7 @@ def tasks(context: Context) -> Finding:
         return Finding(
             state="fail",
             summary="a task cannot be run",
-            why=str(refusal),
+            why=f"by eval.through: {refusal}" if elsewhere else str(refusal),
             remedy="Mend or remove it from eval.tasks.",
         )
     except TrainingFailed as error:

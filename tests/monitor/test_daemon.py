@@ -158,7 +158,7 @@ def test_a_run_that_can_have_nothing_started_beside_it_is_decided_on_all_the_sam
 ) -> None:
     asked: list[str] = []
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         asked.append(threading.current_thread().name)
         raise failing(errno.ENOSPC)
 

@@ -59,6 +59,8 @@ def test_what_fails_beside_a_run_is_told_with_what_is_left_to_do() -> None:
     evaluation = told("evaluation_failed", step=40, reason="no held-out text")
     assert "step 40" in evaluation.what and "no held-out text" in evaluation.what
     assert evaluation.todo.endswith("smolplan eval r --step 40")
+    refused = told("evaluation_failed", step=40, reason="srun: no", tried_again=True)
+    assert "is tried again" in refused.done and "eval.through" in refused.todo
     tracker = told("tracker_failed", tracker="wandb", reason="no route")
     assert (tracker.severity, tracker.key) == ("warning", "wandb")
     assert "wandb is not told" in tracker.what and "tracking/wandb.log" in tracker.todo

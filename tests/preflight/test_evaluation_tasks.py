@@ -1,14 +1,19 @@
 """The tasks of a spec must be there, score the same twice, and not fall below guessing."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from planner.plan import make_plan
 from preflight.checks.evaluation_tasks import judge, tasks
 from preflight.context import Context
+from preflight.once import ProbeError
+from preflight.small_run_ranks import TrainingFailed
+from preflight.small_run_tasks import TasksRefused, _answer
 from smolplan.spec import load_preset
 from smolplan.spec.eval import CONTINUATION
 from tests.preflight.support import only, with_part
@@ -51,6 +56,40 @@ def test_without_lm_eval_only_a_spec_with_tasks_is_unfit(
     found = tasks(cast(Context, SimpleNamespace(spec=spec)))
     assert found.state == state
     assert "pip install 'smolplan[eval]'" in found.remedy
+
+
+REFUSES = "echo smolplan: eval.tasks: no such task >&2; echo srun: task 0 exited >&2; exit 2"
+
+
+@pytest.mark.parametrize(
+    ("does", "raises", "told"),
+    [
+        ("echo '{\"tasks\": {}}'", None, ""),
+        (REFUSES, TasksRefused, r"^eval\.tasks"),
+        ("echo srun: no such partition >&2; exit 1", TrainingFailed, "exit code 1: srun: no such"),
+        ("echo srun: wrong usage >&2; exit 2", TrainingFailed, "exit code 2: srun: wrong usage"),
+        ("echo queued", ProbeError, "printed no answer"),
+    ],
+)
+def test_tasks_are_tried_where_evaluations_of_the_run_will_be(
+    does: str, raises: type[Exception] | None, told: str, tmp_path: Path
+) -> None:
+    words = tmp_path / "srun"
+    words.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/argv\n{does}\n')
+    words.chmod(0o755)
+    part = {"every_steps": 2000, "tasks": ("arc_easy",), "through": (str(words), "--gpus=1")}
+    spec = with_part(load_preset("tiny-cpu"), "eval", **part)
+    context = Context(spec, make_plan(spec), tmp_path)
+    try:
+        if raises is None:
+            assert _answer(context, ["/runs/r", "--json"]) == {"tasks": {}}
+        else:
+            with pytest.raises(raises, match=told):
+                _answer(context, ["/runs/r", "--json"])
+    finally:
+        context.close()
+    started = f"--gpus=1 {sys.executable} -P -m trainer.evaluate /runs/r --json\n"
+    assert (tmp_path / "argv").read_text() == started
 
 
 @pytest.mark.slow

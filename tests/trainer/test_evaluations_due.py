@@ -15,7 +15,9 @@ from launcher.store import Store
 from preflight.small_run_layouts import with_parts
 from smolplan.checksums import checksum
 from smolplan.evaluations_due import due
+from smolplan.lifetime import ATTENDED
 from smolplan.rundir import MANIFEST, RunDir, read_json, write_json, write_text
+from smolplan.spec import dump_spec
 from tests.support import events, make_spec, start, wait_until
 from tests.trainer.checkpoints import make_checkpoint
 from trainer.manifest import read_manifest
@@ -101,6 +103,19 @@ def test_evaluations_between_checkpoints_are_refused(data_cache: Path) -> None:
     spec = make_spec(data_cache, every=4)
     with pytest.raises(ValidationError, match=r"eval\.every_steps 6 .* use 8"):
         with_parts(spec, eval={"every_steps": 6})
+
+
+def test_an_evaluation_that_is_attended_ends_with_its_input_whatever_it_waits_for(
+    tmp_path: Path, data_cache: Path
+) -> None:
+    spec = with_parts(make_spec(data_cache, steps=20, every=2), eval={"every_steps": 4})
+    run = RunDir(tmp_path)
+    run.spec.write_text(dump_spec(spec))
+    run.checkpoint(4).mkdir(parents=True)
+    os.mkfifo(run.checkpoint(4) / MANIFEST)  # as storage that hangs
+    command = [sys.executable, "-m", "trainer.evaluate", str(run), "--attended"]
+    done = subprocess.run(command, input=ATTENDED, check=False, timeout=120)
+    assert done.returncode == 1
 
 
 @pytest.mark.slow
