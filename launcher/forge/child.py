@@ -34,9 +34,12 @@ def main() -> None:
     told = dict(os.environ)
     if PARENT_VARIABLE in os.environ:
         die_with_parent()
+    # What comes before the process id does is handed on then.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     asking = connect(Path(run))
     pid = _ask(asking, module, arguments, told) if asking else None
     if asking is None or pid is None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         os.execve(sys.executable, [sys.executable, "-P", "-m", module, *arguments], told)
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -45,6 +48,7 @@ def main() -> None:
 
     for number in FORWARDED:
         signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     _end_as(_code(asking))
 
 

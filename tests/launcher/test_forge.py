@@ -96,8 +96,10 @@ class Site:
         return psutil.Process(self.forge.pid).children()
 
     def close(self) -> None:
-        for process in [*self.started, self.forge]:
+        everyone = [*self.started, self.forge]
+        for process in everyone:
             process.kill()
+        for process in everyone:  # a forge that was stopped held the others' output
             process.communicate()
 
 
@@ -155,6 +157,20 @@ def test_a_signal_is_handed_on(site: Site) -> None:
     site.until_ready(process)
     process.terminate()
     assert process.wait(20) == 7
+
+
+def test_a_signal_that_comes_before_the_forge_answers_waits_for_whom_it_is_meant(
+    site: Site,
+) -> None:
+    site.forge.send_signal(signal.SIGSTOP)
+    process = site.start("stay")
+    wait_until(lambda: bool(psutil.Process(process.pid).net_connections("unix")))
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    site.forge.send_signal(signal.SIGCONT)
+    assert process.wait(20) == -signal.SIGTERM
+    assert not site.forked()
 
 
 def test_other_code_or_another_environment_is_started_anew(site: Site) -> None:
