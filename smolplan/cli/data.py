@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smolplan.cli.run import Json
+from smolplan.units import count_of
 
 if TYPE_CHECKING:
     from smolplan.rundir import RunDir
@@ -38,14 +39,13 @@ def prepare(where: Where) -> None:
     Example: `smolplan data prepare run.yaml`
     """
     dataset = _dataset(*_named(where))
-    sources = len(dataset.sources)
     for source in dataset.sources:
         if source.left_out:
             print(source.told_of_left_out)
     print(
-        f"{dataset.tokens:,} tokens of {dataset.documents:,} documents in {sources} "
-        f"source{'' if sources == 1 else 's'}, and {dataset.held_out_tokens:,} tokens held out: "
-        f"{dataset.folder}"
+        f"{dataset.tokens:,} tokens of {count_of(dataset.documents, 'document')} in "
+        f"{count_of(len(dataset.sources), 'source')}, and {dataset.held_out_tokens:,} tokens held "
+        f"out: {dataset.folder}"
     )
 
 

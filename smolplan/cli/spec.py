@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smolplan.cli.imported import AsJson, Force, Gpus, Out, Settings, hand_out
+from smolplan.units import count_of
 
 if TYPE_CHECKING:
     from smolplan.cli.spec_view import PresetRow
@@ -73,12 +74,11 @@ def validate(
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
-        ranks = loaded.parallel.ranks
         print(
-            f"{spec} is valid: {loaded.steps:,} steps of "
+            f"{spec} is valid: {count_of(loaded.steps, 'step')} of "
             f"{'up to ' * bool(loaded.optim.batch_warmup)}{loaded.global_batch_tokens:,} tokens "
-            f"= {format_count(loaded.tokens)} tokens on {ranks} rank{'s' * (ranks != 1)} "
-            f"(hash {loaded.content_hash()[:12]})"
+            f"= {format_count(loaded.tokens)} tokens on "
+            f"{count_of(loaded.parallel.ranks, 'rank')} (hash {loaded.content_hash()[:12]})"
         )
 
 

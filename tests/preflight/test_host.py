@@ -121,7 +121,7 @@ HOLE = "Machine Check Exception: 5 Bank 4: b600000000070f0f"
         (
             "/sys/bus/pci/devices/0000:03:00.0/iommu_group/type",
             "DMA-FQ",
-            *("host.pci_acs", "warn", "the IOMMU translates for 1 GPUs"),
+            *("host.pci_acs", "warn", "the IOMMU translates for 1 GPU"),
         ),
     ],
 )

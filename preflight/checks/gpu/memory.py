@@ -4,7 +4,7 @@ from preflight.checks.gpu.devices import DEADLINE_S, devices_of, named, none_tel
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 REMAPS_MAX = 512
 """Uncorrectable row remaps after which Azure's node health checks retire a GPU."""
@@ -61,7 +61,7 @@ def memory_errors(context: Context) -> Finding:
             )
     return verdict(
         devices,
-        f"none on {len(devices)} GPUs",
+        f"none on {count_of(len(devices), 'GPU')}",
         bad,
         soft,
         *("ecc_uncorrected", "remapped_rows", "retired_pages", "ecc_corrected", "sram"),
@@ -142,7 +142,7 @@ def ecc(context: Context) -> Finding:
     ]
     return verdict(
         devices,
-        f"on, on {len(modes)} GPUs",
+        f"on, on {count_of(len(modes), 'GPU')}",
         [],
         soft,
         "ecc_mode",

@@ -9,7 +9,7 @@ from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
 from smolplan.machine.files import names_in, read_int, read_text
-from smolplan.units import format_duration
+from smolplan.units import count_of, format_duration
 
 RECENT_S = 24 * 3600.0
 """Older ones were before whoever mended it, or are told by counters. Our choice."""
@@ -140,14 +140,16 @@ def memory_errors(context: Context) -> Finding:
         name: (read_int(f"{folder}/{name}/ce_count"), read_int(f"{folder}/{name}/ue_count"))
         for name in controllers
     }
-    bad = [f"{n}: {ue} uncorrected errors" for n, (_, ue) in counts.items() if ue]
+    bad = [f"{n}: {count_of(ue, 'uncorrected error')}" for n, (_, ue) in counts.items() if ue]
     soft = [
-        f"{n}: {ce} corrected errors" for n, (ce, _) in counts.items() if ce and ce > CORRECTED_MOST
+        f"{n}: {count_of(ce, 'corrected error')}"
+        for n, (ce, _) in counts.items()
+        if ce and ce > CORRECTED_MOST
     ]
     said = "; ".join([*bad, *soft])
     return Finding(
         state="fail" if bad else "warn" if soft else "pass",
-        summary=(bad or soft or [f"none on {len(controllers)} controllers"])[0],
+        summary=(bad or soft or [f"none on {count_of(len(controllers), 'controller')}"])[0],
         why=f"{said} since the boot: a module is failing" if said else "",
         measured={
             "corrected_errors": sum(ce or 0 for ce, _ in counts.values()),
