@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     help="Tokenise the text of a spec, and look at it and its mixture.\n\n"
-    "Example: `smolplan data inspect run.yaml`",
+    "Example: `smolplan data inspect examples/my-text.yaml`",
 )
 
 Where = Annotated[
@@ -36,7 +36,7 @@ def prepare(where: Where) -> None:
     Killed and started again, it goes on where it was. Sources that other specs share are not
     tokenised again.
 
-    Example: `smolplan data prepare run.yaml`
+    Example: `smolplan data prepare examples/my-text.yaml`
     """
     dataset = _dataset(*_named(where))
     for source in dataset.sources:
@@ -64,7 +64,7 @@ def inspect(
 
     Text that has not been tokenised yet is tokenised first.
 
-    Example: `smolplan data inspect run.yaml --show 2`
+    Example: `smolplan data inspect examples/my-text.yaml --show 2`
     """
     import json
 

@@ -25,7 +25,9 @@ def hosts(
     A host that failed three times within four weeks, or that now holds a GPU which did, is
     chosen last.
 
-    Example: `smolplan hosts --clear node7 --reason 'new cable'`
+    Example: `smolplan hosts --all`
+
+    Once a host is mended: `smolplan hosts --clear HOST --reason 'new cable'`
     """
     import json
     import time

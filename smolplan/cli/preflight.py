@@ -20,11 +20,11 @@ Examples:
 
 `smolplan preflight tiny-cpu --skip storage`
 
-`smolplan preflight run.yaml --tier quick --hosts 'gpu[01-08]' --html report.html`
+`smolplan preflight tiny-cpu --tier quick --html preflight.html`
 
-`smolplan preflight run.yaml --only config --script launch.slurm`
+`smolplan preflight tiny-cpu --only config --script tests/importers/data/megatron_8b.sh`
 
-`smolplan preflight run.yaml --watch --every 5min --json >> changes.jsonl`
+`smolplan preflight tiny-cpu --watch --every 5min --json >> changes.jsonl`
 """
 
 

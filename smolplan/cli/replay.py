@@ -38,7 +38,7 @@ def replay(
     Throughput, loss, gradient norm or evaluations, by column names (docs/monitor.md). Exit code 1
     if something is found, 0 if nothing.
 
-    Example: `smolplan monitor replay throughput.csv`
+    Example: `smolplan monitor replay examples/throughput.csv`
     """
     import json
 

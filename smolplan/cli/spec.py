@@ -44,7 +44,7 @@ def validate(
 ) -> None:
     """Check a spec; exit 0 if it is right, 2 with what is wrong and where if not.
 
-    Example: `smolplan spec validate run.yaml`
+    Example: `smolplan spec validate examples/my-text.yaml`
     """
     import json
 
@@ -161,7 +161,7 @@ def import_(
 
     The report goes to standard error. Exit 2, and nothing written, where no spec can be made.
 
-    Example: `smolplan spec import tests/importers/data/nanotron_stage1.yaml --out run.yaml`
+    Example: `smolplan spec import tests/importers/data/nanotron_stage1.yaml --out imported.yaml`
     """
     from smolplan.importers.detect import import_file
     from smolplan.importers.options import Options, parse_overrides
