@@ -45,6 +45,8 @@ def _figures(seen: dict[str, Any]) -> list[tuple[str, str | Text]]:
     rows: list[tuple[str, str | Text]] = [
         ("step", f"{seen['step']:,} of {seen['steps']:,} ({share:.1f} %)")
     ]
+    if seen["forked_from"] is not None:
+        rows.append(("forked", Text(f"from {seen['forked_from']}")))
     if seen["eta_s"] is not None:
         rows.append(("to go", f"{format_duration(seen['eta_s'])} at the present pace"))
     if last["loss"] is not None:
