@@ -49,14 +49,14 @@ def memory_errors(context: Context) -> Finding:
             (corrected if corrected > CORRECTED_MAX else 0, "corrected ECC errors"),
         ]:
             if count:
-                bad.append(f"{named(device)}: {count} {what}")
+                bad.append(f"{named(device)}: {what}: {count}")
         if rows.get("uncorrectable", 0) > REMAPS_MAX:
             bad.append(f"{named(device)}: {rows['uncorrectable']} rows remapped for good")
         if sram.get("corrected", 0) > SRAM_CORRECTED_MAX:
             bad.append(f"{named(device)}: {sram['corrected']} corrected errors of its SRAM")
         if rows.get("banks_exhausted"):
             soft.append(
-                f"{named(device)}: {rows['banks_exhausted']} banks have no spare row left, so the "
+                f"{named(device)}: banks without a spare row: {rows['banks_exhausted']}, so the "
                 "next bad row there cannot be remapped"
             )
     return verdict(

@@ -107,7 +107,7 @@ def judge(lines: dict[str, list[dict[str, Any]]], covers_s: float | None) -> Fin
     grave = any(kind.grave for kind, _ in told)
     return Finding(
         state="fail" if grave else "warn",
-        summary=brief(", ".join(f"{len(found)} {kind.what}" for kind, found in told)),
+        summary=brief(", ".join(f"{kind.what}: {len(found)}" for kind, found in told)),
         why="; ".join(_said(kind, found) for kind, found in told),
         remedy=" ".join(kind.remedy for kind, _ in told),
         measured={f"{kind}_lines": len(found) for kind, found in recent.items()},
@@ -118,7 +118,7 @@ def judge(lines: dict[str, list[dict[str, Any]]], covers_s: float | None) -> Fin
 def _said(kind: Kind, found: Sequence[dict[str, Any]]) -> str:
     last = found[-1]
     return (
-        f"{len(found)} {kind.what}, the last {format_duration(last['age_s'])} ago "
+        f"{kind.what}: {len(found)}, the last {format_duration(last['age_s'])} ago "
         f"({last['text'].strip()[:120]}): {kind.follows}"
     )
 
