@@ -143,7 +143,7 @@ def _transformers(program: Program) -> Step:
     model.config.use_cache = False
     model.train()
     if case.recompute == "full":
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
 
     def loss(tokens: Any, targets: Any) -> Any:
         told = targets.contiguous()

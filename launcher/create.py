@@ -27,6 +27,7 @@ from smolplan.rundir import RunDir, read_json, sync_folder, write_text
 from smolplan.spec import RunSpec, dump_spec, load_spec
 from smolplan.touch import require_answer
 from smolplan.trackers import check_trackers
+from smolplan.units import count_of
 
 BUILDER = "builder"
 """Names the process that builds a run directory, so that others know when to sweep."""
@@ -103,7 +104,7 @@ def _check_for_ssh(spec: RunSpec) -> None:
     hosts, nodes = inventory(spec, os.environ), spec.cluster.nodes
     if len(hosts) < nodes:
         raise UserError(
-            f"{nodes} nodes need as many hosts, and {len(hosts)} are named",
+            f"the run needs {count_of(nodes, 'host')}, and {len(hosts)} are named",
             where="launch.hosts",
             remedy="Name more of them, as gpu[01-50], or lower cluster.nodes.",
         )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir, read_json, write_json
+from smolplan.units import count_of
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def choose_hosts(
     if len(usable) < nodes:
         out = ", ".join(sorted(left_out & set(inventory)))
         raise UserError(
-            f"{nodes} nodes need as many hosts, and {len(usable)} of {len(inventory)} are fit"
-            + (f"; left out: {out}" if out else ""),
+            f"the run needs {count_of(nodes, 'host')}, and {len(usable)} of {len(inventory)} are "
+            "fit" + (f"; left out: {out}" if out else ""),
             where="launch.hosts",
             remedy="Mend a host, name more of them, or lower cluster.nodes.",
         )

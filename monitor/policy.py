@@ -20,6 +20,7 @@ from monitor.roll_back import roll_back
 from monitor.view import Finding, FindingId, RunView
 from smolplan.errors import ExitCode
 from smolplan.roll_back import RollBack
+from smolplan.units import count_of
 
 Action = Literal[
     "wait",
@@ -281,7 +282,7 @@ def _ended(view: RunView) -> Decision:
     if fruitless >= limit:
         return Decision(
             "end_run",
-            f"{fruitless} attempts in a row ended without a new step "
+            f"{count_of(fruitless, 'attempt')} in a row ended without a new step "
             f"(monitor.crash_loop_limit {limit}); the last: {attempt.cause}",
         )
     settings = view.settings
@@ -315,7 +316,7 @@ def _in_vain(view: RunView) -> str:
     before = view.attempts[:-1][-limit:]
     if len(before) < limit or any(a.made_progress or a.cause != TIME_LIMIT for a in before):
         return ""
-    return f"{limit} jobs in a row reached their time limit without a new step"
+    return f"{count_of(limit, 'job')} in a row reached the time limit without a new step"
 
 
 def _same_fault_before(view: RunView) -> bool:
@@ -340,8 +341,8 @@ def _non_finite_again(view: RunView) -> Decision:
     if len(view.roll_backs) >= limit:
         return Decision(
             "end_run",
-            f"{again}, after {limit} roll-backs (monitor.roll_back_limit). Lower the learning "
-            f"rate or look at the data",
+            f"{again}, after {count_of(limit, 'roll-back')} (monitor.roll_back_limit). Lower "
+            f"the learning rate or look at the data",
         )
     planned = roll_back(view, onset, again)
     if planned is None:

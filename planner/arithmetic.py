@@ -5,7 +5,7 @@ from planner.conventions import FORMULA_NAMES
 from planner.explain import Line, scientific
 from planner.flops import FLOPS_PER_PARAM_6ND
 from planner.question import base_flops
-from smolplan.units import DAY_S
+from smolplan.units import DAY_S, count_of
 
 PLAYBOOK = "Smol Training Playbook (2025), How many GPUs do we need?"
 KAPLAN = "Kaplan et al. 2020, arXiv 2001.08361"
@@ -30,7 +30,7 @@ def lines_of(a: Answer) -> tuple[Line, ...]:
     if q.tokens_per_s_per_gpu is not None:
         speed = f"{q.tokens_per_s_per_gpu:,.6g} tokens/s × {per_token}"
     elif a.unknown == "mfu":
-        speed = f"{flops} / ({a.gpus:,} GPUs × {q.deadline_s - q.lost_s:,.0f} s)"
+        speed = f"{flops} / ({count_of(a.gpus, 'GPU')} × {q.deadline_s - q.lost_s:,.0f} s)"
     else:
         formula = FORMULA_NAMES[q.flops_formula]
         speed = f"{a.mfu:.4g} by {formula} of {q.mfu_base} {base / 1e12:,.4g} TFLOP/s"

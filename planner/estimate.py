@@ -25,6 +25,7 @@ from planner.question import (
     per_token_flops,
 )
 from smolplan.errors import UserError
+from smolplan.units import count_of
 
 __all__ = [
     "DEFAULT_MFU",
@@ -173,7 +174,7 @@ def _notes(q: Question, gpus: int, rate: float) -> tuple[str, ...]:
             f"matrix multiplication reaches: do not count on it"
         )
     if gpus % q.node_size:
-        notes.append(f"{gpus:,} GPUs are not whole nodes of {q.node_size}")
+        notes.append(f"{count_of(gpus, 'GPU')} cannot be whole nodes of {q.node_size}")
     return tuple(notes)
 
 

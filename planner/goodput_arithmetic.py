@@ -6,7 +6,7 @@ from planner.explain import Line
 from planner.goodput import GIVEN, Answer
 from planner.nodes import LARGEST_PRIME, next_smooth
 from planner.reliability import ASSUMED, DALY, KOKOLIS
-from smolplan.units import YEAR_S, format_duration
+from smolplan.units import YEAR_S, count_of, format_duration
 
 
 def lines_of(answer: Answer) -> list[Line]:
@@ -24,7 +24,7 @@ def lines_of(answer: Answer) -> list[Line]:
                 f"published rate of {fleet.name}",
                 fleet.source,
             ),
-            Line("MTTF", run.mttf_s, "s", f"1 / ({answer.gpus:,} GPUs × rate)", KOKOLIS),
+            Line("MTTF", run.mttf_s, "s", f"1 / ({count_of(answer.gpus, 'GPU')} × rate)", KOKOLIS),
             *(
                 Line(f"MTTF, {area}", run.mttf_s / share, "s", f"MTTF / {share:.1%} of failures")
                 for area, share in fleet.areas.items()

@@ -14,7 +14,7 @@ from planner.step_inputs import Stack
 from planner.step_shape import forward_flops_per_token, shape_of
 from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, StepTime
 from planner.storage import CHECKPOINT_BYTES_PER_PARAM, bytes_per_token
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 PARTS = {
     "compute_s": "compute",
@@ -64,7 +64,7 @@ def _formulas(found: Found, layout: Layout) -> dict[str, str]:
     tokens = layout.micro_batch_size * job.seq_len / cp
     layers = roundup_quotient(arch.layers, pp)
     again = int(layout.full_recompute)
-    slots = f"{layout.gradient_accumulation} × {layers} layers"
+    slots = f"{layout.gradient_accumulation} × {count_of(int(layers), 'layer')}"
     sent = f"{2 + again} × 4 × {tp - 1}/{tp} × {tokens:,.0f} × {arch.hidden:,} × 2 B"
     link = f"({stack.link_share:.0%} of {found.site.link_bytes_per_s / 1e9:g} GB/s)"
     return {
@@ -97,7 +97,7 @@ def _among(layout: Layout) -> str:
     """The ranks that exchange it."""
     replicas = layout.data_parallel * layout.context_parallel
     if not layout.shard_group:
-        return f"{replicas} ranks"
+        return count_of(int(replicas), "rank")
     return f"groups of {layout.shard_group} and once a step across {replicas // layout.shard_group}"
 
 
@@ -157,7 +157,7 @@ def run_lines(found: Found, one: Candidate) -> list[Line]:
             "tokens/s per GPU",
             one.tokens_per_s_per_gpu,
             "",
-            f"{tokens:,} tokens / {one.step_s:.4g} s / {one.gpus:,} GPUs",
+            f"{tokens:,} tokens / {one.step_s:.4g} s / {count_of(one.gpus, 'GPU')}",
         ),
         Line(
             "MFU",
@@ -167,7 +167,7 @@ def run_lines(found: Found, one: Candidate) -> list[Line]:
             f"planner/flops.py; planner/catalog/{FILE_OF_PEAK[site.precision]}",
         ),
         *stall_lines(found, one),
-        Line("time", one.days, "days", f"{found.steps:,} steps × {total_s:.5g} s"),
+        Line("time", one.days, "days", f"{count_of(found.steps, 'step')} × {total_s:.5g} s"),
     ]
     if one.dollars is not None:
         price = f"{one.gpus * one.days * 24:,.0f} GPU-hours × ${site.price_per_gpu_hour:g}"
@@ -188,8 +188,7 @@ def run_lines(found: Found, one: Candidate) -> list[Line]:
 def stall_lines(found: Found, one: Candidate) -> list[Line]:
     """What is waited for beside a step, in ms of each step, and what is assumed of it."""
     job, storage, nodes = found.job, found.site.storage, found.site.nodes(one.gpus)
-    several = "node" if nodes == 1 else "nodes"
-    rate = f"({nodes:,} {several} × {storage.node_bytes_per_s / 1e9:.3g} GB/s)"
+    rate = f"({count_of(nodes, 'node')} × {storage.node_bytes_per_s / 1e9:.3g} GB/s)"
     token_bytes = bytes_per_token(job.architecture.vocab_size)
     read_s = reading_s(job.architecture, job.step_tokens, nodes, storage)
     lines = [

@@ -9,7 +9,7 @@ from planner.job_memory import job_memory_bytes
 from planner.kernels import roundup_quotient
 from planner.memory import GENERIC, Conventions, Layout, StateBytes
 from planner.restrict import ZERO_BUBBLE, Restriction
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,7 +165,9 @@ DEGREE_RULES = (
         "tensor parallel stays within the fast links",
         lambda job, c: (c["tensor_parallel"] > job.domain) & (not job.tensor_across_domains),
         lambda job, c: c["tensor_parallel"],
-        lambda job, one: f"TP {one.tensor_parallel} on links that join {job.domain} GPUs",
+        lambda job, one: (
+            f"TP {one.tensor_parallel} on links that join {count_of(job.domain, 'GPU')}"
+        ),
     ),
     Rule(
         "pipeline and virtual stages divide the layers, or if uneven have one each",
@@ -211,7 +213,7 @@ DEGREE_RULES = (
         lambda job, c: job.global_batch_size % c["data_parallel"] > 0,
         lambda job, c: c["data_parallel"],
         lambda job, one: (
-            f"DP {one.data_parallel} does not divide {job.global_batch_size:,} sequences"
+            f"DP {one.data_parallel} does not divide {count_of(job.global_batch_size, 'sequence')}"
         ),
     ),
 )
@@ -222,9 +224,9 @@ BATCH_RULES = (
         lambda job, c: job.global_batch_size % (c["data_parallel"] * c["micro_batch_size"]) > 0,
         lambda job, c: c["data_parallel"] * c["micro_batch_size"],
         lambda job, one: (
-            f"MBS {one.micro_batch_size} does not divide the "
-            f"{job.global_batch_size // int(one.data_parallel):,} sequences of each of "
-            f"{one.data_parallel:,} replicas"
+            f"MBS {one.micro_batch_size} does not divide "
+            f"{count_of(job.global_batch_size // int(one.data_parallel), 'sequence')} of each of "
+            f"{count_of(int(one.data_parallel), 'replica')}"
         ),
     ),
     Rule(
@@ -234,7 +236,8 @@ BATCH_RULES = (
         ),
         lambda job, c: c["pipeline_parallel"],
         lambda job, one: (
-            f"{one.gradient_accumulation:,} micro-batches on PP {one.pipeline_parallel}"
+            f"{count_of(int(one.gradient_accumulation), 'micro-batch')} on PP "
+            f"{one.pipeline_parallel}"
         ),
     ),
 )
@@ -280,7 +283,7 @@ GROUP_RULE = Rule(
     _fails_group,
     lambda job, c: c["shard_group"],
     lambda job, one: (
-        f"{name_of(one)} of {one.data_parallel * one.context_parallel} replicas"
+        f"{name_of(one)} of {count_of(int(one.data_parallel * one.context_parallel), 'replica')}"
         + (f" with EP {one.expert_parallel}" if one.expert_parallel > 1 else "")
     ),
 )

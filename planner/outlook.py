@@ -20,7 +20,7 @@ from planner.reliability import (
 from planner.reliability.run import LONGEST_S
 from planner.simulate import simulate
 from smolplan.errors import UserError
-from smolplan.units import HOUR_S
+from smolplan.units import HOUR_S, count_of
 
 LEAST_STEPS = 10
 """Fewer tell no speed."""
@@ -107,7 +107,7 @@ def look_ahead(observed: Observed, prior: Prior, *, seed: int = 0) -> Outlook:
         raise UserError("it has made all its steps", remedy="See what it took: smolplan report.")
     if len(observed.step_times_s) < LEAST_STEPS:
         raise UserError(
-            f"{len(observed.step_times_s)} steps tell no speed",
+            f"{count_of(len(observed.step_times_s), 'step')} cannot tell a speed",
             remedy=f"Ask again after {LEAST_STEPS}, or ask the plan: smolplan plan.",
         )
     step = step_time(observed.step_times_s)

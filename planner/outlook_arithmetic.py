@@ -4,7 +4,7 @@ from planner.explain import Line
 from planner.observed import OBSERVED
 from planner.outlook import LEVEL, PLAYS, Outlook
 from planner.reliability import DALY
-from smolplan.units import format_duration
+from smolplan.units import count_of, format_duration
 
 BELIEF = "Poisson count × Student's t of the log rate around the prior (planner/observed.py)"
 GARWOOD = "exact Poisson interval of the count alone (Garwood 1936)"
@@ -13,7 +13,7 @@ GARWOOD = "exact Poisson interval of the count alone (Garwood 1936)"
 def lines_of(outlook: Outlook) -> list[Line]:
     """Each line with its formula and source; what was observed says so, with its count."""
     o, step, run, rate = outlook.observed, outlook.step, outlook.run, outlook.rate
-    seen = f"{OBSERVED}, the newest {step.count:,} steps"
+    seen = f"{OBSERVED}, the newest {count_of(step.count, 'step')}"
     tail, alone = (1 - LEVEL) / 2, rate.observed_alone(LEVEL)
     lines = [
         Line(
@@ -77,8 +77,8 @@ def notes_on(outlook: Outlook) -> list[str]:
     if o.failures < 3:
         prior = format_duration(outlook.prior.mttf_s)
         notes.append(
-            f"{o.failures} failures tell little of their rate: one in {prior} was assumed before "
-            f"({outlook.prior.mttf_source}) and still counts"
+            f"{count_of(o.failures, 'failure')} so far, too few to tell their rate: one in {prior} "
+            f"was assumed before ({outlook.prior.mttf_source}) and still counts"
         )
     notes.append("a spare node is taken to be at hand at every failure")
     return notes

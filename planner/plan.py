@@ -23,6 +23,7 @@ from planner.stalls import Storage
 from planner.storage import CHECKPOINT_BYTES_PER_PARAM
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
+from smolplan.units import count_of
 
 __all__ = ["CHECKPOINT_BYTES_PER_PARAM", "Plan", "make_plan"]
 
@@ -92,7 +93,7 @@ def make_plan(spec: RunSpec) -> Plan:
             "tokens",
             spec.tokens,
             "",
-            f"{spec.steps:,} steps {'of up to' if spec.optim.batch_warmup else '×'} "
+            f"{count_of(spec.steps, 'step')} {'of up to' if spec.optim.batch_warmup else '×'} "
             f"{spec.global_batch_tokens:,} tokens",
             "run spec",
         ),

@@ -7,7 +7,7 @@ FLOPs per parameter and token, as in 6ND: a forward pass is 2, a backward 4.
 import math
 from dataclasses import dataclass
 
-from smolplan.units import format_count
+from smolplan.units import count_of, format_count
 
 FORWARD = 2.0
 TRAINING = 6.0
@@ -35,7 +35,7 @@ def supervised(tokens: float, epochs: float, packing: float) -> Work:
     return Work(
         tokens * epochs / packing,
         TRAINING,
-        f"{format_count(tokens)} tokens × {epochs:g} epochs / {packing:g} filled",
+        f"{format_count(tokens)} tokens × {count_of(f'{epochs:g}', 'epoch')} / {packing:g} filled",
     )
 
 
@@ -50,8 +50,8 @@ def preference(
     return Work(
         tokens * epochs,
         TRAINING + reference,
-        f"{format_count(pairs)} pairs × 2 × {tokens_per_sequence:,g} tokens × {epochs:g} epochs × "
-        f"(6 + {reference:.3g} of the reference) / 6",
+        f"{format_count(pairs)} pairs × 2 × {tokens_per_sequence:,g} tokens × "
+        f"{count_of(f'{epochs:g}', 'epoch')} × (6 + {reference:.3g} of the reference) / 6",
     )
 
 

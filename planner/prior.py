@@ -5,6 +5,7 @@ from planner.plan import Plan
 from planner.reliability import TYPICAL_S, find_fleet, mttf_s
 from planner.stalls import DEFAULT_STORAGE
 from smolplan.spec import RunSpec
+from smolplan.units import count_of
 
 FLEET = "llama3"
 """The largest count of failures that was published with its GPUs and days."""
@@ -15,10 +16,13 @@ def prior_of(spec: RunSpec, plan: Plan) -> Prior:
     rate = find_fleet(FLEET).failures_per_gpu_s
     nodes, storage = spec.cluster.nodes, DEFAULT_STORAGE
     written_s = plan.checkpoint_bytes / (nodes * storage.node_bytes_per_s)
-    written = (written_s, f"{plan.checkpoint_bytes:,} B / {nodes} nodes at {storage.source}")
+    written = (
+        written_s,
+        f"{plan.checkpoint_bytes:,} B / {count_of(nodes, 'node')} at {storage.source}",
+    )
     return Prior(
         mttf_s=mttf_s(plan.gpus, rate),
-        mttf_source=f"{FLEET}'s rate on {plan.gpus:,} GPUs",
+        mttf_source=f"{FLEET}'s rate on {count_of(plan.gpus, 'GPU')}",
         spans={
             "stall": written,  # the bundled trainer waits until a checkpoint is safe
             "detect": TYPICAL_S["detect"],

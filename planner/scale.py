@@ -14,7 +14,7 @@ from planner.scale_shape import scaled_shape
 from smolplan.errors import UserError
 from smolplan.spec import ModelSpec, RunSpec
 from smolplan.spec.fields import SpecPart
-from smolplan.units import format_count
+from smolplan.units import count_of, format_count
 
 LEARNING_RATE_EXPONENT = -0.1250
 BATCH_EXPONENT = 0.3271
@@ -148,7 +148,7 @@ def _placed(
         if _fits(scaled):
             return scaled
     raise UserError(
-        f"{spec.cluster.nodes} nodes do not hold the proxy by data parallel alone",
+        f"{count_of(spec.cluster.nodes, 'node')} cannot hold the proxy by data parallel alone",
         where="--to",
         remedy="Name fewer parameters, or let smolplan plan lay out the run itself.",
     )
@@ -179,7 +179,8 @@ def _course(spec: RunSpec, batch: int, tokens: float, compute_share: float) -> d
     steps = round(tokens / (batch * spec.data.seq_len))
     if steps < LEAST_STEPS:
         raise UserError(
-            f"{format_count(tokens)} tokens are {steps} steps of {batch} sequences",
+            f"{format_count(tokens)} tokens are {count_of(steps, 'step')} of "
+            f"{count_of(batch, 'sequence')}",
             where="--tokens",
             remedy=f"Give {format_count(LEAST_STEPS * batch * spec.data.seq_len)} or more.",
         )

@@ -12,6 +12,7 @@ from statistics import NormalDist, fmean, stdev
 
 from planner.reliability import CAUSES, Run
 from smolplan.errors import UserError
+from smolplan.units import count_of
 
 LEVEL = 0.95
 MOST_EVENTS = 20_000_000
@@ -64,7 +65,9 @@ def simulate(run: Run, runs: int, seed: int) -> Simulation:
 
     Raises UserError for fewer than two runs, and for runs that do not get forward."""
     if runs < 2:
-        raise UserError(f"{runs} runs give no error bar", remedy="Simulate 2 or more.")
+        raise UserError(
+            f"{count_of(runs, 'run')} cannot give an error bar", remedy="Simulate 2 or more."
+        )
     chance = random.Random(seed)
     played, events = [], 0
     for _ in range(runs):

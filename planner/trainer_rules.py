@@ -4,6 +4,7 @@ from planner.legality import Columns, Job, Mask, Rule, name_of
 from planner.memory import Layout
 from planner.restrict import ONE_F_ONE_B, ZERO_BUBBLE
 from smolplan.spec import fp8
+from smolplan.units import count_of
 
 
 def _fails_pipeline(job: Job, c: Columns) -> Mask:
@@ -64,7 +65,8 @@ def _fails_fp8(job: Job, c: Columns) -> Mask:
 
 
 def _told_pipeline(job: Job, one: Layout) -> str:
-    return f"{one.gradient_accumulation:,} micro-batches on PP {one.pipeline_parallel}"
+    batches = count_of(int(one.gradient_accumulation), "micro-batch")
+    return f"{batches} on PP {one.pipeline_parallel}"
 
 
 TRAINER_RULES = (

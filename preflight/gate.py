@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from preflight.history import Standing
 from preflight.host_record import ACTIVE_TIERS
 from preflight.report import Report, Result
+from smolplan.units import count_of
 
 MISTAKES = {"data.sources", "storage.writable"}
 """Checks, beside those of the configuration, that fail where the user named what there is not."""
@@ -54,7 +55,7 @@ def judge(
     if now.hosts and len(fit) < nodes:
         own = [result for result in failed if result.host in hosts]
         return Verdict(
-            f"{nodes} nodes need as many hosts, and {len(fit)} of {len(now.hosts)} are fit: "
+            f"the run needs {count_of(nodes, 'host')}, and {len(fit)} of {len(now.hosts)} are fit: "
             + _sentence(own),
             own[0].remedy if own else "",
         )

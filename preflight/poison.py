@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from preflight.expected import Planned
 from preflight.oddity import Oddity
+from smolplan.units import count_of
 
 Holds = Callable[[str], bool]
 
@@ -177,7 +178,8 @@ def environment_oddities(
             yield Oddity(
                 field.format("CUDA_VISIBLE_DEVICES"),
                 devices or '""',
-                f"{count} GPUs are seen where cluster.gpus_per_node is {cluster.gpus_per_node}",
+                f"a rank sees {count_of(count, 'GPU')} where cluster.gpus_per_node is "
+                f"{cluster.gpus_per_node}",
                 remedy.format("CUDA_VISIBLE_DEVICES"),
                 grave=True,
             )

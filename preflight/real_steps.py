@@ -15,7 +15,7 @@ from preflight.once import ProbeError
 from preflight.small_run_ranks import raise_if_failed, start_ranks
 from smolplan.rundir import RunDir, write_json, write_text
 from smolplan.spec import RunSpec, dump_spec
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 if TYPE_CHECKING:
     from preflight.context import Context
@@ -190,7 +190,7 @@ def make_steps(context: "Context") -> Steps:
     ranks.wait(children, 10.0)
     lines = run.read_metrics()
     if len(lines) < 2:
-        raise ProbeError(f"{len(lines)} steps within {longest_s:g} s")
+        raise ProbeError(f"{count_of(len(lines), 'step')} within {longest_s:g} s")
     timed = lines[WARM_UP:] if len(lines) > WARM_UP + 1 else lines[1:]
     return Steps(
         piece=piece,

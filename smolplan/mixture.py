@@ -13,6 +13,7 @@ from fractions import Fraction
 
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
+from smolplan.units import count_of
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,9 @@ class Use:
 
     def told(self) -> str:
         return (
-            f"{self.name} has {self.sequences:,} sequences and is drawn {self.drawn:,} times: "
-            f"{self.epochs:.3g} epochs, more than {self.limit} {self.epochs_max:g}"
+            f"{self.name} has {count_of(self.sequences, 'sequence')} and is drawn "
+            f"{count_of(self.drawn, 'time')}: "
+            f"{count_of(f'{self.epochs:.3g}', 'epoch')}, more than {self.limit} {self.epochs_max:g}"
         )
 
 

@@ -116,6 +116,13 @@ def format_count(value: float) -> str:
     return _with_suffix(value, [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")], 3)
 
 
+def count_of(number: float | str, noun: str) -> str:
+    """1 and "rank" as "1 rank", 1024 as "1,024 ranks"; a text is taken as a number written out."""
+    written = number if isinstance(number, str) else f"{number:,}"
+    several = noun + ("es" if noun.endswith(("tch", "s")) else "s")
+    return f"{written} {noun if written == '1' else several}"
+
+
 def three_digits(value: float) -> str:
     """3030 → "3,030", 30.25 → "30.2": no powers of ten before nobody counts any more."""
     return f"{value:,.0f}" if 100 <= abs(value) < 1e10 else f"{value:.3g}"

@@ -6,6 +6,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
+from smolplan.units import count_of
 
 WEIGHTS = ("pipeline", "replicate", "shard", "tensor")
 TOKENS = ("pipeline", "data", "context", "tensor")
@@ -71,13 +72,14 @@ def mesh_of(spec: RunSpec, ranks: int, kind: str) -> Mesh:
     data, left = divmod(ranks, pipeline * context * tensor)
     if left or not data:
         raise _bad(
-            f"{ranks} ranks do not divide by parallel.pipeline_parallel {pipeline} × "
-            f"context_parallel {context} × tensor_parallel {tensor}"
+            f"parallel.pipeline_parallel {pipeline} × context_parallel {context} × tensor_parallel "
+            f"{tensor} does not divide {count_of(ranks, 'rank')}"
         )
     for phase in spec.batches.phases:
         if phase.size % (data * parallel.micro_batch_size):
             raise _bad(
-                f"a global batch of {phase.size} does not divide by {data} data-parallel ranks × "
+                f"a global batch of {phase.size} does not divide by "
+                f"{count_of(data, 'data-parallel rank')} × "
                 f"parallel.micro_batch_size {parallel.micro_batch_size}"
             )
     if problem := spec.misfit_of_pipeline(data):
@@ -85,7 +87,7 @@ def mesh_of(spec: RunSpec, ranks: int, kind: str) -> Mesh:
     replicas = data * context
     shard, expert = parallel.shards(replicas), parallel.expert_parallel
     if replicas % shard:
-        raise _bad(f"{replicas} replicas do not divide by parallel.shard_group {shard}")
+        raise _bad(f"parallel.shard_group {shard} does not divide {count_of(replicas, 'replica')}")
     if problem := spec.misfit_of_experts(replicas):
         raise _bad(problem)
     world = init_device_mesh(kind, (ranks,), mesh_dim_names=("world",))

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import RunSpec
+from smolplan.units import count_of
 from trainer.context_parallel import share_sequence
 from trainer.expert_parallel import spread
 from trainer.fp8 import multiply_in_fp8
@@ -132,7 +133,8 @@ def join(spec: RunSpec) -> World:
         local_rank, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local_rank >= devices:
             raise NamedExit(
-                ExitCode.BAD_SPEC, f"this host has {devices} GPUs, too few for rank {local_rank}"
+                ExitCode.BAD_SPEC,
+                f"this host has {count_of(devices, 'GPU')}, too few for rank {local_rank}",
             )
         # cuBLAS is deterministic with a workspace of its own only (its documentation, "Results
         # reproducibility"), and reads this when it is first used.

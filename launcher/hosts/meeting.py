@@ -8,6 +8,7 @@ from typing import Any
 from launcher.hosts.fleet import Fleet
 from launcher.hosts.host import Trouble
 from smolplan.errors import UserError
+from smolplan.units import count_of
 
 CONNECT_S = 3.0
 """Within one cluster a connection takes milliseconds; what is dropped silently takes for ever."""
@@ -42,7 +43,7 @@ def find_meeting(
         if not failed:
             return address, chosen
         who, why = next(iter(failed.items()))
-        more = f" (nor do {len(failed) - 1} others)" if len(failed) > 1 else ""
+        more = f" (nor {count_of(len(failed) - 1, 'other')})" if len(failed) > 1 else ""
         troubles.append(f"{who} does not reach {first} at {address}, port {chosen}{more}: {why}")
     raise UserError(
         "the nodes cannot meet: " + "; ".join(troubles),

@@ -9,7 +9,7 @@ from monitor.collect.host_sample import GpuSample, HostSample
 from monitor.host_view import HostView, Symptom
 from monitor.view import Finding, Severity
 from smolplan.machine.xid_log import Xid, bursts, parse
-from smolplan.units import format_duration
+from smolplan.units import count_of, format_duration
 
 XID_TOLD_FOR_S = 600.0
 """An Xid that ends nothing counts as over after that."""
@@ -99,7 +99,7 @@ def _gpu(host: HostView, gpu: GpuSample, first: GpuSample) -> Iterator[Symptom]:
         yield Symptom(
             tell(
                 "gpu_ecc",
-                f"{gpu.ecc_double_bit} uncorrected memory errors",
+                count_of(gpu.ecc_double_bit or 0, "uncorrected memory error"),
                 "Reset the GPU before the next start; replace it if there are more.",
             )
         )

@@ -7,7 +7,7 @@ from typing import Any
 from monitor.collect.host_sample import DiskSample, HostSample
 from monitor.host_view import HostView, Symptom
 from monitor.view import Finding, Severity
-from smolplan.units import format_bytes, format_duration
+from smolplan.units import count_of, format_bytes, format_duration
 
 DISK_LEFT = 0.02
 INODES_LEFT_PERCENT = 2.0
@@ -169,7 +169,7 @@ def _network(host: HostView, sample: HostSample) -> Iterator[Symptom]:
             continue
         lost = interface.link_losses - first.link_losses
         if (first.up and not interface.up) or lost > 0:
-            state = "is down" if not interface.up else f"lost its link {lost} times"
+            state = "is down" if not interface.up else f"lost its link {count_of(lost, 'time')}"
             yield _symptom(
                 "link_lost",
                 f"{host.host} {interface.name}",

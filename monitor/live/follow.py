@@ -13,6 +13,7 @@ from monitor.collect.record import RunRecord
 from monitor.curve import Curve, point
 from monitor.goodput import Goodput, Ledger
 from monitor.live.timeline import Entry, entry_of
+from smolplan.origin import Origin
 from smolplan.rundir import RunDir, read_json
 from smolplan.spec import load_spec
 
@@ -40,6 +41,7 @@ class Follower:
         self.dir = RunDir(run.path)
         self.spec = load_spec(self.dir.existing().spec)
         self.plan = read_json(self.dir.plan) or {}
+        self.origin = Origin.read(self.dir)
         self.curve = Curve(MOST_POINTS)
         self.timeline: deque[Entry] = deque(maxlen=MOST_ENTRIES)
         self.standing: dict[tuple[str, str], Entry] = {}

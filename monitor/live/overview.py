@@ -44,11 +44,14 @@ def overview(
     newest = follower.last if follower.caught_up else read_last_line(follower.dir.metrics) or {}
     last = _numbers(newest, LAST)
     step = max([b.step for b in beats], default=0) or int(last["step"] or 0)
+    if (origin := follower.origin) is not None:
+        step = max(step, origin.step)
     active, steps = run.state == "active", follower.spec.steps
     moving = active and current.state == "running" and follower.step_s is not None
     seen = {
         "run": run.id,
         "name": follower.spec.name,
+        "forked_from": origin and origin.told(),
         "state": run.state,
         "reason": run.reason,
         "launched_at": run.created_at,

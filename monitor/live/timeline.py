@@ -5,6 +5,7 @@ from typing import Any
 
 from monitor.notify.events import message_of
 from monitor.notify.message import Severity
+from smolplan.units import count_of
 
 LONGEST_TEXT = 600
 """Characters of a reason that is shown; the whole of it stands in events.jsonl."""
@@ -64,7 +65,7 @@ def entry_of(event: dict[str, Any], run: str) -> Entry | None:
         return Entry(kind=action, severity="info", what=_text(words), **about)
     if kind in ("started", "resumed"):
         ranks, step = event.get("ranks"), event.get("step")
-        words = f"attempt {number} trains on {ranks} ranks, from step {step}"
+        words = f"attempt {number} trains on {count_of(str(ranks), 'rank')}, from step {step}"
         return Entry(kind=kind, severity="info", what=_text(words), **about)
     return None
 

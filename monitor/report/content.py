@@ -14,7 +14,7 @@ from monitor.report.document import Block, Document, Heading, Paragraph, Picture
 from monitor.report.facts import planned_gpu_hours
 from monitor.story import Failure, Story
 from planner.catalog import Price
-from smolplan.units import format_count, format_duration
+from smolplan.units import count_of, format_count, format_duration
 
 COURSE_ROWS = 10
 
@@ -56,8 +56,8 @@ def _outcome(story: Story) -> Iterator[Block]:
     cluster = story.spec.cluster
     yield Paragraph(
         f"Launched {_date(story.run.created_at)}, seen until {_date(story.until)}; "
-        f"{cluster.gpus:,} × {cluster.gpu} on {cluster.nodes:,} "
-        f"{'node' if cluster.nodes == 1 else 'nodes'}, attempts: {len(story.attempts):,}, "
+        f"{cluster.gpus:,} × {cluster.gpu} on "
+        f"{count_of(cluster.nodes, 'node')}, attempts: {len(story.attempts):,}, "
         f"spec {story.run.spec_hash[:12]}",
         dim=True,
     )
@@ -66,8 +66,8 @@ def _outcome(story: Story) -> Iterator[Block]:
     unsaved = story.observed.step - story.saved_step
     if story.run.state != "active" and unsaved > 0:
         yield Paragraph(
-            f"The newest checkpoint is of step {story.saved_step:,}: {unsaved:,} steps are lost "
-            f"unless they are done again."
+            f"The newest checkpoint is of step {story.saved_step:,}: {count_of(unsaved, 'step')} "
+            f"will be lost unless done again."
         )
 
 
@@ -193,7 +193,7 @@ def _cost(story: Story, plan: Mapping[str, Any], price: Price | None) -> Iterato
     rows.append(("of which useful steps", story.goodput.seconds["useful"] * gpus / 3600))
     planned = planned_gpu_hours(story, plan)
     if planned is not None:
-        rows.append((f"planned for {done:,} steps, without failures", planned))
+        rows.append((f"planned for {count_of(done, 'step')}, without failures", planned))
     yield Table(
         ("", "GPU-hours", "US dollars"),
         tuple((what, f"{hours:,.2f}", _dollars(hours, price)) for what, hours in rows),

@@ -15,7 +15,7 @@ from planner.posttrain import Work, preference, supervised
 from planner.question import Base, Formula, base_flops
 from smolplan.errors import UserError
 from smolplan.spec import ModelSpec
-from smolplan.units import format_count, format_duration
+from smolplan.units import count_of, format_count, format_duration
 
 SECTIONS = {
     "main": "main run",
@@ -156,7 +156,7 @@ def item_line(
     elif item.duration is not None:
         assert item.gpus is not None
         hours = item.gpus * item.duration / 3600
-        formula = f"{times}{item.gpus:,} GPUs × {format_duration(item.duration)}"
+        formula = f"{times}{count_of(item.gpus, 'GPU')} × {format_duration(item.duration)}"
     elif item.gpu_hours is not None:
         hours, formula = (
             item.gpu_hours,
@@ -202,13 +202,13 @@ def evaluation_lines(index: int, part: Evaluation, spec: BudgetSpec) -> Iterator
     yield line(
         part.name,
         checkpoints * part.suite_gpu_hours,
-        f"{checkpoints:,} checkpoints × {part.suite_gpu_hours:g} GPU-hours",
+        f"{count_of(checkpoints, 'checkpoint')} × {part.suite_gpu_hours:g} GPU-hours",
     )
     if part.long_context_checkpoints:
         yield line(
             f"{part.name}: long context",
             part.long_context_checkpoints * part.long_context_gpu_hours,
-            f"{part.long_context_checkpoints:,} checkpoints × "
+            f"{count_of(part.long_context_checkpoints, 'checkpoint')} × "
             f"{part.long_context_gpu_hours:g} GPU-hours",
         )
 

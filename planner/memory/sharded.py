@@ -34,6 +34,7 @@ from planner.memory.state import (
     state_formulas,
     state_parts,
 )
+from smolplan.units import count_of
 
 if TYPE_CHECKING:
     from smolplan.spec import ModelSpec
@@ -210,7 +211,7 @@ def _formulas(
     """How what is not training state comes about."""
     kept = token_bytes(arch, conventions, element_bytes)
     layers = float(stage_layers(arch, layout, conventions, last_stage=is_last))
-    stage = f"{layers:.0f} layers"
+    stage = count_of(f"{layers:.0f}", "layer")
     if layout.pipeline_parallel > 1:
         stage += f" of the {'last' if is_last else 'first'} stage"
     in_flight = micro_batches_in_flight(layout, last_stage=is_last)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from planner.kernels import Values, either
 from planner.memory.layout import FP32_STATE
 from planner.memory.trainer_shape import FP32, Shape
+from smolplan.units import count_of
 
 TRAINER = "trainer/, counted tensor by tensor"
 FSDP2 = "FSDP2 as trainer/parallel.py uses it"
@@ -31,7 +32,7 @@ def _state(shape: Shape, done: int = 0) -> list[Part]:
         return Part(
             name,
             per * shape.parameters / shape.ranks,
-            lambda: f"{per} B × {shape.parameters:,.0f} / {shape.ranks:.0f} ranks",
+            lambda: f"{per} B × {shape.parameters:,.0f} / {count_of(f'{shape.ranks:.0f}', 'rank')}",
             FSDP2,
         )
 
@@ -45,7 +46,7 @@ def _state(shape: Shape, done: int = 0) -> list[Part]:
             lambda: (
                 f"({FP32_STATE.optimizer} B × {two:,.0f}"
                 + (f" - {FP32} B × {one:,.0f} of Muon" if one else "")
-                + f") / {shape.ranks:.0f} ranks"
+                + f") / {count_of(f'{shape.ranks:.0f}', 'rank')}"
             ),
             FSDP2,
         ),
@@ -87,8 +88,8 @@ def _activations(shape: Shape, blocks: int) -> Part:
         again = shape.recompute or shape.selective
         masked = f" + document mask {mask:,.0f} B" if again and mask else ""
         if shape.recompute:
-            return f"{blocks} inputs × {kept:,.0f} B{masked}"
-        return f"{blocks} blocks × {shape.block_bytes:,.0f} B{masked}"
+            return f"{count_of(blocks, 'input')} × {kept:,.0f} B{masked}"
+        return f"{count_of(blocks, 'block')} × {shape.block_bytes:,.0f} B{masked}"
 
     without = blocks * shape.block_bytes + shape.selective * mask
     value = either(shape.recompute, blocks * kept + mask, without)
@@ -293,7 +294,7 @@ def _reduced(shape: Shape, done: int) -> list[Part]:
         Part(
             "gradients",
             done * reduced / shape.ranks,
-            lambda: f"{done} blocks / {shape.ranks:.0f} ranks",
+            lambda: f"{count_of(done, 'block')} / {count_of(f'{shape.ranks:.0f}', 'rank')}",
         ),
     ]
 
@@ -324,7 +325,7 @@ def _last_reduction(shape: Shape) -> list[Part]:
         Part(
             "gradients",
             blocks / shape.ranks,
-            lambda: f"{blocks:,.0f} B / {shape.ranks:.0f} ranks",
+            lambda: f"{blocks:,.0f} B / {count_of(f'{shape.ranks:.0f}', 'rank')}",
             FSDP2,
         ),
         Part("last reduction", held * root, lambda: f"{held:.0f} B × {root:,.0f}", FSDP2),

@@ -13,7 +13,7 @@ from preflight.registry import check
 from preflight.report import Finding
 from preflight.small_run import EVERY, STEPS, Resumed, SmallRun, TrainingFailed
 from preflight.small_run_restart import uploaded_and_restored
-from smolplan.units import format_bytes, format_duration
+from smolplan.units import count_of, format_bytes, format_duration
 
 STALL_SHARE = 0.05
 """Of the time between two checkpoints; more is dear (a rule of thumb, from memory)."""
@@ -33,7 +33,7 @@ def _broken(error: TrainingFailed) -> Finding:
 
 
 def _on(small: SmallRun) -> str:
-    ranks = f"{small.ranks} rank{'s' if small.ranks > 1 else ''}"
+    ranks = count_of(small.ranks, "rank")
     return f"{ranks}, {small.note}" if small.note else ranks
 
 
@@ -234,6 +234,6 @@ def _judge(resumed: Resumed, what: str) -> Finding:
         )
     return Finding(
         state="pass",
-        summary=f"{what} from step {resumed.from_step}; {comparison.steps} steps equal",
+        summary=f"{what} from step {resumed.from_step}; {count_of(comparison.steps, 'step')} equal",
         measured=figures,
     )

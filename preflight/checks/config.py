@@ -6,7 +6,7 @@ from preflight.context import Context
 from preflight.expected import expected_step_s
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 __all__ = ["expected_step_s", "layout", "memory"]
 
@@ -28,7 +28,7 @@ def layout(context: Context) -> Finding:
     if problems := spec.unsupported_by_trainer():
         return Finding(
             state="fail",
-            summary=f"{len(problems)} settings are not supported",
+            summary=f"not supported: {count_of(len(problems), 'setting')}",
             why="; ".join(problems),
             source="spec",
         )
@@ -40,8 +40,9 @@ def layout(context: Context) -> Finding:
         "its groups lie across hosts, and every layer waits for the network between them"
         if across
         else "",
-        summary=f"{spec.parallel.ranks} ranks × {spec.parallel.micro_batch_size} × "
-        f"{spec.gradient_accumulation} = {spec.optim.global_batch_size} sequences a step",
+        summary=f"{count_of(spec.parallel.ranks, 'rank')} × {spec.parallel.micro_batch_size} × "
+        f"{spec.gradient_accumulation} = "
+        f"{count_of(spec.optim.global_batch_size, 'sequence')} a step",
         measured={
             "ranks": spec.parallel.ranks,
             "micro_batch_sequences": spec.parallel.micro_batch_size,

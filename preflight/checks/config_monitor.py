@@ -7,7 +7,7 @@ from preflight.expected import Planned, expected_save_s, expected_step_s
 from preflight.oddity import Oddity, judge
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_duration
+from smolplan.units import count_of, format_duration
 
 START_S = 30.0
 """Importing torch and joining NCCL, on a good day (MegaScale, arXiv 2402.15627: initialisation
@@ -94,7 +94,8 @@ def timeout_oddities(run: Planned) -> Iterator[Oddity]:
         yield Oddity(
             "monitor.hang_min_s",
             format_duration(monitor.hang_min_s),
-            f"a hang keeps {run.plan.gpus:,} GPUs idle for that long before anything is done",
+            f"a hang keeps {count_of(run.plan.gpus, 'GPU')} idle for that long before anything is "
+            "done",
             f"Set monitor.hang_min_s to {max(60, round(10 * step_s))}.",
         )
     if monitor.poll_s > monitor.hang_min_s / 2:
@@ -129,7 +130,7 @@ def restart_oddities(run: Planned) -> Iterator[Oddity]:
         yield Oddity(
             "monitor.backoff_max_s",
             format_duration(monitor.backoff_max_s),
-            f"{run.plan.gpus:,} GPUs may wait that long for a restart",
+            f"{count_of(run.plan.gpus, 'GPU')} may wait that long for a restart",
             "Set monitor.backoff_max_s to 300.",
         )
     if monitor.crash_loop_limit == 1:

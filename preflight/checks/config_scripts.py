@@ -8,6 +8,7 @@ from preflight.report import Finding
 from preflight.scripts import lint
 from preflight.scripts_places import places_of
 from smolplan.errors import UserError
+from smolplan.units import count_of
 
 MOST_TOLD = 20
 
@@ -35,7 +36,7 @@ def scripts(context: Context) -> Finding:
     more = f"; and {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
     return Finding(
         state="fail" if grave else "warn" if told else "pass",
-        summary=f"{len(told)} problems, {grave} of them grave"
+        summary=f"{count_of(len(told), 'problem')}, {grave} of them grave"
         if told
         else f"{lines:,} lines delete nothing that is needed",
         why="; ".join(told[:MOST_TOLD]) + more,

@@ -8,7 +8,7 @@ from preflight.dataset import DataRefused
 from preflight.registry import check
 from preflight.report import Finding, State
 from preflight.small_run import STEPS, TrainingFailed
-from smolplan.units import format_count
+from smolplan.units import count_of, format_count
 
 SURE = 1.96
 """Standard errors on either side that hold 95 % of a normal mean."""
@@ -89,12 +89,12 @@ def samples(context: Context) -> Finding:
     if there < needed:
         share = context.spec.data.held_out_fraction
         more = min(0.5, share * needed / max(1, there)) if share else 0.01
-        why = f"the held-out text has {there:,} sequences of {length:,} tokens"
+        why = f"the held-out text has {count_of(there, 'sequence')} of {length:,} tokens"
         why += f", eval.sequences asks for {wanted:,}" if there < wanted else ""
         why += f": a mean of {used:,} tells little of a model"
         remedy = f"Set data.held_out_fraction to about {more:.2g}, or add text."
     elif wanted < FEW_SEQUENCES:
-        why = f"a mean of {wanted} sequences (eval.sequences) tells little of a model"
+        why = f"a mean of {count_of(wanted, 'sequence')} (eval.sequences) tells little of a model"
         remedy = f"Set eval.sequences to {FEW_SEQUENCES} or more."
     return Finding(
         state="warn" if why else "pass",

@@ -10,6 +10,7 @@ from preflight.report import Finding
 from preflight.small_run_ranks import TrainingFailed
 from preflight.small_run_tasks import STEPS, TasksRefused, is_elsewhere, scored_twice
 from smolplan.spec.eval import CONTINUATION
+from smolplan.units import count_of
 
 INSTALL = "Install lm-eval: pip install 'smolplan[eval]'"
 
@@ -74,7 +75,7 @@ def judge(first: dict[str, Any], second: dict[str, Any]) -> Finding:
     }
     return Finding(
         state="fail" if unlike else "warn" if why else "pass",
-        summary=f"{len(first)} tasks twice alike, continuation {own['score']:.2f} "
+        summary=f"{count_of(len(first), 'task')} twice alike, continuation {own['score']:.2f} "
         f"(chance {own['chance']:.2f})",
         why=why,
         remedy=remedy,

@@ -10,6 +10,7 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
 from preflight.small_run import STEPS
+from smolplan.units import count_of
 
 FIELDS = (
     "step",
@@ -69,7 +70,7 @@ def heartbeats(context: Context) -> Finding:
     silent = sorted(set(range(small.ranks)) - set(done))
     return Finding(
         state="fail" if silent else "pass",
-        summary=f"{len(done)} of {small.ranks} ranks to the end",
+        summary=f"{len(done)} of {count_of(small.ranks, 'rank')} to the end",
         why=f"ranks {silent} have no heartbeat of their end" if silent else "",
         measured={"ranks": len(done)},
         needed={"ranks": small.ranks},

@@ -10,7 +10,7 @@ from preflight.report import Finding
 from preflight.small_run import STEPS, TrainingFailed
 from preflight.small_run_layouts import FIRST_STEP, LATER_STEPS, Apart
 from smolplan.spec import ModelSpec
-from smolplan.units import format_count
+from smolplan.units import count_of, format_count
 
 FIRST_LOSS_APART = 0.2
 """Nats. The small run begins within 0.01 of what is expected, measured."""
@@ -99,7 +99,7 @@ def layouts(context: Context) -> Finding:
         )
     return Finding(
         state="fail" if odd else "pass",
-        summary=f"{len(odd)} layouts compute something else"
+        summary=f"another result in {count_of(len(odd), 'layout')}"
         if odd
         else f"twice equal; other layouts within {worst:.0e} at step 1",
         why="; ".join(map(_told, odd)) + " than the layout of the spec: ranks do not hold parts of "
@@ -158,7 +158,7 @@ def speed(context: Context) -> Finding:
     """Ten real steps are as fast as planned, and fit into memory."""
     if problems := context.spec.unsupported_by_trainer():
         return Finding(
-            state="skipped", summary="see config.layout", why=f"{len(problems)} settings"
+            state="skipped", summary="see config.layout", why=count_of(len(problems), "setting")
         )
     try:
         steps = context.real_steps()

@@ -6,6 +6,7 @@ from preflight.registry import check
 from preflight.report import Finding
 from preflight.small_run import TrainingFailed
 from preflight.small_run_weights import ALIKE, APART
+from smolplan.units import count_of
 
 
 @check(
@@ -23,7 +24,7 @@ def weights(context: Context) -> Finding:
     why = ""
     if found.odd:
         worst = max(found.odd, key=lambda odd: (odd.alike > ALIKE, odd.apart))
-        why = f"{len(found.odd)} weights, {worst.weight} in {worst.layout}: "
+        why = f"{count_of(len(found.odd), 'weight')}, {worst.weight} in {worst.layout}: "
         why += (
             f"shares of two tensor-parallel ranks correlate by {worst.alike:.2f}, as if drawn from "
             "one seed"
@@ -32,7 +33,7 @@ def weights(context: Context) -> Finding:
         )
     return Finding(
         state="fail" if why else "pass",
-        summary=f"{len(found.odd)} weights begin otherwise"
+        summary=f"other first values in {count_of(len(found.odd), 'weight')}"
         if why
         else f"one device's; shares correlate by {found.alike:.2f}",
         why=why,

@@ -9,6 +9,7 @@ from statistics import median
 from preflight.peers import figure
 from preflight.report import STATES, Report, State
 from preflight.reports.rows import BY_GRAVITY, Row, groups, rows, verdict
+from smolplan.units import count_of
 
 _SIGNS: dict[str, str] = {"pass": "✓", "warn": "!", "fail": "✗", "skipped": "–", "unknown": "?"}
 
@@ -53,7 +54,7 @@ def html(report: Report) -> str:
     )
     state = "fail" if not report.fit else "pass"
     title = f"Preflight of {report.spec_name}"
-    where = f"{len(report.hosts)} hosts" if report.hosts else report.made_on
+    where = count_of(len(report.hosts), "host") if report.hosts else report.made_on
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

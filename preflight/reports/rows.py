@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from preflight.peers import few
 from preflight.report import Report, Result, State
+from smolplan.units import count_of
 
 BY_GRAVITY: tuple[State, ...] = ("fail", "warn", "unknown", "skipped", "pass")
 
@@ -39,7 +40,7 @@ class Row:
             return worst.summary
         if self.state == "pass" or len(named) == self.of:
             same = len({r.summary for r in self.results if r.state == self.state}) == 1
-            count = f"{len(named)} hosts" if len(named) > 1 else "1 host"
+            count = count_of(len(named), "host")
             return f"{count}: {worst.summary}" if same else f"{count}; {named[0]}: {worst.summary}"
         return f"{len(named)} of {self.of}: {few(named)}: {worst.summary}"
 

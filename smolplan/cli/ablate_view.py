@@ -10,7 +10,7 @@ from planner.ablation.variants import SWITCHES, Variant
 from planner.params import parameter_count
 from smolplan.cli import style
 from smolplan.spec import RunSpec
-from smolplan.units import format_count
+from smolplan.units import count_of, format_count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,8 +63,8 @@ def show_planned(
         out.print(table)
         left = len(compared) * len(seeds) - len(done)
         out.print(
-            f"{left} runs of {base.steps:,} steps, {format_count(base.tokens)} tokens each, "
-            f"with {_seeds(seeds)}, in {home}",
+            f"{count_of(left, 'run')} of {count_of(base.steps, 'step')}, "
+            f"{format_count(base.tokens)} tokens each, with {_seeds(seeds)}, in {home}",
             soft_wrap=True,
         )
 
@@ -125,7 +125,7 @@ def _cells(row: Row) -> list[str]:
 def _notes(answer: Ablation) -> Iterator[str]:
     count = len(answer.seeds)
     yield (
-        f"{answer.spec.steps:,} steps, {format_count(answer.spec.tokens)} tokens a run; "
+        f"{count_of(answer.spec.steps, 'step')}, {format_count(answer.spec.tokens)} tokens a run; "
         f"{_seeds(answer.seeds)}. Fewer bits are better."
     )
     if count < 2:

@@ -12,7 +12,7 @@ from planner.budget.total import InferenceAnswer, StorageAnswer
 from planner.catalog.nodes import NodeType
 from planner.explain import scientific
 from smolplan.cli import style
-from smolplan.units import format_bytes, format_duration
+from smolplan.units import count_of, format_bytes, format_duration
 
 
 def show(answer: Budget, *, explain: bool) -> None:
@@ -176,8 +176,9 @@ def _storage(answer: StorageAnswer) -> Table:
         "kept",
         f"{format_bytes(stored.total_bytes)} in all: text {format_bytes(stored.text_bytes)}, "
         f"tokens {format_bytes(stored.token_bytes)} ({plan.token_bytes:g} B each), checkpoints "
-        f"{format_bytes(stored.checkpoints_kept_bytes)}, {plan.milestones:,} milestones "
-        f"{format_bytes(stored.milestone_bytes)}, evaluation {format_bytes(stored.eval_bytes)}",
+        f"{format_bytes(stored.checkpoints_kept_bytes)}, "
+        f"{count_of(plan.milestones, 'milestone')} {format_bytes(stored.milestone_bytes)}, "
+        f"evaluation {format_bytes(stored.eval_bytes)}",
     )
     facts.add_row(
         "checkpoint",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smolplan.cli.run import Json
+from smolplan.units import count_of
 
 if TYPE_CHECKING:
     from smolplan.rundir import RunDir
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     help="Tokenise the text of a spec, and look at it and its mixture.\n\n"
-    "Example: `smolplan data inspect run.yaml`",
+    "Example: `smolplan data inspect examples/my-text.yaml`",
 )
 
 Where = Annotated[
@@ -35,17 +36,16 @@ def prepare(where: Where) -> None:
     Killed and started again, it goes on where it was. Sources that other specs share are not
     tokenised again.
 
-    Example: `smolplan data prepare run.yaml`
+    Example: `smolplan data prepare examples/my-text.yaml`
     """
     dataset = _dataset(*_named(where))
-    sources = len(dataset.sources)
     for source in dataset.sources:
         if source.left_out:
             print(source.told_of_left_out)
     print(
-        f"{dataset.tokens:,} tokens of {dataset.documents:,} documents in {sources} "
-        f"source{'' if sources == 1 else 's'}, and {dataset.held_out_tokens:,} tokens held out: "
-        f"{dataset.folder}"
+        f"{dataset.tokens:,} tokens of {count_of(dataset.documents, 'document')} in "
+        f"{count_of(len(dataset.sources), 'source')}, and {dataset.held_out_tokens:,} tokens held "
+        f"out: {dataset.folder}"
     )
 
 
@@ -64,7 +64,7 @@ def inspect(
 
     Text that has not been tokenised yet is tokenised first.
 
-    Example: `smolplan data inspect run.yaml --show 2`
+    Example: `smolplan data inspect examples/my-text.yaml --show 2`
     """
     import json
 

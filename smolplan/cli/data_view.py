@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from smolplan.cli import style
-from smolplan.units import format_count
+from smolplan.units import count_of, format_count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,7 @@ def show_data(found: dict[str, Any]) -> None:
         out.print(_sources(found["sources"]))
         out.print(
             f"\nSequences of {found['seq_len']:,} tokens; the run draws "
-            f"{found['sequences_drawn']:,} of them in {found['steps']:,} steps."
+            f"{found['sequences_drawn']:,} of them in {count_of(found['steps'], 'step')}."
         )
         for source in found["sources"]:
             if source["left_out"]:

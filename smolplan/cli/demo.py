@@ -1,6 +1,7 @@
 """smolplan demo: from the question to a run that loses a rank and mends itself."""
 
 from smolplan.cli.runs_dir import RunsDir
+from smolplan.units import count_of
 
 KILL_AFTER_SHARE = 0.4
 
@@ -93,8 +94,8 @@ def demo(
     if result.equal:
         out.print(
             f"[green]equal[/]      {result.steps} losses, gradient norms and batches compared "
-            f"with the\n           undisturbed run: equal bit for bit ({result.redone} steps done "
-            f"again)"
+            f"with the\n           undisturbed run: equal bit for bit ("
+            f"{count_of(result.redone, 'step')} done again)"
         )
     else:
         out.print(f"[red]NOT EQUAL[/]  steps {list(result.different or result.missing)[:10]}")

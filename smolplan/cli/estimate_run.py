@@ -15,7 +15,7 @@ from planner.plan import make_plan
 from planner.prior import prior_of
 from smolplan.cli import style
 from smolplan.cli.run import find_run
-from smolplan.units import format_duration, three_digits
+from smolplan.units import count_of, format_duration, three_digits
 
 if TYPE_CHECKING:
     from monitor.story import Story
@@ -86,7 +86,7 @@ def _facts(story: "Story", outlook: Outlook, price: Price | None) -> list[tuple[
         (
             "step",
             f"{span(step.median)} (80 %: {span(step.low)} to {span(step.high)}){mfu}\n"
-            f"observed, {step.count:,} steps",
+            f"observed, {count_of(step.count, 'step')}",
         ),
         (
             "goodput",

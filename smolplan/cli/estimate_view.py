@@ -8,7 +8,7 @@ from planner.answer import Answer
 from planner.explain import scientific
 from planner.params import parameter_counts
 from smolplan.cli import style
-from smolplan.units import DAY_S, format_count, format_duration, three_digits
+from smolplan.units import DAY_S, count_of, format_count, format_duration, three_digits
 
 
 def show(answer: Answer, *, explain: bool) -> None:
@@ -39,9 +39,9 @@ def headline(answer: Answer) -> str:
     nodes, rest = divmod(answer.gpus, q.node_size)
     on = f"{answer.gpus:,} × {q.gpu.name}"
     if answer.unknown == "gpus":
-        return f"{on} = {nodes:,} {'node' if nodes == 1 else 'nodes'} of {q.node_size}"
+        return f"{on} = {count_of(nodes, 'node')} of {q.node_size}"
     if not rest:
-        on += f" ({nodes:,} {'node' if nodes == 1 else 'nodes'} of {q.node_size})"
+        on += f" ({count_of(nodes, 'node')} of {q.node_size})"
     return {
         "deadline": f"{format_duration(q.deadline_s)} on {on}",
         "tokens": f"{format_count(q.tokens)} tokens in {format_duration(q.deadline_s)} on {on}",
@@ -69,7 +69,9 @@ def _facts(answer: Answer) -> Table:
     for name, value in answer.mfu_views.items():
         facts.add_row("", f"{value:6.1%}  {name}")
     if answer.unknown == "gpus":
-        facts.add_row("quotient", f"{answer.gpus_quotient:,.1f} → {answer.gpus_plain:,} GPUs")
+        facts.add_row(
+            "quotient", f"{answer.gpus_quotient:,.1f} → {count_of(answer.gpus_plain, 'GPU')}"
+        )
     facts.add_row(
         "stepping",
         f"{format_duration_exact(answer.stepping_s)}, {three_digits(answer.gpu_hours)} GPU-hours"

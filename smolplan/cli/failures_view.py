@@ -9,7 +9,7 @@ from rich.table import Table
 
 from planner.reliability import Fleet, fleets, mttf_s
 from smolplan.cli import style
-from smolplan.units import YEAR_S, format_duration
+from smolplan.units import YEAR_S, count_of, format_duration
 
 GPU_COUNTS = (256, 1024, 4096, 16_384, 65_536, 131_072)
 
@@ -36,7 +36,8 @@ def content(fleet: Fleet, gpus: int) -> dict[str, Any]:
 def _show(fleet: Fleet, gpus: int, out: Console) -> None:
     mttf = mttf_s(gpus, fleet.failures_per_gpu_s)
     out.print(
-        f"[bold green]{fleet.name} on {gpus:,} GPUs: a failure every {format_duration(mttf)}[/]"
+        f"[bold green]{fleet.name} on {count_of(gpus, 'GPU')}: a failure every "
+        f"{format_duration(mttf)}[/]"
     )
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("component", no_wrap=True)

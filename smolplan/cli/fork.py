@@ -60,7 +60,7 @@ def fork(
     behind that step may be changed: schedule and length, later stages of the data, layout,
     checkpoints. The checkpoint's files are shared where the file system has hard links.
 
-    Example: `smolplan fork stem --step 28000 --set optim.steps=30000 --set optim.decay_steps=2000`
+    Example: `smolplan fork latest --set optim.steps=200 --set optim.decay_steps=60 --watch`
     """
     import time
 

@@ -9,7 +9,7 @@ from planner.goodput_arithmetic import lines_of, notes_on
 from planner.reliability import Run
 from planner.simulate import Simulation
 from smolplan.cli import style
-from smolplan.units import DAY_S, format_duration
+from smolplan.units import DAY_S, count_of, format_duration
 
 
 def show(answer: Answer, *, explain: bool) -> None:
@@ -29,14 +29,10 @@ def _show(answer: Answer, out: Console, explain: bool) -> None:
         out.print(f"[dim]Note: {escape(note)}.[/]")
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def _nodes(answer: Answer) -> str:
     nodes, rest = divmod(answer.gpus, answer.node_size)
-    gpus = _count(answer.gpus, "GPU")
-    return gpus if rest else f"{gpus} ({_count(nodes, 'node')})"
+    gpus = count_of(answer.gpus, "GPU")
+    return gpus if rest else f"{gpus} ({count_of(nodes, 'node')})"
 
 
 def _percent(share: float) -> str:
@@ -85,7 +81,8 @@ def _facts(answer: Answer) -> Table:
     if answer.fewer_met is not None:
         facts.add_row(
             "one node less",
-            f"{answer.gpus - answer.node_size:,} GPUs: {_percent(answer.fewer_met)} of runs",
+            f"{count_of(answer.gpus - answer.node_size, 'GPU')}: "
+            f"{_percent(answer.fewer_met)} of runs",
         )
     if answer.deadline_s is not None and answer.met is not None and not answer.solved:
         facts.add_row(
@@ -125,18 +122,18 @@ def _spares(answer: Answer) -> list[tuple[str, str]]:
     rows = [
         (
             "spares",
-            f"{_count(answer.spares_needed, 'node')}: never short in "
+            f"{count_of(answer.spares_needed, 'node')}: never short in "
             f"{_percent(answer.confidence)} of runs (repair takes "
             f"{format_duration(answer.run.repair_s)})",
         ),
         (
             "",
-            f"{_count(answer.spares_for_share, 'node')}: short "
+            f"{count_of(answer.spares_for_share, 'node')}: short "
             f"{100 * (1 - answer.confidence):.4g}% of the time or less",
         ),
     ]
     if answer.spares_for_deadline is not None:
-        nodes = _count(answer.spares_for_deadline, "node")
+        nodes = count_of(answer.spares_for_deadline, "node")
         rows.append(("", f"{nodes}: deadline met by {_percent(answer.confidence)} of runs or more"))
     if answer.never_short is not None:
         never = _percent(answer.never_short)

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from smolplan.units import count_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -23,7 +25,9 @@ def hosts(
     A host that failed three times within four weeks, or that now holds a GPU which did, is
     chosen last.
 
-    Example: `smolplan hosts --clear node7 --reason 'new cable'`
+    Example: `smolplan hosts --all`
+
+    Once a host is mended: `smolplan hosts --clear HOST --reason 'new cable'`
     """
     import json
     import time
@@ -58,7 +62,7 @@ def hosts(
     else:
         print("No host is left out.")
     for host, count in sorted(often.items()):
-        print(f"{host} failed {count} times within four weeks: it is chosen last")
+        print(f"{host} failed {count_of(count, 'time')} within four weeks: it is chosen last")
 
 
 def _table(faults: "list[HostFault]", now: float) -> "Table":

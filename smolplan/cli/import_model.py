@@ -30,7 +30,9 @@ def import_model(
     of the spec, and the report, are those of `smolplan spec import`. Exit 2, and nothing written,
     where the weights are not the model's.
 
-    Example: `smolplan import /shared/models/SmolLM3-3B-Base --out run.yaml`
+    Example: `smolplan import my-model --out imported.yaml`
+
+    Such a folder of a run of yours: `smolplan export latest --to my-model`
     """
     import sys
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from smolplan.cli.usage import UsageError, is_help, told
 from smolplan.errors import SmolplanError
 
 app = typer.Typer(
@@ -48,7 +49,12 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         try:
-            app()
+            code = app(prog_name="smolplan", standalone_mode=False)
+        except UsageError as error:
+            if is_help(error):
+                error.show()
+                raise SystemExit(int(error.exit_code)) from None
+            raise told(error) from None
         finally:
             if sys.stdout is not None:  # as it is after >&-
                 sys.stdout.flush()
@@ -67,6 +73,7 @@ def main() -> None:
         print(f"smolplan: cannot write the output: {error.strerror}", file=sys.stderr)
         _give_up_output()
         raise SystemExit(1) from None
+    raise SystemExit(code)
 
 
 def _give_up_output() -> None:

@@ -9,7 +9,7 @@ from planner.plot_html import scatter_html
 from planner.plot_png import scatter_png
 from planner.search import Candidate, Found, pareto_front
 from smolplan.cli.options import check_picture
-from smolplan.units import format_count
+from smolplan.units import count_of, format_count
 
 COLUMNS = ("", "GPUs", "days", "$", "MWh", "tokens/s/GPU", "MFU", "layout")
 
@@ -49,7 +49,7 @@ def _drawn(found: Sequence[Found], name: str) -> tuple[list[Candidate], list[Poi
 def _told(c: Candidate) -> str:
     cost = "" if c.dollars is None else f", ${format_count(c.dollars)}"
     return (
-        f"{c.gpus:,} GPUs: {c.days:,.1f} days{cost}, {c.kwh / 1000:,.4g} MWh\n"
+        f"{count_of(c.gpus, 'GPU')}: {c.days:,.1f} days{cost}, {c.kwh / 1000:,.4g} MWh\n"
         f"{name_of(c.layout)}\n"
         f"{c.step_s:.4g} s a step, {c.tokens_per_s_per_gpu:,.0f} tokens/s/GPU, MFU {c.mfu:.1%}, "
         f"{c.memory_bytes / 1e9:.1f} GB"

@@ -19,7 +19,7 @@ from planner.legality import FULLEST, name_of
 from planner.memory import Layout
 from planner.search import By, Candidate, Found, pareto_front, price_of
 from smolplan.cli import style
-from smolplan.units import format_bytes, format_count
+from smolplan.units import count_of, format_bytes, format_count
 
 NAMES: dict[str, Callable[[Layout], str]] = {
     "DP": lambda one: f"{one.data_parallel}",
@@ -81,7 +81,8 @@ def _show(
         out.print(_headline(best))
     examined, legal = sum(one.examined for one in found), sum(one.legal for one in found)
     out.print(
-        f"[dim]{examined:,} layouts examined, {legal:,} legal and priced, in {took_s:.3g} s:\n"
+        f"[dim]{count_of(examined, 'layout')} examined, {legal:,} legal and priced, in "
+        f"{took_s:.3g} s:\n"
         f"{examined / took_s:,.0f} examined/s, {legal / took_s:,.0f} priced/s[/]"
     )
     if len(found) > 1 and ahead:
@@ -92,7 +93,7 @@ def _show(
                 f"[dim]No layout is legal on {', '.join(without)}: give one alone to see why[/]"
             )
     if won.best:
-        out.print(f"\nThe best {len(won.best)} on {won.job.gpus:,} GPUs")
+        out.print(f"\nThe best {len(won.best)} on {count_of(won.job.gpus, 'GPU')}")
         out.print(_ranking(won.best, by))
     if won.best and won.job.gpus == own.gpus:
         out.print(f"\nThe spec's own, {_own(own, won)}")
@@ -206,7 +207,9 @@ def _against(best: Candidate, other: Candidate, out: Console) -> None:
 
 
 def _rejections(found: Found, out: Console) -> None:
-    out.print(f"\nWhat took out the others on {found.job.gpus:,} GPUs, by the first rule broken")
+    out.print(
+        f"\nWhat took out the others on {count_of(found.job.gpus, 'GPU')}, by the first rule broken"
+    )
     for rejection in found.rejections:
         out.print(Padding(f"{rejection.layouts:>11,}  {escape(rejection.rule)}", (0, 0)))
         out.print(Padding(f"[dim]closest: {escape(rejection.closest)}[/]", (0, 0, 0, 13)))
@@ -224,7 +227,9 @@ def _lines(title: str, lines: Sequence[Line], out: Console) -> None:
 def _fabric(found: Found) -> str:
     """What joins the GPUs, and whether that is told or assumed."""
     site, fabric = found.site, found.site.fabric
-    links = f"links of {site.link_bytes_per_s / 1e9:g} GB/s among {found.job.domain} GPUs"
+    links = (
+        f"links of {site.link_bytes_per_s / 1e9:g} GB/s among {count_of(found.job.domain, 'GPU')}"
+    )
     network = f"{site.network_bytes_per_s / 1e9:g} GB/s of network a GPU"
     if fabric.oversubscription > 1:
         nodes = "a node" if fabric.pod_nodes == 1 else f"{fabric.pod_nodes} nodes"

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from planner.predict.report import Comparison, Quantiles, grouped, skipped_counts, totals
 from smolplan.cli.predict import stack_and_gpu
+from smolplan.units import count_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 def render(console: "Console", comparisons: Sequence[Comparison], worst: int) -> None:
     counted = [c for c in comparisons if c.skipped is None]
     console.print(
-        f"{len(comparisons):,} rows, {len(counted):,} predicted. TFLOP/s a GPU count model FLOPs: "
-        "exact accounting,\ncausal attention, no recomputation."
+        f"{count_of(len(comparisons), 'row')}, {len(counted):,} predicted. TFLOP/s a GPU count "
+        "model FLOPs: exact accounting,\ncausal attention, no recomputation."
     )
     if counted:
         console.print(quantile_table("|predicted / measured − 1|", totals(comparisons)))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from smolplan.cli.runs_dir import RunsDir
+from smolplan.units import count_of
 
 if TYPE_CHECKING:
     from preflight.look import Look
@@ -19,11 +20,11 @@ Examples:
 
 `smolplan preflight tiny-cpu --skip storage`
 
-`smolplan preflight run.yaml --tier quick --hosts 'gpu[01-08]' --html report.html`
+`smolplan preflight tiny-cpu --tier quick --html preflight.html`
 
-`smolplan preflight run.yaml --only config --script launch.slurm`
+`smolplan preflight tiny-cpu --only config --script tests/importers/data/megatron_8b.sh`
 
-`smolplan preflight run.yaml --watch --every 5min --json >> changes.jsonl`
+`smolplan preflight tiny-cpu --watch --every 5min --json >> changes.jsonl`
 """
 
 
@@ -253,7 +254,9 @@ def _watch(look: "Look", every_s: float, every: str, as_json: bool) -> None:
         for report, changes in watch(look.report, every_s, threading.Event()):
             if first and not as_json:
                 checks = len({result.name for result in report.results})
-                out.print(f"Watching by {checks} checks, every {every}; Ctrl-C ends it.")
+                out.print(
+                    f"Watching by {count_of(checks, 'check')}, every {every}; Ctrl-C ends it."
+                )
             first = False
             for change in changes:
                 if as_json:

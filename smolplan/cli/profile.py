@@ -6,6 +6,7 @@ import typer
 
 from smolplan.cli.run import Json, RunArgument
 from smolplan.profile_request import MOST_RANKS, MOST_STEPS
+from smolplan.units import count_of
 
 
 def profile(
@@ -57,7 +58,7 @@ def profile(
         )
     # Steps that are recorded are slower, and so is the first after a start.
     limit_s = spec.monitor.startup_timeout_s
-    with progress_line(f"{found.id} records {steps} steps"):
+    with progress_line(f"{found.id} records {count_of(steps, 'step')}"):
         event = await_answer(
             store, found, "profiled", asked.id, what="recorded no steps", timeout_s=limit_s
         )

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from smolplan.units import count_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,7 +38,7 @@ def replay(
     Throughput, loss, gradient norm or evaluations, by column names (docs/monitor.md). Exit code 1
     if something is found, 0 if nothing.
 
-    Example: `smolplan monitor replay throughput.csv`
+    Example: `smolplan monitor replay examples/throughput.csv`
     """
     import json
 
@@ -127,8 +129,9 @@ def _title(run: "Recorded", reference: "Reference | None") -> str:
     parts = []
     if run.rows:
         first, last = (place(run.unit, row.at) for row in (run.rows[0], run.rows[-1]))
-        parts.append(f"{len(run.rows):,} rows, {first} to {last}")
+        parts.append(f"{count_of(len(run.rows), 'row')}, {first} to {last}")
     if run.evaluations:
         beside = f" beside {reference.name}" if reference else ", no reference to compare with"
-        parts.append(f"{sum(map(len, run.evaluations.values())):,} scores{beside}")
+        scores = count_of(sum(map(len, run.evaluations.values())), "score")
+        parts.append(f"{scores}{beside}")
     return f"{run.name}: {'; '.join(parts)}"

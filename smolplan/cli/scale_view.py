@@ -7,7 +7,7 @@ from planner.plan import make_plan
 from planner.scale import Scaled
 from planner.scale_text import value_text
 from smolplan.cli.style import WIDTH, console
-from smolplan.units import format_count, format_duration
+from smolplan.units import count_of, format_count, format_duration
 
 NEAR = 0.05
 """A miss of the target beyond it is explained."""
@@ -71,7 +71,7 @@ def _told(scaled: Scaled) -> list[str]:
         "\nWhere a rule is from stands beside it in the spec, and in docs/scale.md.",
         f"{scaled.params:,} parameters{of_them}, {miss:+.1%} of {format_count(scaled.target)}"
         + (": whole heads and patterns of layers come no nearer" if abs(miss) > NEAR else ""),
-        f"{format_count(spec.tokens)} tokens in {spec.steps:,} steps of "
+        f"{format_count(spec.tokens)} tokens in {count_of(spec.steps, 'step')} of "
         f"{format_count(spec.global_batch_tokens)}; {scaled.compute_share:.3g} of the run's FLOPs "
         "without embedding and head",
     ]

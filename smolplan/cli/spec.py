@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from smolplan.cli.imported import AsJson, Force, Gpus, Out, Settings, hand_out
+from smolplan.units import count_of
 
 if TYPE_CHECKING:
     from smolplan.cli.spec_view import PresetRow
@@ -43,7 +44,7 @@ def validate(
 ) -> None:
     """Check a spec; exit 0 if it is right, 2 with what is wrong and where if not.
 
-    Example: `smolplan spec validate run.yaml`
+    Example: `smolplan spec validate examples/my-text.yaml`
     """
     import json
 
@@ -73,12 +74,11 @@ def validate(
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
-        ranks = loaded.parallel.ranks
         print(
-            f"{spec} is valid: {loaded.steps:,} steps of "
+            f"{spec} is valid: {count_of(loaded.steps, 'step')} of "
             f"{'up to ' * bool(loaded.optim.batch_warmup)}{loaded.global_batch_tokens:,} tokens "
-            f"= {format_count(loaded.tokens)} tokens on {ranks} rank{'s' * (ranks != 1)} "
-            f"(hash {loaded.content_hash()[:12]})"
+            f"= {format_count(loaded.tokens)} tokens on "
+            f"{count_of(loaded.parallel.ranks, 'rank')} (hash {loaded.content_hash()[:12]})"
         )
 
 
@@ -161,7 +161,7 @@ def import_(
 
     The report goes to standard error. Exit 2, and nothing written, where no spec can be made.
 
-    Example: `smolplan spec import tests/importers/data/nanotron_stage1.yaml --out run.yaml`
+    Example: `smolplan spec import tests/importers/data/nanotron_stage1.yaml --out imported.yaml`
     """
     from smolplan.importers.detect import import_file
     from smolplan.importers.options import Options, parse_overrides

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smolplan.cli.style import STATE_COLOURS
-from smolplan.units import format_count, format_duration
+from smolplan.units import count_of, format_count, format_duration
 
 CELLS = 60
 """Of the line of ranks, and of the bar of causes."""
@@ -45,6 +45,8 @@ def _figures(seen: dict[str, Any]) -> list[tuple[str, str | Text]]:
     rows: list[tuple[str, str | Text]] = [
         ("step", f"{seen['step']:,} of {seen['steps']:,} ({share:.1f} %)")
     ]
+    if seen["forked_from"] is not None:
+        rows.append(("forked", Text(f"from {seen['forked_from']}")))
     if seen["eta_s"] is not None:
         rows.append(("to go", f"{format_duration(seen['eta_s'])} at the present pace"))
     if last["loss"] is not None:
@@ -76,7 +78,7 @@ def _where(seen: dict[str, Any]) -> list[tuple[str, str | Text]]:
         rows.append(("ranks", _ranks(seen["ranks"], seen["now"], active=seen["state"] == "active")))
     rows += [("host", _host(host, seen["now"])) for host in seen["hosts"][:8]]
     if len(seen["hosts"]) > 8:
-        rows.append(("", f"and {len(seen['hosts']) - 8:,} more hosts"))
+        rows.append(("", f"and {count_of(len(seen['hosts']) - 8, 'more host')}"))
     return rows
 
 
@@ -106,7 +108,7 @@ def _ranks(ranks: dict[str, Any], now: float, *, active: bool) -> Text:
     told = Text(_levels(_grouped(times)))
     told.append(
         f"\nslowest {ranks['rank'][slowest]} on {ranks['host'][slowest]} ({times[slowest]:.3g} s);"
-        f" {behind:,} steps between first and last"
+        f" {count_of(behind, 'step')} between first and last"
     )
     if active:
         silent_s = max(0.0, now - ranks["seen_at"][silent])

@@ -27,7 +27,7 @@ def unit(
 ) -> None:
     """Print what runs the monitor as a service: a systemd unit, an sbatch script, a Deployment.
 
-    Example: `smolplan monitor unit --output /etc/systemd/system/smolplan-monitor.service`
+    Example: `smolplan monitor unit --output smolplan-monitor.service`
     """
     from launcher.store import state_folder
     from monitor.units import kubernetes_deployment, slurm_script, systemd_unit

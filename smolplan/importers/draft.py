@@ -14,6 +14,7 @@ from smolplan.importers.result import Assumed, Imported, NotTaken, Taken
 from smolplan.importers.source import Source, brief, count, plain
 from smolplan.spec import ModelSpec, RunSpec
 from smolplan.spec.fields import ADDED_LATER
+from smolplan.units import count_of
 
 T = TypeVar("T")
 
@@ -127,7 +128,7 @@ class Draft:
         given = self.options.gpus
         if given is not None and given != ranks:
             raise UserError(
-                f"{' × '.join(sources)} are {ranks:,} ranks, --gpus says {given:,}",
+                f"{' × '.join(sources)} make {count_of(ranks, 'rank')}, --gpus says {given:,}",
                 where=self.source.where,
                 remedy="Leave --gpus out, or change a degree by --set, "
                 "such as --set parallel.data_parallel=N.",
@@ -137,7 +138,7 @@ class Draft:
         else:
             most = min(USUAL_GPUS_PER_NODE, ranks)
             usual = next(n for n in range(most, 0, -1) if ranks % n == 0)
-            why = f"{ranks:,} ranks in nodes of at most {USUAL_GPUS_PER_NODE}"
+            why = f"{count_of(ranks, 'rank')} in nodes of at most {USUAL_GPUS_PER_NODE}"
             size = self.assume("cluster.gpus_per_node", usual, why)
         if ranks % size:
             raise UserError(

@@ -17,6 +17,7 @@ from smolplan.importers.huggingface_model import at_its_line, take_model
 from smolplan.importers.options import Options
 from smolplan.importers.result import Imported
 from smolplan.importers.source import Source, flatten, number
+from smolplan.units import count_of
 
 TOKENS_PER_PARAMETER = 20
 """Compute-optimal for dense models: Hoffmann et al. 2022, arXiv 2203.15556."""
@@ -117,7 +118,8 @@ def _run(draft: Draft, architecture: Architecture, length: int) -> None:
     )
     if gpus % others and "parallel.data_parallel" not in draft.options.overrides:
         raise UserError(
-            f"{gpus} GPUs do not divide by tensor × pipeline × context parallel, together {others}",
+            f"tensor × pipeline × context parallel, together {others}, does not divide "
+            f"{count_of(gpus, 'GPU')}",
             where="--gpus",
             remedy=f"Give a multiple of {others}.",
         )

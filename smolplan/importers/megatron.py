@@ -12,6 +12,7 @@ from smolplan.importers.options import Options
 from smolplan.importers.result import Imported
 from smolplan.importers.shell import Script, read_script
 from smolplan.importers.source import Source, count, count_or_zero, text
+from smolplan.units import count_of
 
 FLAGS = frozenset(
     {
@@ -184,8 +185,8 @@ def _parallel(draft: Draft, script: Script) -> None:
     model_ranks = tensor * pipeline * context
     if world.gpus % model_ranks:
         raise UserError(
-            f"{world.gpus} GPUs ({world.told_by}) do not divide by tensor {tensor} × pipeline "
-            f"{pipeline} × context {context} parallel, together {model_ranks}",
+            f"tensor {tensor} × pipeline {pipeline} × context {context} parallel, together "
+            f"{model_ranks}, does not divide {count_of(world.gpus, 'GPU')} ({world.told_by})",
             where=source.where,
             remedy=f"Give --gpus a multiple of {model_ranks}.",
         )

@@ -22,6 +22,7 @@ from smolplan.importers.source import (
     number,
     positive,
 )
+from smolplan.units import count_of
 
 _MODEL = "model.model_config."
 
@@ -257,20 +258,16 @@ def _data_stages(draft: Draft) -> None:
     if not isinstance(stages, list):
         return
     why = "not taken over: name your text in data.sources, and its mixtures in data.stages"
-    draft.leave("data_stages", _plural(len(stages), "stage"), why)
+    draft.leave("data_stages", count_of(len(stages), "stage"), why)
     for i, stage in enumerate(stages[:100]):
         fields = flatten(stage, draft.source.where) if isinstance(stage, Mapping) else {}
         folders = fields.get("data.dataset.dataset_folder")
         weights = fields.get("data.dataset.dataset_weights")
         datasets = len(folders) if isinstance(folders, list) else int(folders is not None)
         told = f"{brief(fields.get('name', 'unnamed'))}: from step " + (
-            f"{brief(fields.get('start_training_step'))}, {_plural(datasets, 'dataset')}, "
+            f"{brief(fields.get('start_training_step'))}, {count_of(datasets, 'dataset')}, "
             f"{len(weights) if isinstance(weights, list) else 'no'} weights"
         )
         if fields.get("sequence_length") is not None:
             told += f", sequences of {brief(fields['sequence_length'])}"
         draft.leave(f"data_stages.{i}", told, why)
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("s" if number != 1 else "")

@@ -6,6 +6,7 @@ from typing import Any
 
 from smolplan.importers.result import Imported
 from smolplan.importers.source import brief
+from smolplan.units import count_of
 
 WIDTH = 80
 MOST_WITH_VALUES = 5
@@ -15,12 +16,12 @@ def report_lines(imported: Imported) -> list[str]:
     """What was taken over, a field a line; what was assumed and what not taken over, a reason an
     entry; and what the bundled trainer cannot run of it."""
     taken, assumed, left = imported.taken, imported.assumed, imported.not_taken
-    lines = [f"taken over from {imported.format}: {len(taken)} fields"]
+    lines = [f"taken over from {imported.format}: {count_of(len(taken), 'field')}"]
     for entry in taken:
         lines += _wrapped(f"{entry.field} {_shown(entry.value)} ← {entry.source}")
-    lines += [f"assumed: {len(assumed)} fields"]
+    lines += [f"assumed: {count_of(len(assumed), 'field')}"]
     lines += _by_reason((a.why, a.field, a.value) for a in assumed)
-    lines += [f"not taken over: {len(left)} fields"]
+    lines += [f"not taken over: {count_of(len(left), 'field')}"]
     lines += _by_reason((n.why, n.field, n.value) for n in left)
     if problems := imported.spec.unsupported_by_trainer():
         lines += ["the bundled trainer cannot run this yet (the planner can plan it)"]

@@ -9,6 +9,7 @@ from smolplan.errors import UserError
 from smolplan.importers.draft import Draft
 from smolplan.importers.source import count, count_or_zero, text, whole
 from smolplan.importers.torchtitan_optim import DEFAULT
+from smolplan.units import count_of
 
 _PRESET_COMMENT = re.compile(r"preset for (\d{1,7}) (\w+) GPUs")
 """In the comment that opens torchtitan's own files: a preset for 64 A100 GPUs."""
@@ -144,7 +145,7 @@ def _rest(draft: Draft, others: int, name: str) -> int:
     if gpus % others:
         raise source.error(
             name,
-            f"{gpus} GPUs do not divide by the other degrees, together {others}",
+            f"the other degrees, together {others}, do not divide {count_of(gpus, 'GPU')}",
             f"Give --gpus a multiple of {others}.",
         )
     return gpus // others

@@ -13,6 +13,7 @@ from smolplan.spec.model_parts import (
     Mamba2Spec,
     RopeScalingSpec,
 )
+from smolplan.units import count_of
 
 KINDS = {
     "A": "attention",
@@ -291,7 +292,8 @@ class ModelSpec(SpecPart):
                 )
             if len(pattern) > self.layers:
                 raise ValueError(
-                    f"layer_pattern has {len(pattern)} letters for {self.layers} layers; "
+                    f"layer_pattern has {count_of(len(pattern), 'letter')} for "
+                    f"{count_of(self.layers, 'layer')}; "
                     f"it names each once, or is repeated over them"
                 )
         kinds = self.layer_kinds
@@ -316,7 +318,7 @@ class ModelSpec(SpecPart):
             )
         if self.ffn_hidden == 0 and with_experts < parts:
             raise ValueError(
-                f"ffn_hidden 0 leaves {parts - with_experts} layers without a width of their dense "
-                f"feed-forward part; give it above zero"
+                f"ffn_hidden 0 leaves {count_of(parts - with_experts, 'layer')} without a width of "
+                f"the dense feed-forward part; give it above zero"
             )
         return self

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
+from smolplan.units import count_of
 
 
 class ExpertsSpec(SpecPart):
@@ -84,12 +85,14 @@ class ExpertsSpec(SpecPart):
     def _fits_together(self) -> Self:
         if self.per_token > self.routed:
             raise ValueError(
-                f"per_token {self.per_token} is more than the {self.routed} routed experts"
+                f"per_token {self.per_token} is more than the "
+                f"{count_of(self.routed, 'routed expert')}"
             )
         if self.routed % self.groups or self.chosen_groups > self.groups:
             raise ValueError(
                 f"groups {self.groups} of which chosen_groups {self.chosen_groups} are taken do "
-                f"not fit {self.routed} routed experts; let groups divide them and be no fewer"
+                f"not fit {count_of(self.routed, 'routed expert')}; let groups divide them and "
+                f"be no fewer"
             )
         if self.per_token > self.routed // self.groups * self.chosen_groups:
             raise ValueError(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart
+from smolplan.units import count_of
 
 Schedule = Literal["1f1b", "interleaved", "zero-bubble"]
 
@@ -90,9 +91,10 @@ class ParallelSpec(SpecPart):
         stages = self.pipeline_parallel
         if micro_batches < stages:
             return (
-                f"{micro_batches} micro-batches a step are fewer than the {stages} stages of "
-                f"parallel.pipeline_parallel; a larger optim.global_batch_size makes more, or a "
-                f"smaller parallel.micro_batch_size or data_parallel"
+                f"a step has {count_of(micro_batches, 'micro-batch')}, fewer than the "
+                f"{stages} stages of parallel.pipeline_parallel; a larger "
+                f"optim.global_batch_size makes more, or a smaller "
+                f"parallel.micro_batch_size or data_parallel"
             )
         if self.pipeline_schedule != "1f1b" and micro_batches % stages:
             return (
@@ -111,12 +113,14 @@ class ParallelSpec(SpecPart):
         ranks = self.data_parallel * self.context_parallel
         if self.shard_group and ranks % self.shard_group:
             raise ValueError(
-                f"shard_group {self.shard_group} does not divide the {ranks} ranks of "
-                f"data_parallel {self.data_parallel} × context_parallel {self.context_parallel}"
+                f"shard_group {self.shard_group} does not divide the "
+                f"{count_of(ranks, 'rank')} of data_parallel {self.data_parallel} × "
+                f"context_parallel {self.context_parallel}"
             )
         if ranks % self.expert_parallel:
             raise ValueError(
-                f"expert_parallel {self.expert_parallel} does not divide the {ranks} ranks of "
-                f"data_parallel {self.data_parallel} × context_parallel {self.context_parallel}"
+                f"expert_parallel {self.expert_parallel} does not divide the "
+                f"{count_of(ranks, 'rank')} of data_parallel {self.data_parallel} × "
+                f"context_parallel {self.context_parallel}"
             )
         return self

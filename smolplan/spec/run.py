@@ -23,6 +23,7 @@ from smolplan.spec.model import ModelSpec
 from smolplan.spec.monitor import MonitorSpec
 from smolplan.spec.optim import OptimSpec
 from smolplan.spec.parallel import ParallelSpec
+from smolplan.units import count_of
 
 
 class RunSpec(SpecPart):
@@ -174,8 +175,8 @@ class RunSpec(SpecPart):
             return ""
         if replicas % ranks:
             return (
-                f"{replicas} replicas do not divide by parallel.expert_parallel {ranks}: experts "
-                f"are spread over data- and context-parallel ranks"
+                f"parallel.expert_parallel {ranks} does not divide {count_of(replicas, 'replica')}"
+                f": experts are spread over data- and context-parallel ranks"
             )
         shards = parallel.shards(replicas)
         if shards % ranks and ranks % shards:
@@ -251,20 +252,21 @@ class RunSpec(SpecPart):
             raise ValueError(
                 f"parallel.data_parallel {parallel.data_parallel} × tensor "
                 f"{parallel.tensor_parallel} × pipeline {parallel.pipeline_parallel} × context "
-                f"{parallel.context_parallel} are {parallel.ranks} ranks, cluster has "
-                f"{self.cluster.gpus} ({self.cluster.nodes} nodes × "
+                f"{parallel.context_parallel} makes {count_of(parallel.ranks, 'rank')}, cluster "
+                f"has {self.cluster.gpus} ({count_of(self.cluster.nodes, 'node')} × "
                 f"{self.cluster.gpus_per_node}); make them equal"
             )
         if any(step > self.steps for step in self.checkpoint.milestones):
             raise ValueError(
                 f"checkpoint.milestones has {max(self.checkpoint.milestones)}, and the run ends "
-                f"after {self.steps} steps; name steps of the run"
+                f"after {count_of(self.steps, 'step')}; name steps of the run"
             )
         scheduled = self.optim.warmup_steps + self.optim.decay_steps
         if scheduled > self.steps:
             raise ValueError(
                 f"optim.warmup_steps {self.optim.warmup_steps} + optim.decay_steps "
-                f"{self.optim.decay_steps} exceed the run's {self.steps} steps; shorten one"
+                f"{self.optim.decay_steps} exceed the run's {count_of(self.steps, 'step')}; "
+                f"shorten one"
             )
         return self
 

@@ -158,6 +158,38 @@ def test_every_command_teaches_by_an_example(store: Store) -> None:
         assert "Example" in done.stdout, command
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("profile --steps x", "--steps: 'x' is not a whole number. See: smolplan profile --help"),
+        ("profile --steps 0", "--steps: '0' is less than 1. See"),
+        ("profile --rank 1 --rank two", "--rank: 'two' is not a whole number. See"),
+        ("profile --steps 11", "--steps: '11' is more than 10. See"),
+        ("profile --steps", "--steps: it requires an argument."),
+        ("profile --json=3", "--json: it does not take a value."),
+        ("profile a b c", "profile: too many arguments: b c. See"),
+        ("preflight --tier quik", "--tier: 'quik' is none of its values. Did you mean quick?"),
+        ("launch tiny-cpu --wach", "launch: there is no option --wach. Did you mean --watch?"),
+        ("launch tiny-cpu -z", "launch: there is no option -z. See: smolplan launch --help"),
+        ("monitor replay", "FILE: it is missing. See: smolplan monitor replay --help"),
+        ("monitor rplay", "monitor: there is no command rplay. Did you mean replay?"),
+        ("--vesion", "there is no option --vesion. Did you mean --version?"),
+    ],
+)
+def test_what_typer_cannot_read_is_told_as_any_mistake(arguments: str, said: str) -> None:
+    done = smolplan(*arguments.split())
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"smolplan: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    done = smolplan("spec")
+    assert done.returncode == 2
+    assert "Usage: smolplan spec" in done.stdout + done.stderr
+    assert "smolplan: " not in done.stderr
+
+
 def test_a_spec_with_a_typing_mistake_ends_with_code_2(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(smolplan("spec", "show", "tiny-cpu").stdout.replace("layers:", "layerz:"))

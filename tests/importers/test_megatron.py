@@ -301,7 +301,7 @@ def test_a_window_is_read_with_the_layers_that_have_it(option: str, pattern: str
         ("--hidden-size 4096", "--hidden-size wide", "whole number above zero"),
         ("--bf16", "--bf16 --rampup-batch-size 16 8 300000", "batch grows"),
         ("--bf16", "--bf16 --recompute-granularity some", "full or selective"),
-        ("TP=2", "TP=3", "do not divide by tensor 3"),
+        ("TP=2", "TP=3", "does not divide 32 GPUs"),
         ("TP=2", "", "no single value in this file"),
         ("TP=2", "if [ $A ]; then TP=2; else TP=4; fi", "no single value in this file"),
         ("${GLOBAL_BATCH_SIZE}", "250", "does not divide by parallel.data_parallel 16"),

@@ -130,7 +130,7 @@ def test_a_schedule_that_a_spec_cannot_hold_is_taken_near_and_said(
         ({"parallelism": {"tp": 8}}, "model.kv_heads 4 does not divide"),
         ({"parallelism": {"dp": 0}}, "parallelism.dp is 0"),
         ({"tokens": {"micro_batch_size": True}}, "whole number above zero"),
-        ({"tokens": {"train_steps": 1000}}, "exceed the run's 1000 steps"),
+        ({"tokens": {"train_steps": 1000}}, "exceed the run's 1,000 steps"),
         ({"tokens": {"sequence_length": 10**400}}, "whole number above zero"),
         ({"tokens": {"batch_accumulation_per_replica": None}}, "is missing"),
     ],

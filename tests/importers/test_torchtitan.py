@@ -258,7 +258,7 @@ def test_a_warm_up_longer_than_the_run_is_cut_as_torchtitan_cuts_it() -> None:
         ({"flavor": '"9B"'}, "Known: debugmodel"),
         ({"global_batch_size": "100"}, "does not divide by training.local_batch_size 2"),
         ({"global_batch_size": "0"}, "a batch is above zero"),
-        ({"tensor_parallel_degree": "3"}, "do not divide by the other degrees"),
+        ({"tensor_parallel_degree": "3"}, "the other degrees, together 6, do not divide"),
         ({"tensor_parallel_degree": "0"}, "above zero"),
         ({"data_parallel_shard_degree": "-2"}, "-1 for what is left"),
         ({"decay_ratio": "1.5"}, "between 0 and 1"),

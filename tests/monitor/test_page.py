@@ -13,7 +13,9 @@ from monitor.collect.host_sample import GpuSample, HostSample, write_host_sample
 from monitor.daemon import Daemon
 from monitor.web.access import TOKEN_FILE
 from monitor.web.server import start_server
+from smolplan.origin import Origin
 from smolplan.rundir import Heartbeat, RunDir, append_line, write_json
+from smolplan.skipped import Skipped
 from smolplan.spec import dump_spec
 from tests.lab import browser
 from tests.lab.browser import Page, browsing
@@ -77,6 +79,7 @@ def run(store: Store, tmp_path: Path) -> Recorded:
         beat = Heartbeat(2, rank, EVIL, 1, 700, "training", time.time(), 1.0, took_s)
         recorded.dir.write_heartbeat(beat)
     hot = GpuSample(0, "GPU-1", model="H100", temperature_c=83, power_w=690, xids={"79": 1})
+    Origin(f"stem {EVIL}", "/runs/stem", 100, Skipped(), ("optim.steps",)).write(recorded.dir)
     write_host_sample(recorded.dir, HostSample(EVIL, 0, time.time(), gpus=(hot,)))
     return recorded
 
@@ -119,6 +122,7 @@ def test_page_shows_a_run_at_any_width_and_follows_it(
     heat = page.ask("document.querySelector('.heat').getAttribute('aria-label')")
     assert "1000 ranks" in heat and heat.endswith("the most at rank 3")
     told = page.ask("document.body.innerText")
+    assert f"forked from stem {EVIL} at step 100; changed: optim.steps" in told
     for part in ("rank 3 is slow", "83 °C", "79 ×1", "useful", "redone", "detection", "To do:"):
         assert part in told
     share = page.ask("[...document.querySelectorAll('.legend .number')].reduce((s, e) => "

@@ -313,6 +313,6 @@ def test_jobs_whose_time_is_too_short_for_one_step_are_not_repeated_for_ever() -
     cause = decide(view(*short, attempt(4)), ()).cause
     decision = decide(view(*short, ended(4, None, start=4, end=4, cause=cause)), ())
     assert (decision.action, decision.end_state) == ("end_run", "failed")
-    assert "3 jobs in a row reached their time limit" in decision.reason
+    assert "3 jobs in a row reached the time limit" in decision.reason
     preempted = [replace(a, cause="node failure or preemption") for a in short]
     assert action(view(*preempted, attempt(4))) == "wait"

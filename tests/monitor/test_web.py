@@ -28,7 +28,9 @@ from monitor.web import server
 from monitor.web.access import TOKEN_FILE, TOKEN_VARIABLE, Access, access_of
 from smolplan.cli.main import app
 from smolplan.errors import UserError
+from smolplan.origin import Origin
 from smolplan.rundir import RunDir, append_line
+from smolplan.skipped import Skipped
 from tests.monitor.support import quiet_run
 from tests.support import make_spec
 
@@ -237,7 +239,10 @@ def test_top_to_a_pipe_is_plain_and_json_is_what_the_page_has(
     add_steps(run, store.run("quiet").created_at, range(1, 10))
     run.record("finding", "monitor", finding="straggler", key="0", severity="warning",
                summary="rank 0 is [slow]", advice="look", evidence={}, hosts=[])  # fmt: skip
+    Origin("stem-1", "/runs/stem-1", 11, Skipped(), ("optim.steps",)).write(run)
     shown = CliRunner().invoke(app, ["top", "latest", "--once"], catch_exceptions=False)
+    assert "forked    from stem-1 at step 11; changed: optim.steps" in shown.output
+    assert "step      11 of 12" in shown.output  # its own first step is still to come
     assert "\x1b" not in shown.output and "rank 0 is [slow]" in shown.output
     assert "loss      2.0000" in shown.output and "goodput" in shown.output
     told = json.loads(CliRunner().invoke(app, ["top", "quiet", "--json"]).output)

@@ -234,4 +234,4 @@ def test_a_rate_above_any_measured_matrix_multiplication_is_noted() -> None:
     )
     assert not solve(PLAYBOOK).notes
     lone = solve(replace(PLAYBOOK, gpus=1.0, deadline_s=None, tokens=1e9))
-    assert any("not whole nodes" in note for note in lone.notes)
+    assert any("1 GPU cannot be whole nodes of 8" in note for note in lone.notes)

@@ -132,7 +132,7 @@ def test_what_was_observed_says_so_and_what_was_not_is_told_to_be_assumed() -> N
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"step_times_s": (1.0,) * 9}, "9 steps tell no speed"),
+        ({"step_times_s": (1.0,) * 9}, "9 steps cannot tell a speed"),
         ({"step": 100_000}, "it has made all its steps"),
         ({"failures": 10_000, "running_s": 3600.0}, "it never ends"),
     ],

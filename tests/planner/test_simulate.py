@@ -118,7 +118,7 @@ def test_the_quantiles_of_goodput_are_those_of_the_wall_times() -> None:
 
 
 def test_one_run_has_no_error_bar() -> None:
-    with pytest.raises(UserError, match="no error bar"):
+    with pytest.raises(UserError, match="1 run cannot give an error bar"):
         simulate(LARGE, 1, seed=1)
 
 

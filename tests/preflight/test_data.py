@@ -116,7 +116,7 @@ def test_missing_and_short_files_are_named(tokens: Path) -> None:
         file.truncate(1000)
     finding = sampled(tokens)
     assert finding.state == "fail"
-    assert finding.summary == "2 of 4 files are missing or damaged"
+    assert finding.summary == "missing or damaged: 2 of 4 files"
     assert "held-out-00000.bin: it is missing" in finding.why
     assert f"{tokens}: it has 1,000 bytes, not " in finding.why
 

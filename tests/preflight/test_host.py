@@ -108,7 +108,7 @@ HOLE = "Machine Check Exception: 5 Bank 4: b600000000070f0f"
         (
             "/sys/devices/system/edac/mc/mc0/ce_count",
             "90000",
-            *("host.memory_errors", "warn", "90000 corrected errors"),
+            *("host.memory_errors", "warn", "90,000 corrected errors"),
         ),
         (
             "/proc/pressure/memory",
@@ -121,7 +121,7 @@ HOLE = "Machine Check Exception: 5 Bank 4: b600000000070f0f"
         (
             "/sys/bus/pci/devices/0000:03:00.0/iommu_group/type",
             "DMA-FQ",
-            *("host.pci_acs", "warn", "the IOMMU translates for 1 GPUs"),
+            *("host.pci_acs", "warn", "the IOMMU translates for 1 GPU"),
         ),
     ],
 )
@@ -141,9 +141,9 @@ def test_each_fault_in_a_machines_files_is_named(
     [
         (
             "Out of memory: Killed process 77 (python3) total-vm:1kB",
-            *("warn", "1 processes killed for want of memory, the last 1"),
+            *("warn", "processes killed for want of memory: 1, the last 1"),
         ),
-        (f"mce: [Hardware Error]: CPU 0: {HOLE}", "fail", "1 hardware errors"),
+        (f"mce: [Hardware Error]: CPU 0: {HOLE}", "fail", "hardware errors: 1"),
         ("{1}[Hardware Error]: event severity: corrected", "pass", ""),
         ("mce: CPU0: Thermal monitoring enabled (TM1)", "pass", ""),
         ("pcieport 0000:00:01.0: AER: Uncorrected (Fatal) error received", "warn", "PCIe errors"),
@@ -179,7 +179,7 @@ def test_bridges_that_redirect_are_named_except_in_a_virtual_machine(
     machine.device("0000:00:01.0", "0x060400", "0x8086", config(acs=0x1D))
     result = of("host.pci_acs", tmp_path)
     assert (result.state, result.measured["acs_bridges"]) == ("warn", 1)
-    assert "ACS is on at 1 bridges (0000:00:01.0)" in result.why
+    assert "ACS is on at 1 bridge (0000:00:01.0)" in result.why
     machine.device("0000:00:01.0", "0x060400", "0x8086", config(acs=0x1D)[:64])
     assert of("host.pci_acs", tmp_path).state == "unknown"
     machine.write("/proc/cpuinfo", "flags\t\t: fpu hypervisor lahf_lm")

@@ -135,7 +135,7 @@ def test_ranks_that_are_stuck_in_a_write_are_counted(
     psutil.wait_procs(psutil.Process().children(), timeout=10)
     finding = broken(found, "write")
     assert finding is not None
-    assert (finding.state, finding.summary) == ("fail", "2 of 2 ranks are stuck in one write")
+    assert (finding.state, finding.summary) == ("fail", "stuck in one write: 2 of 2 ranks")
 
 
 def test_a_fall_is_found_where_it_was_and_a_hiccup_is_not() -> None:

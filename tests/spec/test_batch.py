@@ -92,7 +92,7 @@ def test_what_cannot_be_is_refused_with_what_would_be_right(
 
 
 @pytest.mark.parametrize(
-    ("size", "said"), [(8, []), (4, ["1 micro-batches a step are fewer than"])]
+    ("size", "said"), [(8, []), (4, ["a step has 1 micro-batch, fewer than the 2 stages"])]
 )
 def test_the_smallest_batch_has_to_fill_the_bundled_trainers_pipeline(
     size: int, said: list[str]

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smolplan.units import (
+    count_of,
     format_bytes,
     format_count,
     format_duration,
@@ -56,3 +57,18 @@ def test_what_is_large_is_written_without_powers_of_ten() -> None:
     assert format_duration(1060 * 86_400) == "1,060 d"
     assert format_duration(999.7 * 86_400) == "1,000 d"
     assert [three_digits(x) for x in (3030.0, 30.25, 0.0303)] == ["3,030", "30.2", "0.0303"]
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [
+        (1, "rank", "1 rank"),
+        (0, "rank", "0 ranks"),
+        (2048, "rank", "2,048 ranks"),
+        (2, "micro-batch", "2 micro-batches"),
+        ("1", "epoch", "1 epoch"),
+        ("1.5", "epoch", "1.5 epochs"),
+    ],
+)
+def test_one_of_a_thing_is_not_called_several(number: int | str, noun: str, said: str) -> None:
+    assert count_of(number, noun) == said

@@ -38,6 +38,15 @@ def train(run: RunDir, attempt: int, ranks: int, program: str = "trainer") -> in
     ).returncode
 
 
+def refuses(run: RunDir, attempt: int, code: ExitCode, said: str) -> None:
+    """The attempt ends for that cause before its first step."""
+    before = run.read_metrics()
+    assert train(run, attempt, 1) != 0
+    ended = read_json(run.attempt(attempt) / "rank-0.exit.json")
+    assert ended is not None and ended["exit_code"] == code
+    assert said in ended["cause"] and run.read_metrics() == before
+
+
 def test_an_attempt_that_is_no_longer_the_newest_writes_nothing(
     tmp_path: Path, data_cache: Path
 ) -> None:
@@ -59,10 +68,7 @@ def test_a_run_whose_uploaded_checkpoints_are_gone_here_does_not_begin_anew(
     checkpoint = spec.checkpoint.model_copy(update={"upload_to": upload_to})
     run = make_run(tmp_path / "run", spec.model_copy(update={"checkpoint": checkpoint}))
     Uploads(store_folder(upload_to, run), arrived={4: Arrived("checksum", 1, 1.0, 1.0)}).write(run)
-    assert train(run, 1, 1) != 0
-    ended = read_json(run.attempt(1) / "rank-0.exit.json")
-    assert ended is not None and ended["exit_code"] == ExitCode.CHECKPOINT_STORAGE_LOST
-    assert "smolplan restore run" in ended["cause"] and run.read_metrics() == []
+    refuses(run, 1, ExitCode.CHECKPOINT_STORAGE_LOST, "smolplan restore run")
 
 
 def test_a_fork_that_has_lost_its_checkpoint_does_not_begin_anew(
@@ -70,10 +76,7 @@ def test_a_fork_that_has_lost_its_checkpoint_does_not_begin_anew(
 ) -> None:
     run = make_run(tmp_path / "run", make_spec(data_cache, ranks=1))
     Origin("stem-1", "/runs/stem-1", 4, Skipped(), ()).write(run)
-    assert train(run, 1, 1) != 0
-    ended = read_json(run.attempt(1) / "rank-0.exit.json")
-    assert ended is not None and ended["exit_code"] == ExitCode.CHECKPOINT_STORAGE_LOST
-    assert "the run is a fork" in ended["cause"] and run.read_metrics() == []
+    refuses(run, 1, ExitCode.CHECKPOINT_STORAGE_LOST, "the run is a fork")
 
 
 def test_a_run_of_whose_checkpoints_none_is_whole_does_not_begin_anew(
@@ -81,13 +84,9 @@ def test_a_run_of_whose_checkpoints_none_is_whole_does_not_begin_anew(
 ) -> None:
     run = make_run(tmp_path / "run", make_spec(data_cache, ranks=1, steps=8, every=4))
     assert train(run, 1, 1) == 0
-    before = run.read_metrics()
     for step in (4, 8):
         (run.checkpoint(step) / "manifest.json").unlink()
-    assert train(run, 2, 1) != 0
-    ended = read_json(run.attempt(2) / "rank-0.exit.json")
-    assert ended is not None and ended["exit_code"] == ExitCode.CHECKPOINT_STORAGE_LOST
-    assert "up to step 8, is whole" in ended["cause"] and run.read_metrics() == before
+    refuses(run, 2, ExitCode.CHECKPOINT_STORAGE_LOST, "up to step 8, is whole")
 
     shutil.rmtree(run.checkpoint(8))  # of the first one alone the steps are done again
     assert train(run, 3, 1) == 0
@@ -100,10 +99,7 @@ def test_more_tokens_than_the_text_has_are_refused_before_the_first_step(
     spec = make_spec(data_cache)
     data = spec.data.model_copy(update={"max_epochs": 0.001})
     run = make_run(tmp_path / "run", spec.model_copy(update={"data": data}))
-    assert train(run, 1, 1) != 0
-    ended = read_json(run.attempt(1) / "rank-0.exit.json")
-    assert ended is not None and ended["exit_code"] == ExitCode.DATA_EXHAUSTED
-    assert "data.max_epochs" in ended["cause"]
+    refuses(run, 1, ExitCode.DATA_EXHAUSTED, "data.max_epochs")
 
 
 def test_the_rank_that_waits_longest_and_the_fullest_one_are_told_of(

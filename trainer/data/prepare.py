@@ -13,6 +13,7 @@ from smolplan.errors import SmolplanError, UserError
 from smolplan.mixture import Mixture
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
+from smolplan.units import count_of
 from trainer.data.cache import Advance, CachedSource, Say
 from trainer.data.dataset import TOKENIZER, Dataset
 from trainer.data.digests import cache_folder
@@ -49,7 +50,7 @@ def prepare(
     for made in dataset.sources:
         if told := made.told_of_left_out:
             say(told)
-    say(f"{dataset.tokens:,} tokens of {dataset.documents:,} documents")
+    say(f"{dataset.tokens:,} tokens of {count_of(dataset.documents, 'document')}")
     return dataset
 
 

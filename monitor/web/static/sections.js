@@ -9,7 +9,7 @@ export function head(run) {
   const planned = plan.tokens_per_s && last.tokens_per_s ? `${percent(last.tokens_per_s / plan.tokens_per_s)} of the plan's ${count(plan.tokens_per_s)}` : "";
   const doing = run.state === "active" ? `attempt ${run.attempt}: ${run.phase || run.attempt_state}` : run.reason;
   return [
-    el("div", { class: "title" }, el("h1", {}, run.run), el("span", { class: `badge ${run.state}` }, run.state), el("span", { class: "dim" }, doing)),
+    el("div", { class: "title" }, el("h1", {}, run.run), el("span", { class: `badge ${run.state}` }, run.state), el("span", { class: "dim" }, doing), run.forked_from && el("span", { class: "dim" }, `forked from ${run.forked_from}`)),
     el("progress", { max: Math.max(1, run.steps), value: run.step, "aria-label": "Steps done" }),
     el("dl", { class: "figures" },
       figure("step", whole(run.step), `of ${whole(run.steps)} · ${percent(run.step / Math.max(1, run.steps))}`),

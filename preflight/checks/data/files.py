@@ -8,7 +8,7 @@ from preflight.context import Context
 from preflight.dataset import DataRefused
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 SAMPLE_BYTES = 512 * 2**20
 """Read and checked in some seconds of a quick preflight."""
@@ -45,9 +45,10 @@ def judge_files(found: dict[str, Any], dataset: dict[str, Any]) -> Finding:
     count, bad = len(dataset["files"]), found["wrong_files"]
     return Finding(
         state="fail" if bad else "pass",
-        summary=f"{bad} of {count} files are missing or damaged"
+        summary=f"missing or damaged: {bad} of {count_of(count, 'file')}"
         if bad
-        else f"{count} files, {format_bytes(found['bytes'])}; checksums of {found['checksums']}",
+        else f"{count_of(count, 'file')}, {format_bytes(found['bytes'])}; checksums of "
+        f"{found['checksums']}",
         why="; ".join(found["wrong"]),
         measured={"bytes": found["bytes"], "checksums": found["checksums"]},
         facts={"dataset": dataset["fingerprint"], "sample of the tokens": found["digest"]},
@@ -64,7 +65,7 @@ def checksums(context: Context) -> Finding:
     given = {"dataset": dataset, "limit_s": CHECKSUMS_S}
     found = context.probe("files", "checksums", json.dumps(given), timeout_s=CHECKSUMS_S + 90.0)
     count, looked_at, bad = len(dataset["files"]), found["files"], found["wrong_files"]
-    how = f"{looked_at:,} files" if looked_at == count else f"{looked_at:,} of {count:,} files"
+    how = count_of(count, "file") if looked_at == count else f"{looked_at:,} of {count:,} files"
     over = "" if looked_at == count else f" in {CHECKSUMS_S:g} s, the rest not looked at"
     return Finding(
         state="fail" if bad else "pass",

@@ -6,7 +6,7 @@ from preflight.registry import check
 from preflight.report import Finding
 from smolplan.mixture import exhausted
 from smolplan.spec import PYTHON_STDLIB
-from smolplan.units import format_bytes, format_count
+from smolplan.units import count_of, format_bytes, format_count
 
 
 @check(
@@ -36,7 +36,7 @@ def sources(context: Context) -> Finding:
         state="fail" if bad else "pass",
         summary=f"{len(bad)} of {len(found)} cannot be read"
         if bad
-        else f"{files:,} files, {format_bytes(size)}",
+        else f"{count_of(files, 'file')}, {format_bytes(size)}",
         why="; ".join(bad),
         measured={"files": files, "bytes": size},
         facts={"text": f"{files} files, {size} bytes"},
@@ -58,7 +58,8 @@ def tokens(context: Context) -> Finding:
     worst = max(found, key=lambda use: use.epochs / use.epochs_max)
     return Finding(
         state="fail" if worst.too_often else "pass",
-        summary=f"{format_count(have)} tokens, {worst.epochs:.3g} of {worst.epochs_max:g} epochs",
+        summary=f"{format_count(have)} tokens, {worst.epochs:.3g} of "
+        f"{count_of(f'{worst.epochs_max:g}', 'epoch')}",
         why=f"{format_count(want)} tokens are asked: {exhausted(found)}" if worst.too_often else "",
         measured={"tokens": have, "epochs": worst.epochs},
         needed={"tokens": want / worst.epochs_max, "epochs_max": worst.epochs_max},

@@ -11,6 +11,7 @@ from preflight.report import Finding
 from smolplan.errors import UserError
 from smolplan.mixture import Mixture, Use, exhausted, uses
 from smolplan.spec import RunSpec, StageSpec
+from smolplan.units import count_of
 
 TOLERANCE = 1e-3
 """Of a sum of weights: fifty of them, written to four digits, may be off by less. SmolLM3's second
@@ -68,7 +69,7 @@ def weights(context: Context) -> Finding:
     added = f"{least:.6g}" if least == most else f"{least:.6g} to {most:.6g}"
     return Finding(
         state="fail" if wrong else "pass",
-        summary=f"{len(sums)} stages, weights add up to {added}",
+        summary=f"{count_of(len(sums), 'stage')}, weights add up to {added}",
         why="; ".join(wrong),
         measured=sums,
         needed={"weights_ratio": 1.0},
@@ -117,7 +118,7 @@ def stages(context: Context) -> Finding:
     return Finding(
         state="fail" if worst.too_often else "pass",
         summary=f"{worst.name[:16]} is read most: {worst.epochs:.3g} of "
-        f"{worst.epochs_max:g} times{how}",
+        f"{count_of(f'{worst.epochs_max:g}', 'time')}{how}",
         why=exhausted(found),
         measured={f"{use.name}_epochs": use.epochs for use in found},
         needed={"epochs_max": worst.epochs_max},

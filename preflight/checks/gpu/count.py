@@ -14,6 +14,7 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import IDENTITY, Finding
 from smolplan.machine.pci import NVIDIA, gpus
+from smolplan.units import count_of
 
 
 @check(
@@ -56,7 +57,7 @@ def present(context: Context) -> Finding:
     if len(devices) < cluster.gpus_per_node or answer["error"]:
         return Finding(
             state="fail",
-            summary=f"{len(devices)} of {cluster.gpus_per_node} GPUs",
+            summary=f"{len(devices)} of {count_of(cluster.gpus_per_node, 'GPU')}",
             why=f"{said}; the spec wants {cluster.gpus_per_node} × {cluster.gpu}"
             + (f"; NVML says: {answer['error']}" if answer["error"] else "")
             + _on_the_bus(devices),
@@ -66,7 +67,7 @@ def present(context: Context) -> Finding:
     if lost:
         return Finding(
             state="fail",
-            summary=f"{len(lost)} of {len(devices)} GPUs lost",
+            summary=f"{len(lost)} of {count_of(len(devices), 'GPU')} lost",
             why=f"{', '.join(lost)}: the driver cannot reach it any more",
             remedy="Reboot the node, and test the GPU before it is used again.",
             **figures,
@@ -166,7 +167,7 @@ def recovery(context: Context) -> Finding:
     ]
     return verdict(
         devices,
-        f"none asked for on {len(devices)} GPUs",
+        f"none asked for on {count_of(len(devices), 'GPU')}",
         bad,
         [],
         "recovery_action",

@@ -11,7 +11,7 @@ from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
 from smolplan.machine.xid_log import Burst, Xid, bursts, parse
-from smolplan.units import format_duration
+from smolplan.units import count_of, format_duration
 
 RECENT_S = 2 * 3600.0
 """Azure's node health checks look back this far: with no end, a healed node stays out."""
@@ -127,7 +127,8 @@ def _told(burst: Burst, names: Mapping[str, str], times: int) -> str:
     told = f"{cause.label} on {where} {format_duration(cause.age_s)} ago: {cause.meaning.what}"
     if others:
         labels = ", ".join(dict.fromkeys(x.label for x in burst.xids))
-        told += f" (with {others} more within minutes, on {len(burst.places)} GPUs: {labels})"
+        gpus = count_of(len(burst.places), "GPU")
+        told += f" (with {others} more within minutes, on {gpus}: {labels})"
     return told + (f", {times} times in a day" if times > 1 else "")
 
 

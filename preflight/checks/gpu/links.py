@@ -15,6 +15,7 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
 from smolplan.machine.files import names_in, read_text, system_path
+from smolplan.units import count_of
 
 IDLE = 0x1
 """nvmlClocksEventReasonGpuIdle: then a link may rest in a lower generation."""
@@ -106,7 +107,9 @@ def nvlink(context: Context) -> Finding:
         if wanted is not None and len(devices) > 1 and up < wanted:
             bad.append(f"{named(device)}: {up} of {wanted} NVLinks up{which}")
         elif up < most:
-            bad.append(f"{named(device)}: {up} NVLinks up, another here has {most}{which}")
+            bad.append(
+                f"{named(device)}: {count_of(up, 'NVLink')} up, another here has {most}{which}"
+            )
         soft += [
             f"{named(device)}: NVLink {link['link']}: {count} {kind.replace('_', ' ')} errors"
             for link in device["nvlinks"]
@@ -117,7 +120,7 @@ def nvlink(context: Context) -> Finding:
         return Finding(state="skipped", summary="these GPUs have no NVLink in use")
     return verdict(
         devices,
-        f"{most} up on each of {len(devices)} GPUs, none with errors",
+        f"{most} up on each of {count_of(len(devices), 'GPU')}, none with errors",
         bad,
         soft,
         "nvlinks",
@@ -182,7 +185,7 @@ def fabric(context: Context) -> Finding:
         ]
     return verdict(
         devices,
-        f"{len(joined)} GPUs have joined" + ("; fabric manager runs" if manager else ""),
+        f"{count_of(len(joined), 'GPU')} joined" + ("; fabric manager runs" if manager else ""),
         bad,
         [],
         "fabric",

@@ -4,7 +4,7 @@ from preflight.checks.gpu.devices import DEADLINE_S, devices_of, named, none_tel
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 REMAPS_MAX = 512
 """Uncorrectable row remaps after which Azure's node health checks retire a GPU."""
@@ -49,19 +49,19 @@ def memory_errors(context: Context) -> Finding:
             (corrected if corrected > CORRECTED_MAX else 0, "corrected ECC errors"),
         ]:
             if count:
-                bad.append(f"{named(device)}: {count} {what}")
+                bad.append(f"{named(device)}: {what}: {count}")
         if rows.get("uncorrectable", 0) > REMAPS_MAX:
             bad.append(f"{named(device)}: {rows['uncorrectable']} rows remapped for good")
         if sram.get("corrected", 0) > SRAM_CORRECTED_MAX:
             bad.append(f"{named(device)}: {sram['corrected']} corrected errors of its SRAM")
         if rows.get("banks_exhausted"):
             soft.append(
-                f"{named(device)}: {rows['banks_exhausted']} banks have no spare row left, so the "
+                f"{named(device)}: banks without a spare row: {rows['banks_exhausted']}, so the "
                 "next bad row there cannot be remapped"
             )
     return verdict(
         devices,
-        f"none on {len(devices)} GPUs",
+        f"none on {count_of(len(devices), 'GPU')}",
         bad,
         soft,
         *("ecc_uncorrected", "remapped_rows", "retired_pages", "ecc_corrected", "sram"),
@@ -142,7 +142,7 @@ def ecc(context: Context) -> Finding:
     ]
     return verdict(
         devices,
-        f"on, on {len(modes)} GPUs",
+        f"on, on {count_of(len(modes), 'GPU')}",
         [],
         soft,
         "ecc_mode",

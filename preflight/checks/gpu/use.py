@@ -5,7 +5,7 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
 from smolplan.machine.files import read_text
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 MEMORY_IN_USE_BYTES = 15 * 2**20
 """In use by nobody: Meta's GCM asks for no more before a job."""
@@ -39,7 +39,7 @@ def idle(context: Context) -> Finding:
             )
     return verdict(
         devices,
-        f"{len(devices)} GPUs free",
+        f"{count_of(len(devices), 'GPU')} free",
         [],
         soft,
         *("memory", "pids"),

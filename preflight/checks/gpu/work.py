@@ -22,7 +22,7 @@ from preflight.context import Context
 from preflight.once import ProbeError
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 STANDARD_S, STANDARD_SHARE = 24.0, 0.1
 """Seconds of work in all, half of it products; share of the free memory that is checked."""
@@ -185,7 +185,7 @@ def results(context: Context) -> Finding:
     working = working_of(pairs)
     return judge(
         [*wrong(pairs), *forgetful(pairs)],
-        f"equal on {len(working)} GPUs, {_checked(working)} of memory each",
+        f"equal on {count_of(len(working), 'GPU')}, {_checked(working)} of memory each",
         "it silently spoils the weights",
         facts={"product": ", ".join(sorted({a["products"]["checksum"] for _, a in working}))},
     )

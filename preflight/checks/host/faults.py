@@ -9,7 +9,7 @@ from preflight.registry import check
 from preflight.report import Finding
 from preflight.summary import brief
 from smolplan.machine.files import names_in, read_int, read_text
-from smolplan.units import format_duration
+from smolplan.units import count_of, format_duration
 
 RECENT_S = 24 * 3600.0
 """Older ones were before whoever mended it, or are told by counters. Our choice."""
@@ -107,7 +107,7 @@ def judge(lines: dict[str, list[dict[str, Any]]], covers_s: float | None) -> Fin
     grave = any(kind.grave for kind, _ in told)
     return Finding(
         state="fail" if grave else "warn",
-        summary=brief(", ".join(f"{len(found)} {kind.what}" for kind, found in told)),
+        summary=brief(", ".join(f"{kind.what}: {len(found)}" for kind, found in told)),
         why="; ".join(_said(kind, found) for kind, found in told),
         remedy=" ".join(kind.remedy for kind, _ in told),
         measured={f"{kind}_lines": len(found) for kind, found in recent.items()},
@@ -118,7 +118,7 @@ def judge(lines: dict[str, list[dict[str, Any]]], covers_s: float | None) -> Fin
 def _said(kind: Kind, found: Sequence[dict[str, Any]]) -> str:
     last = found[-1]
     return (
-        f"{len(found)} {kind.what}, the last {format_duration(last['age_s'])} ago "
+        f"{kind.what}: {len(found)}, the last {format_duration(last['age_s'])} ago "
         f"({last['text'].strip()[:120]}): {kind.follows}"
     )
 
@@ -140,14 +140,16 @@ def memory_errors(context: Context) -> Finding:
         name: (read_int(f"{folder}/{name}/ce_count"), read_int(f"{folder}/{name}/ue_count"))
         for name in controllers
     }
-    bad = [f"{n}: {ue} uncorrected errors" for n, (_, ue) in counts.items() if ue]
+    bad = [f"{n}: {count_of(ue, 'uncorrected error')}" for n, (_, ue) in counts.items() if ue]
     soft = [
-        f"{n}: {ce} corrected errors" for n, (ce, _) in counts.items() if ce and ce > CORRECTED_MOST
+        f"{n}: {count_of(ce, 'corrected error')}"
+        for n, (ce, _) in counts.items()
+        if ce and ce > CORRECTED_MOST
     ]
     said = "; ".join([*bad, *soft])
     return Finding(
         state="fail" if bad else "warn" if soft else "pass",
-        summary=(bad or soft or [f"none on {len(controllers)} controllers"])[0],
+        summary=(bad or soft or [f"none on {count_of(len(controllers), 'controller')}"])[0],
         why=f"{said} since the boot: a module is failing" if said else "",
         measured={
             "corrected_errors": sum(ce or 0 for ce, _ in counts.values()),

@@ -14,7 +14,7 @@ from preflight.registry import check
 from preflight.report import Finding
 from smolplan.machine import cgroup
 from smolplan.machine.files import names_in, read_text, system_path
-from smolplan.units import format_bytes
+from smolplan.units import count_of, format_bytes
 
 TASKS_PER_RANK = 256
 """Threads of a rank: torch, NCCL and CUDA start some 100 with several interfaces (from memory),
@@ -184,7 +184,8 @@ def core_dumps(context: Context) -> Finding:
     return Finding(
         state="warn" if full else "pass",
         summary=f"to {place}: {format_bytes(free)} free",
-        why=f"core_pattern is {pattern}: {_ranks(context)} ranks that crash together write some "
+        why=f"core_pattern is {pattern}: {count_of(_ranks(context), 'rank')} crashing together "
+        "would write some "
         f"{format_bytes(CORE_BYTES * _ranks(context))}"
         if full
         else "",

@@ -10,6 +10,7 @@ from preflight.report import Finding
 from preflight.summary import brief
 from smolplan.machine.files import names_in, read_text, system_path
 from smolplan.machine.pci import AMD, FOLDER, NVIDIA, bridges, gpus
+from smolplan.units import count_of
 
 EXTENDED = 0x100
 """PCIe base specification: extended capabilities begin here in a device's configuration space."""
@@ -53,9 +54,11 @@ def pci_acs(context: Context) -> Finding:
     ]
     said = []
     if redirecting:
-        said.append(f"ACS is on at {len(redirecting)} bridges ({', '.join(redirecting[:3])})")
+        said.append(
+            f"ACS is on at {count_of(len(redirecting), 'bridge')} ({', '.join(redirecting[:3])})"
+        )
     if translated:
-        said.append(f"the IOMMU translates for {len(translated)} GPUs")
+        said.append(f"the IOMMU translates for {count_of(len(translated), 'GPU')}")
     if said:
         return Finding(
             state="warn",
@@ -72,7 +75,7 @@ def pci_acs(context: Context) -> Finding:
             why="their configuration space is for root",
             remedy="Run this as root.",
         )
-    return Finding(state="pass", summary=f"off at {len(found)} bridges", source="table")
+    return Finding(state="pass", summary=f"off at {count_of(len(found), 'bridge')}", source="table")
 
 
 def acs_control(name: str) -> int | None:

@@ -11,6 +11,7 @@ from preflight.registry import check
 from preflight.report import Finding
 from smolplan.machine import cgroup
 from smolplan.machine.files import names_in, read_text
+from smolplan.units import count_of
 
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "refined-jiffies")
 """Each reading goes to a device or is as coarse as a tick; tsc, kvm-clock and their like do not."""
@@ -35,7 +36,7 @@ def cpus(context: Context) -> Finding:
     need = context.spec.cluster.gpus_per_node * context.spec.launch.threads_per_rank
     return Finding(
         state="warn" if need > have else "pass",
-        summary=f"{have:g} CPUs for {need} threads of the ranks",
+        summary=f"{count_of(f'{have:g}', 'CPU')} for {count_of(need, 'thread')} of the ranks",
         why="threads would wait for each other, and every collective for the slowest rank"
         + ("; a control group (container, job or service) sets the limit" if limited else "")
         if need > have

@@ -20,7 +20,7 @@ from preflight.fleet import FleetContext
 from preflight.once import ProbeError
 from preflight.registry import fleet_check
 from preflight.report import Finding, Source
-from smolplan.units import format_bytes, format_duration
+from smolplan.units import count_of, format_bytes, format_duration
 
 DEADLINE_S = 280.0
 """Within the standard tier's two to five minutes."""
@@ -239,7 +239,7 @@ def _of_whole(
         host, words = next(iter(errors.items()))
         return Finding(
             state="fail",
-            summary=f"the ranks of {len(errors)} hosts did not end well",
+            summary=f"the ranks of {count_of(len(errors), 'host')} did not end well",
             why=f"{host}: {words}{searched}",
         )
     row = largest(whole["rows"], "all_reduce")

@@ -9,7 +9,7 @@ from preflight.context import Context
 from preflight.ranks import wait
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_bytes, format_duration
+from smolplan.units import count_of, format_bytes, format_duration
 
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 
@@ -39,7 +39,7 @@ def summary(answer: Mapping[str, Any]) -> str:
     rows = answer["rows"]
     row = largest(rows, "all_reduce")
     return (
-        f"{answer['ranks']} ranks, {answer['backend']}: "
+        f"{count_of(answer['ranks'], 'rank')}, {answer['backend']}: "
         f"{format_bytes(row['busbw_bytes_per_s'])}/s busbw at {format_bytes(row['bytes'])}, "
         f"{format_duration(rows[0]['seconds'])} at {rows[0]['bytes']} B"
     )

@@ -11,6 +11,7 @@ from launcher.environment import meeting_interface
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from smolplan.units import count_of
 
 SYSFS = Path("/sys")
 """Replaced by the tests."""
@@ -177,14 +178,15 @@ def errors(context: Context) -> Finding:
         troubles.append(f"errors are rising: {', '.join(rising)} within {LOOK_S:g} s")
     elif packets and total / packets > ERROR_SHARE:
         most = max(ERROR_COUNTERS, key=lambda what: after.get(what, 0))
-        troubles.append(f"{total:,} errors in {packets:,} packets, most of them {most}")
+        troubles.append(f"{count_of(total, 'error')} in {packets:,} packets, most of them {most}")
     if passed and dropped / passed > 0.01:
         troubles.append(f"{dropped} of {passed} packets dropped within {LOOK_S:g} s")
     if flaps > MOST_FLAPS:
         troubles.append(f"the carrier was lost {flaps} times")
     return Finding(
         state="warn" if troubles else "pass",
-        summary=f"{name}: {total:,} errors, {flaps} losses of carrier, {packets:,} packets",
+        summary=f"{name}: {count_of(total, 'error')}, {flaps} losses of carrier, "
+        f"{packets:,} packets",
         why="; ".join(troubles) + ("; TCP and RDMA slow down at each" if troubles else ""),
         measured={
             "errors": total,

@@ -5,6 +5,7 @@ from pathlib import Path
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
+from smolplan.units import count_of
 
 PROC = Path("/proc")
 """Replaced by the tests."""
@@ -137,7 +138,7 @@ def backlog(context: Context) -> Finding:
         return Finding(state="skipped", summary="only Linux tells net.core.somaxconn")
     return Finding(
         state="fail" if have < need else "pass",
-        summary=f"{have:,} may wait, {need:,} ranks come",
+        summary=f"{have:,} may wait, to come: {count_of(need, 'rank')}",
         why="ranks that find the queue full try again after one, three, seven seconds"
         if have < need
         else "",

@@ -13,6 +13,7 @@ from preflight.checks.network.interfaces import format_bits
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding, State
+from smolplan.units import count_of
 
 DEVICES = Path("/sys/class/infiniband")
 """Replaced by the tests."""
@@ -187,7 +188,7 @@ def rdma_errors(context: Context) -> Finding:
     downed = max(counted.get("link_downed", 0) for counted in after.values())
     return Finding(
         state="warn" if troubles else "pass",
-        summary=f"{len(after)} ports, links lost {downed} times at most",
+        summary=f"{count_of(len(after), 'port')}, links lost {count_of(downed, 'time')} at most",
         why="; ".join(troubles)
         + ("; each is sent again, and a lost link breaks the attempt" if troubles else ""),
         measured={"link_downed": downed},

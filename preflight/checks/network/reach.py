@@ -21,6 +21,7 @@ from preflight.checks.network.meeting import (
 from preflight.fleet import FleetContext
 from preflight.registry import fleet_check
 from preflight.report import Finding
+from smolplan.units import count_of
 
 FULL_MATRIX_UP_TO = 4 * EVERY_PAIR_UP_TO
 """Hosts; a connection is cheap."""
@@ -138,7 +139,9 @@ def resolve(context: FleetContext) -> list[Finding]:
         answers = {host: tuple(answer["names"][name]) for host, answer in said.items()}
         findings += _of_name(name, answers, context)
     if not any(f.state == "fail" for f in findings):
-        findings.insert(0, Finding(state="pass", summary=f"{len(names)} names, the same on all"))
+        findings.insert(
+            0, Finding(state="pass", summary=f"{count_of(len(names), 'name')}, the same on all")
+        )
     return findings
 
 

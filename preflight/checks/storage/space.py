@@ -8,7 +8,7 @@ from preflight.context import Context
 from preflight.once import ProbeError
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_bytes, format_count
+from smolplan.units import count_of, format_bytes, format_count
 
 FULLEST = 0.85
 """Of a disk; fuller ones are slow to find free blocks, and tiered ones begin to evict. Meta's GCM
@@ -38,7 +38,8 @@ def space(context: Context) -> Finding:
     if free < need:
         state = "fail"
         why = (
-            f"{folder} has {format_bytes(free)} free; {needs.checkpoints_kept} checkpoints of "
+            f"{folder} has {format_bytes(free)} free; "
+            f"{count_of(needs.checkpoints_kept, 'checkpoint')} of "
             f"{format_bytes(needs.checkpoint_bytes)}, {format_bytes(needs.log_bytes)} of logs "
             f"and {MARGIN - 1:.0%} take {format_bytes(need)}"
         )

@@ -11,7 +11,7 @@ from preflight.peers import SHARED_APART
 from preflight.probes.disk import GRACE_S
 from preflight.registry import check
 from preflight.report import Finding
-from smolplan.units import format_bytes, format_count, format_duration
+from smolplan.units import count_of, format_bytes, format_count, format_duration
 
 LEAST_BYTES, MOST_BYTES = 128 * MIB, 1024 * MIB
 PHASE_S = 3.0
@@ -42,13 +42,14 @@ def broken(told: dict[str, Any], *phases: str) -> Finding | None:
         answer = told.get(phase)
         if answer is None or not {"error", "stuck_ranks"} & set(answer):
             continue
+        ranks = count_of(told["ranks"], "rank")
         if answer["stuck_ranks"]:
-            what = f"{answer['stuck_ranks']} of {told['ranks']} ranks are stuck in one {phase}"
+            what = f"stuck in one {phase}: {answer['stuck_ranks']} of {ranks}"
             return Finding(state="fail", summary=what, why=f"{what}: the run would hang like this")
         return Finding(
             state="fail",
             summary=answer["error"],
-            why=f"a {phase} of {told['ranks']} ranks at once ended with: {answer['error']}",
+            why=f"a {phase} of {ranks} at once ended with: {answer['error']}",
         )
     return None
 
