@@ -223,12 +223,14 @@ def stall_lines(found: Found, one: Candidate) -> list[Line]:
 def state_text(found: Found) -> str:
     """What the memory takes the training state to be, and by whose account."""
     job = found.job
-    state, kind = job.state, "fp32" if job.state == FP32_STATE else "bf16"
+    state, kind = job.state, "fp32" if job.state.weights == FP32_STATE.weights else "bf16"
     account = f"as the stack {job.conventions.name} holds it (planner/catalog/memory.yaml)"
     if job.trainer:
         account = "at the bundled trainer's fullest moment, or where that is not counted "
         account += "(pipelines, experts, recurrent layers) estimated"
+    one = state.optimizer_of_matrices
+    of_matrices = "" if one is None else f" (of matrices, by Muon, {one})"
     return (
         f"{state.total} B a parameter: {kind} weights {state.weights}, gradients "
-        f"{state.gradients}, optimiser {state.optimizer}; {account}"
+        f"{state.gradients}, optimiser {state.optimizer}{of_matrices}; {account}"
     )

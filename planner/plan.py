@@ -9,7 +9,9 @@ from planner.flops import flops_per_token
 from planner.memory import (
     BUNDLED_TRAINER,
     BUNDLED_TRAINER_ON_CPU,
+    FP32_STATE,
     GENERIC,
+    MUON_STATE,
     layout_of,
     memory_lines,
     state_lines,
@@ -67,7 +69,8 @@ def make_plan(spec: RunSpec) -> Plan:
     model, layout, seq_len = spec.model, layout_of(spec), spec.data.seq_len
     params = parameter_count(model)
     per_token = flops_per_token(model, seq_len)
-    state = state_lines(model, layout)
+    per_parameter = MUON_STATE if spec.optim.optimizer == "muon" else FP32_STATE
+    state = state_lines(model, layout, per_parameter)
     if is_counted(spec):
         memory = trainer_memory_lines(spec, "cpu" if gpu is None else "cuda")
     else:
@@ -75,7 +78,12 @@ def make_plan(spec: RunSpec) -> Plan:
         trainer = BUNDLED_TRAINER_ON_CPU if gpu is None else BUNDLED_TRAINER
         conventions = GENERIC if spec.unsupported_by_trainer() else trainer
         memory = memory_lines(
-            model, layout, seq_len, element_bytes=element_bytes, conventions=conventions
+            model,
+            layout,
+            seq_len,
+            state=per_parameter,
+            element_bytes=element_bytes,
+            conventions=conventions,
         )
     arch = architecture_of(model)
     one = arch.layers * layer_matrix_parameters(arch) if spec.optim.optimizer == "muon" else 0

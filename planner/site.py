@@ -15,6 +15,7 @@ from planner.memory import (
     GENERIC,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
+    MUON_STATE,
     StateBytes,
     find_conventions,
 )
@@ -230,11 +231,11 @@ def site_of(
     )
 
 
-def state_of(stack: SoftwareStack, *, trainer: bool) -> StateBytes:
+def state_of(stack: SoftwareStack, *, trainer: bool, muon: bool = False) -> StateBytes:
     """The bundled trainer keeps all in fp32; a stack whose conventions are known as it does;
     another one bf16 weights, and gradients as it reduces them."""
     if trainer:
-        return FP32_STATE
+        return MUON_STATE if muon else FP32_STATE
     if (known := find_conventions(stack.name)).name != GENERIC.name:
         return known.state
     return MIXED_FP32_GRADIENTS_STATE if stack.gradient_bytes >= 4 else MIXED_STATE
@@ -267,6 +268,7 @@ def job_of(
             remedy=f"Give {gpus // per_node * per_node:,} or {-(-gpus // per_node) * per_node:,}.",
         )
     domain = site.accelerator.gpus_per_domain
+    muon = spec.optim.optimizer == "muon"
     return Job(
         architecture=architecture_of(spec.model),
         seq_len=spec.data.seq_len,
@@ -274,12 +276,12 @@ def job_of(
         gpus=gpus,
         domain=domain if domain > RACK else min(domain, per_node),
         hbm_bytes=site.hbm_bytes,
-        state=state_of(site.stack, trainer=trainer),
+        state=state_of(site.stack, trainer=trainer, muon=muon),
         tensor_across_domains=tensor_across_domains,
         conventions=BUNDLED_TRAINER if trainer else find_conventions(site.stack.name),
         trainer=trainer,
         fp8=spec.optim.precision == "fp8",
-        muon=spec.optim.optimizer == "muon",
+        muon=muon,
         uneven_stages=uneven_stages or spec.parallel.uneven_stages,
         checkpoint_every_steps=spec.checkpoint.every_steps,
         restrictions=restrictions,

@@ -9,7 +9,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from smolplan.spec import OptimSpec
-from trainer.muon import Muon
+from trainer.model.experts import Experts
+from trainer.muon import MOMENTUM, Muon
 
 STEP = "step"
 """Of an optimiser's state of a weight: the one that is no moment."""
@@ -21,6 +22,8 @@ def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
     Norms are not decayed, nor are embeddings without spec.embedding_decay (SmolLM3; OLMo 2, arXiv
     2501.00656, section 3).
     """
+    by_muon = spec.optimizer == "muon"
+    stacks = {p for m in model.modules() if isinstance(m, Experts) for p in m.parameters()}
     matrices: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -29,7 +32,7 @@ def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
             plain.append(parameter)
         elif "embed_tokens" in name:
             (decayed if spec.embedding_decay else plain).append(parameter)
-        elif spec.optimizer == "muon" and parameter.dim() == 2 and "lm_head" not in name:
+        elif by_muon and "lm_head" not in name and (parameter.dim() == 2 or parameter in stacks):
             matrices.append(parameter)
         else:
             decayed.append(parameter)
@@ -49,7 +52,7 @@ def build_optimizer(model: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
         groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True
     )
     for parameter in matrices:
-        optimizer.state[parameter] = _state(parameter, "momentum")
+        optimizer.state[parameter] = _state(parameter, MOMENTUM)
     for parameter in decayed + plain:
         optimizer.state[parameter] = _state(parameter, "exp_avg", "exp_avg_sq")
     return optimizer

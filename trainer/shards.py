@@ -30,6 +30,7 @@ from torch.futures import Future
 from smolplan.errors import ExitCode, NamedExit
 from trainer.data.dataset import file_sha256
 from trainer.manifest import Manifest
+from trainer.muon import MOMENTUM
 from trainer.optim import STEP, moments
 from trainer.parallel import World
 
@@ -113,6 +114,14 @@ def load(
         )
     except CheckpointException as error:
         causes = [str(cause) for cause, _ in error.failures.values()]
+        if any("Missing key" in cause and f": {MOMENTUM}." in cause for cause in causes):
+            raise NamedExit(
+                ExitCode.BAD_SPEC,
+                f"checkpoint {manifest.step} holds no moments of Muon for some weights: AdamW "
+                "moved them, as it did experts in earlier versions. Go on with the optim.optimizer "
+                "or the version that saved it, or start a run from its exported weights "
+                "(model.init_from)",
+            ) from None
         if any("Size mismatch" in cause or "Missing key" in cause for cause in causes):
             raise NamedExit(
                 ExitCode.BAD_SPEC,

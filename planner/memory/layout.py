@@ -1,6 +1,6 @@
 """How a model is spread over ranks, and the bytes of each parameter's training state."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from planner.kernels import Values, either
@@ -30,6 +30,8 @@ class StateBytes:
     gradients: int
     optimizer: int
     """Moments, and master weights where the weights themselves are not in fp32."""
+    optimizer_of_matrices: int | None = None
+    """Of the layers' matrices, those of experts among them, where it is another."""
 
     @property
     def total(self) -> int:
@@ -38,6 +40,9 @@ class StateBytes:
 
 FP32_STATE = StateBytes(weights=4, gradients=4, optimizer=8)
 """The bundled trainer: fp32 weights and gradients and AdamW's two fp32 moments: 16 B."""
+
+MUON_STATE = replace(FP32_STATE, optimizer_of_matrices=4)
+"""The same where Muon moves the layers' matrices, with one fp32 moment."""
 
 MIXED_STATE = StateBytes(weights=2, gradients=2, optimizer=12)
 """bf16 weights and gradients, fp32 master weights and moments: 16 B, as the ZeRO paper counts."""

@@ -77,18 +77,25 @@ def rank_routed_parameters(
     return held * layer_routed_parameters(arch, layout)
 
 
+def layer_matrices(
+    arch: Architecture, layout: Layout, conventions: Conventions = GENERIC
+) -> Values:
+    """Of one layer's matrices, without routed experts, those that tensor parallel leaves a rank."""
+    counts = matrix_counts(arch, active=False)
+    split = layer_matrix_parameters(arch) - counts.get("routed experts", 0) // arch.layers
+    whole = 0
+    if not conventions.splits_recurrence:
+        recurrent = counts.get("Mamba-2", 0) + counts.get("gated DeltaNet", 0)
+        whole = (recurrent + latent_matrix_parameters(arch)) // arch.layers
+    return roundup_quotient(split - whole, layout.tensor_parallel) + whole
+
+
 def layer_parameters(
     arch: Architecture, layout: Layout, conventions: Conventions = GENERIC
 ) -> Values:
-    """Of one layer, without routed experts: matrices split by tensor parallel, vectors whole."""
-    counts = matrix_counts(arch, active=False)
-    matrices = layer_matrix_parameters(arch) - counts.get("routed experts", 0) // arch.layers
-    whole = sum(layer_vector_parameters(arch).values())
-    if not conventions.splits_recurrence:
-        recurrent = counts.get("Mamba-2", 0) + counts.get("gated DeltaNet", 0)
-        unsplit = (recurrent + latent_matrix_parameters(arch)) // arch.layers
-        matrices, whole = matrices - unsplit, whole + unsplit
-    return roundup_quotient(matrices, layout.tensor_parallel) + whole
+    """The same with vectors, which are whole on each rank."""
+    vectors = sum(layer_vector_parameters(arch).values())
+    return layer_matrices(arch, layout, conventions) + vectors
 
 
 def table_parameters(arch: Architecture, layout: Layout) -> Values:
@@ -137,6 +144,13 @@ def state_parts(
     def held(per_param: int, from_stage: int) -> Values:
         return per_param * either(layout.zero_stage >= from_stage, sharded, params)
 
+    saved: Values = 0
+    if state.optimizer_of_matrices is not None:
+        layers = stage_layers(arch, layout, conventions, last_stage=last_stage)
+        others = layers * layer_matrices(arch, layout, conventions)
+        of_ranks = others / layout.shards + routed / layout.expert_shards
+        matrices = either(layout.zero_stage >= 1, of_ranks, others + routed)
+        saved = (state.optimizer - state.optimizer_of_matrices) * matrices
     tables = table_parameters(arch, layout)
     gathered = conventions.element_bytes * either(whole_stage, params, 2 * layer + tables)
     copy = conventions.sharded_master * conventions.element_bytes * params
@@ -146,7 +160,7 @@ def state_parts(
     return {
         "weights": held(state.weights, 2 if conventions.sharded_master else 3),
         "gradients": held(state.gradients, 2),
-        "optimiser state": held(state.optimizer, 1),
+        "optimiser state": held(state.optimizer, 1) - saved,
         "gathered weights": either(
             layout.zero_stage >= 3, least(gathered, state.weights * missing), copy
         ),
@@ -169,6 +183,8 @@ def state_formulas(
     ):
         split = float(layout.shards) if layout.zero_stage >= from_stage else 1.0
         formulas[name] = f"{per_param} B × {parts[name] * split / per_param:,.0f}"
+        if name == "optimiser state" and state.optimizer_of_matrices is not None:
+            formulas[name] = f"{per_param} B a weight, of matrices {state.optimizer_of_matrices} B"
         formulas[name] += f" / {split:.0f} ranks" if split > 1 else ""
     formulas["gathered weights"] = "in the compute type, beside the shards"
     formulas["unreduced gradients"] = f"{state.gradients} B a weight, whole until reduced"

@@ -59,8 +59,8 @@ class OptimSpec(SpecPart):
     )
     optimizer: Annotated[Literal["adamw", "muon"], ADDED_LATER] = Field(
         default="adamw",
-        description="muon: for the matrices of the blocks, at the same learning rate (scaled as in "
-        "arXiv 2502.16982); AdamW for embeddings, head and norms.",
+        description="muon: for the matrices of the blocks, each expert's by itself, at the same "
+        "learning rate (scaled as in arXiv 2502.16982); AdamW for embeddings, head and norms.",
     )
     muon_momentum: Annotated[float, ADDED_LATER] = Field(default=0.95, ge=0, lt=1)
     beta1: float = Field(default=0.9, ge=0, lt=1)

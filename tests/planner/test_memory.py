@@ -4,10 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from planner.architecture import architecture_of
 from planner.memory import (
     FP32_STATE,
     MIXED_FP32_GRADIENTS_STATE,
     MIXED_STATE,
+    MUON_STATE,
     Conventions,
     Layout,
     Recompute,
@@ -18,7 +20,7 @@ from planner.memory import (
     rank_parameters,
     state_lines,
 )
-from planner.params import parameter_count
+from planner.params import matrix_counts, parameter_count
 from smolplan.spec import load_preset
 
 SMOLLM3 = load_preset("smollm3-3b").model
@@ -52,6 +54,23 @@ def test_zero_shards_the_optimizer_then_gradients_then_weights(
 ) -> None:
     lines = state_lines(SMOLLM3, Layout(data_parallel=64, zero_stage=stage))
     assert math.isclose(sum(line.value for line in lines), bytes_per_param * PARAMS)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_muon_holds_one_moment_of_every_matrix_of_the_layers_where_it_lies(stage: int) -> None:
+    """Experts are sharded over as many ranks as hold the same ones."""
+    arch = architecture_of(load_preset("olmoe-1b-7b").model)
+    layout = Layout(data_parallel=16, expert_parallel=4, tensor_parallel=2, zero_stage=stage)
+    layers = matrix_counts(arch, active=False)
+    experts = layers.pop("routed experts") / (4 * 2)
+    others = sum(layers.values()) / 2
+    held = others / 16 + experts / 4 if stage else others + experts
+    two, one = (
+        {line.name: line.value for line in state_lines(arch, layout, state)}
+        for state in (FP32_STATE, MUON_STATE)
+    )
+    assert two.pop("optimiser state") - one.pop("optimiser state") == pytest.approx(4 * held)
+    assert one == two
 
 
 def test_what_is_sharded_is_gathered_and_reduced_layer_by_layer() -> None:

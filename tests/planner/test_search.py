@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from planner.layout_lines import differences, fullest_rank_lines, parts_of, run_lines, step_lines
 from planner.layouts import legal_layouts
 from planner.legality import layout_at
-from planner.memory import FP32_STATE, Layout, layout_of
+from planner.memory import FP32_STATE, MUON_STATE, Layout, layout_of
 from planner.plan import make_plan
 from planner.restrict import parse_restrictions
 from planner.search import (
@@ -291,6 +291,9 @@ def test_tensor_parallel_domains_are_a_node_or_a_rack() -> None:
 def test_the_trainer_keeps_its_state_in_fp32() -> None:
     job = job_of(SPEC, SITE, gpus=64, trainer=True)
     assert job.state == FP32_STATE and job.trainer
+    optim = SPEC.optim.model_copy(update={"optimizer": "muon"})
+    by_muon = SPEC.model_copy(update={"optim": optim})
+    assert job_of(by_muon, SITE, gpus=64, trainer=True).state == MUON_STATE
     best = search(job, SITE, steps=1).best
     assert best and all(one.layout.zero_stage >= 2 for one in best)
     # It reduces gradients once a step, however many micro-batches there are.

@@ -14,6 +14,7 @@ from torch import nn
 from preflight.small_run_layouts import with_parts
 from smolplan.spec import RunSpec
 from tests.support import make_spec
+from tests.trainer.bf16_copies import Bf16Copies
 from tests.trainer.one_rank import OneRank
 from trainer.balance import balance
 from trainer.fp8 import multiply_in_fp8
@@ -51,28 +52,20 @@ def batch(spec: RunSpec, step: int) -> torch.Tensor:
 
 def on_one(spec: RunSpec) -> list[float]:
     """By plain torch, micro-batch by micro-batch, with bf16 copies of fp32 weights."""
-    model, held = (CausalLM(spec.model, spec.data.seq_len) for _ in range(2))
+    held = CausalLM(spec.model, spec.data.seq_len)
     initialise(held, spec.model.init_std, spec.seed)
-    model = model.bfloat16()
-    model.model.fill_rotary()
-    model.model.cos, model.model.sin = held.model.cos, held.model.sin
+    copies = Bf16Copies(held, spec)
+    model = copies.model
     multiply_in_fp8([b for b in model.model.layers if isinstance(b, Block)], spec, "cpu")
     optimizer, told = build_optimizer(held, spec.optim), []
-    pairs = list(zip(model.parameters(), held.parameters(), strict=True))
     for step in range(STEPS):
-        with torch.no_grad():
-            for own, exact in pairs:
-                own.copy_(exact)
+        copies.take_weights()
         tokens, losses = batch(spec, step), []
         for one in tokens.split(1):
             loss, objective = model(one[:, :-1], SEPARATOR, one[:, 1:])
             (objective.mean() / BATCH).backward()
             losses.append(loss.item())
-            for own, exact in pairs:
-                gradient, own.grad = own.grad, None
-                if gradient is not None:
-                    before = 0.0 if exact.grad is None else exact.grad
-                    exact.grad = gradient.float() + before
+            copies.hand_over_gradients()
         nn.utils.clip_grad_norm_(held.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -18,9 +18,10 @@ from preflight.small_run_layouts import with_parts
 from smolplan.spec import RunSpec
 from tests.support import make_spec
 from trainer.loss import next_token_loss
+from trainer.mesh import Mesh
 from trainer.model import transformer
 from trainer.model.transformer import CausalLM, initialise
-from trainer.parallel import World, distribute, join, shard_of
+from trainer.parallel import distribute, join, shard_of
 
 SEPARATOR = 3
 
@@ -36,17 +37,16 @@ def a_spec(ranks: int, tensor: int, **changes: Any) -> RunSpec:
     )
 
 
-def whole_and_shared(spec: RunSpec) -> tuple[CausalLM, CausalLM, World]:
-    """The model whole, the same one shared out over the ranks as the spec says, and these."""
+def whole_and_shared(spec: RunSpec, mesh: Mesh) -> tuple[CausalLM, CausalLM]:
+    """The model whole, and the same one shared out over the ranks as the spec says."""
     whole = CausalLM(spec.model, spec.data.seq_len)
     initialise(whole, 0.02, seed=5)
     with torch.device("meta"):
         model = CausalLM(spec.model, spec.data.seq_len)
-    world = join(spec)
-    distribute(model, spec, world.mesh)
-    model.materialise(world.device)
+    distribute(model, spec, mesh)
+    model.materialise(torch.device("cpu"))
     initialise(model, 0.02, 5, shard_of)
-    return whole, model, world
+    return whole, model
 
 
 def backward(model: CausalLM, tokens: Tensor, mean: Callable[[float], float]) -> list[float]:
@@ -70,7 +70,8 @@ def main() -> int:
     spec = a_spec(int(os.environ["WORLD_SIZE"]), int(sys.argv[1]), **json.loads(sys.argv[2]))
     # Several chunks of few tokens.
     vars(transformer)["next_token_loss"] = partial(next_token_loss, chunk_tokens=20)
-    whole, model, world = whole_and_shared(spec)
+    world = join(spec)
+    whole, model = whole_and_shared(spec, world.mesh)
 
     names = dict(model.named_parameters())
     assert names.keys() == dict(whole.named_parameters()).keys()

@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 
 from planner.architecture import architecture_of
-from planner.memory import BUNDLED_TRAINER_ON_CPU, FP32_STATE, layout_of, stage_parts
+from planner.memory import (
+    BUNDLED_TRAINER_ON_CPU,
+    FP32_STATE,
+    MUON_STATE,
+    StateBytes,
+    layout_of,
+    stage_parts,
+)
 from planner.memory.recurrence import delta_net_bytes, mamba_bytes
+from preflight.small_run_layouts import with_parts
 from smolplan.spec import ModelSpec, RunSpec
 from tests.trainer.test_memory_pipelines import Peak
 from tests.trainer.test_memory_tracked import a_spec, held_only, ranks_of_nothing
@@ -74,19 +82,34 @@ def peak_bytes(spec: RunSpec) -> int:
 def test_a_rank_holds_no_more_than_is_estimated(
     model: dict[str, Any], asked: dict[str, Any]
 ) -> None:
-    small = {"layers": 2, "hidden": 256, "ffn_hidden": 768, "vocab_size": 2048}
-    content = a_spec(**{"ranks": 1, "seq_len": 256, "micro_batch": 4} | small | asked).model_dump()
-    content["model"] |= model
-    spec = RunSpec.model_validate(content)
+    spec = small_spec(model, asked)
+    over = estimated_bytes(spec, FP32_STATE) / peak_bytes(spec)
+    assert 1.0 < over < (1.5 if "recompute" in asked else 1.25)
+
+
+def test_muon_saves_a_moment_of_experts_too_as_is_estimated() -> None:
+    adamw = small_spec(EXPERTS)
+    muon = with_parts(adamw, optim={"optimizer": "muon"})
+    saved = estimated_bytes(adamw, FP32_STATE) - estimated_bytes(muon, MUON_STATE)
+    # A part of it is what would have been unusable beside it.
+    assert saved == pytest.approx(peak_bytes(adamw) - peak_bytes(muon), rel=0.05)
+
+
+def small_spec(model: dict[str, Any], asked: dict[str, Any] | None = None) -> RunSpec:
+    small = {"layers": 2, "hidden": 256, "ffn_hidden": 768, "vocab_size": 2048, **(asked or {})}
+    spec = a_spec(**{"ranks": 1, "seq_len": 256, "micro_batch": 4} | small)
+    return with_parts(spec, model=model)
+
+
+def estimated_bytes(spec: RunSpec, state: StateBytes) -> float:
     estimate = stage_parts(
         spec.model,
         layout_of(spec),
         spec.data.seq_len,
-        state=FP32_STATE,
+        state=state,
         conventions=BUNDLED_TRAINER_ON_CPU,
     )
-    over = sum(estimate.values()) / peak_bytes(spec)
-    assert 1.0 < over < (1.5 if "recompute" in asked else 1.25)
+    return float(sum(estimate.values()))
 
 
 def kept_bytes(spec: ModelSpec, length: int) -> float:

@@ -23,6 +23,8 @@ RECURRENT = {
     "delta_net": {**NET, "key_heads": 2},
 }
 
+IN_BF16 = {"precision": "bf16"}
+
 LAYOUTS: list[dict[str, Any]] = [
     {"shard_group": 2, "recompute": "full"},
     {"context_parallel": 4},
@@ -39,6 +41,8 @@ LAYOUTS: list[dict[str, Any]] = [
     },
     {"tensor_parallel": 2, "context_parallel": 2, "model": WITH_LATENT},
     {"tensor_parallel": 2, "model": {"qk_norm": "full_width"}},
+    {"pipeline_parallel": 2, "tensor_parallel": 2, **IN_BF16},
+    {"context_parallel": 2, "tensor_parallel": 2, **IN_BF16},
 ]
 OF_EXPERTS: list[dict[str, Any]] = [
     {"expert_parallel": 2, "model": WITH_EXPERTS},
@@ -49,6 +53,7 @@ OF_EXPERTS: list[dict[str, Any]] = [
     {"expert_parallel": 2, "tensor_parallel": 2, "model": WITH_EXPERTS},
     {"tensor_parallel": 2, "shard_group": 1, "zero_stage": 2, "model": WITH_BIAS},
     {"pipeline_parallel": 2, "context_parallel": 2, "model": WITH_EXPERTS},
+    {"expert_parallel": 2, "tensor_parallel": 2, "model": WITH_EXPERTS, **IN_BF16},
 ]
 WITH_RECURRENCE: list[dict[str, Any]] = [
     {"tensor_parallel": 2, "recompute": "full", "model": RECURRENT},
