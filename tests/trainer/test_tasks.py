@@ -134,6 +134,24 @@ def test_log_likelihoods_are_those_of_transformers(tokenizer: Tokenizer) -> None
 
 
 @torch.no_grad()
+def test_longer_rows_as_a_gpu_has_them_give_the_same_answers(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, given = make_model(masked=True), []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda t, s: given.append(t.shape[1]) or hidden(t, s))
+    pairs = [("the cat", " sat"), ("the dog ate the cat. the cat sat on", " the mat")]
+    requests = [request("loglikelihood", *pair) for pair in pairs]
+    expected = asked(model, tokenizer).loglikelihood(requests)
+    ours, lengths = asked(model, tokenizer), set(given)
+    ours._lengths = 16
+    given.clear()
+    for (found, same), (total, greedy) in zip(ours.loglikelihood(requests), expected, strict=True):
+        assert found == pytest.approx(total, abs=1e-4) and same == greedy
+    assert set(given) <= {16, LENGTH} and not lengths <= {16, LENGTH}
+
+
+@torch.no_grad()
 def test_a_long_text_is_scored_whole_each_token_once(tokenizer: Tokenizer) -> None:
     model = make_model(masked=True)
     text = "the cat sat on the mat. " * 8
