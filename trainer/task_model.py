@@ -18,6 +18,11 @@ from trainer.model.transformer import CausalLM
 GENERATED_TOKENS = 256
 """Where a task names no number, as in lm-eval's own models."""
 
+GPU_LENGTHS = 128
+"""On a GPU rows are as long as a multiple of it, FlexAttention's blocks. For lengths of other kinds
+its kernels are compiled anew, up to eight times (torch._dynamo.config.recompile_limit), and then no
+more: all scores would be held."""
+
 Say = Callable[[str], None]
 
 
@@ -32,6 +37,7 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
         self._model, self._tokenizer, self._separator = model, tokenizer, separator
         self._length, self._say = length, say
         self._device = model.lm_head.weight.device
+        self._lengths = GPU_LENGTHS if self._device.type == "cuda" else 1
 
     @property
     def eot_token_id(self) -> int:
@@ -67,7 +73,7 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
         # The longest first, so that what does not fit into memory is known at once.
         pieces.sort(key=lambda piece: -len(piece[1]))
         done = 0
-        for batch in _batches(pieces):
+        for batch in _batches(pieces, self._padded):
             self._say(f"{done:,} of {len(pieces):,} texts scored")
             hidden = self._hidden([given for _, given, _ in batch])
             for row, (number, given, wanted) in zip(hidden, batch, strict=True):
@@ -114,10 +120,14 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
     def _hidden(self, rows: list[list[int]]) -> Tensor:
         """(batch, longest, hidden), for a row's own tokens as if it were alone: what is after a
         token does not reach it."""
-        longest = max(map(len, rows))
+        longest = self._padded(max(map(len, rows)))
         padded = [row + [self._separator] * (longest - len(row)) for row in rows]
         tokens = torch.tensor(padded, device=self._device)
         return self._model.hidden(tokens, self._separator)
+
+    def _padded(self, length: int) -> int:
+        """To so many tokens, of those that the model can see."""
+        return min(-(-length // self._lengths) * self._lengths, self._length)
 
 
 def windows(
@@ -132,11 +142,11 @@ def windows(
 
 
 def _batches(
-    pieces: list[tuple[int, list[int], list[int]]],
+    pieces: list[tuple[int, list[int], list[int]]], padded: Callable[[int], int]
 ) -> Iterator[list[tuple[int, list[int], list[int]]]]:
     """Of pieces by length, the longest first: as many as BATCH_TOKENS hold, one at least."""
     first = 0
     while first < len(pieces):
-        count = max(1, BATCH_TOKENS // len(pieces[first][1]))
+        count = max(1, BATCH_TOKENS // padded(len(pieces[first][1])))
         yield pieces[first : first + count]
         first += count

@@ -53,3 +53,16 @@ def test_every_way_to_attend_gives_what_the_mask_says(
     torch.testing.assert_close(attend(q, k, v, one_by_one, window), expected)
     # A GPU's kernel, uncompiled: here it shows that its blocks leave out what they should.
     torch.testing.assert_close(_skipping(q, k, v, where, window), expected)
+
+
+def test_a_gpu_takes_the_kernel_that_there_is_for_every_length() -> None:
+    """By itself torch takes another for less than 128 queries, and has none for four of 64."""
+    given: list[object] = []
+
+    def kernel(q: Tensor, *_: Tensor, kernel_options: object, **__: object) -> Tensor:
+        given.append(kernel_options)
+        return q
+
+    q = torch.zeros(2, 4, LENGTH, 16)
+    _skipping(q, q, q, places(True), None, kernel)
+    assert given == [{"BACKEND": "TRITON"}]

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from smolplan.spec import ModelSpec
 from tests.trainer.one_rank import OneRank
 from trainer.balance import balance, share_losses
-from trainer.model.experts import grouped_product
+from trainer.model.experts import grouped_product, has_kernel
 from trainer.model.router import routers
 from trainer.model.transformer import CausalLM, initialise
 
@@ -99,3 +99,11 @@ def test_an_expert_without_tokens_has_no_part_in_a_product() -> None:
     x, weights = torch.randn(5, 3), torch.randn(4, 3, 2)
     out = grouped_product(x, torch.tensor([2, 0, 3, 0]), weights)
     torch.testing.assert_close(out, torch.cat([x[:2] @ weights[0], x[2:] @ weights[2]]))
+
+
+def test_a_gpu_multiplies_together_what_its_kernel_takes() -> None:
+    """Of other widths it raises "strides should be multiple of 16 bytes"."""
+    assert has_kernel(torch.bfloat16, (4, 128, 64))
+    assert not has_kernel(torch.bfloat16, (4, 128, 36))
+    assert not has_kernel(torch.bfloat16, (4, 100, 64))
+    assert not has_kernel(torch.float32, (4, 128, 64))

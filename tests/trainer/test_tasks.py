@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 
 from launcher.create import create_run
 from launcher.store import Store
@@ -131,6 +132,30 @@ def test_log_likelihoods_are_those_of_transformers(tokenizer: Tokenizer) -> None
         expected = sum(logs[i, token].item() for i, token in enumerate(wanted))
         assert total == pytest.approx(expected, abs=1e-4)
         assert greedy == (logs.argmax(-1).tolist() == wanted)
+
+
+@torch.no_grad()
+def test_longer_rows_as_a_gpu_has_them_give_the_same_answers(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(masked=True)
+    hidden, given = model.hidden, []
+
+    def tell(tokens: Tensor, separator: int) -> Tensor:
+        given.append(tokens.shape[1])
+        return hidden(tokens, separator)
+
+    monkeypatch.setattr(model, "hidden", tell)
+    pairs = [("the cat", " sat"), ("the dog ate the cat. the cat sat on", " the mat")]
+    requests = [request("loglikelihood", *pair) for pair in pairs]
+    expected = asked(model, tokenizer).loglikelihood(requests)
+    assert not set(given) <= {16, LENGTH}
+    ours = asked(model, tokenizer)
+    ours._lengths = 16
+    given.clear()
+    for (found, same), (total, greedy) in zip(ours.loglikelihood(requests), expected, strict=True):
+        assert found == pytest.approx(total, abs=1e-4) and same == greedy
+    assert set(given) <= {16, LENGTH}
 
 
 @torch.no_grad()

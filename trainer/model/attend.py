@@ -16,6 +16,10 @@ Attend = Callable[[Tensor, Tensor, Tensor, Places, int | None], Tensor]
 LEAST_WIDTH = 16
 """Of a head, for FlexAttention's kernels (torch/_inductor/kernel/flex/flex_attention.py)."""
 
+KERNEL = {"BACKEND": "TRITON"}
+"""Not the one that torch takes by itself for less than 128 queries: that finds none that fits where
+these, times the queries a key serves, are more than 128 (flex_decoding.py beside that file)."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, places: Places, window: int | None = None) -> Tensor:
     """softmax(q·kᵀ/√d)·v over the keys that a token may meet.
@@ -95,7 +99,7 @@ def _skipping(
     """By FlexAttention (Dong et al. 2024, arXiv 2412.05496), which leaves out blocks of keys that
     no query of a block may meet: other documents and what is outside the window."""
     mask = _blocks(places, window, blocks)
-    out: Tensor = attention(q, k, v, block_mask=mask, enable_gqa=True)
+    out: Tensor = attention(q, k, v, block_mask=mask, enable_gqa=True, kernel_options=KERNEL)
     return out
 
 

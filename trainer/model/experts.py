@@ -3,6 +3,8 @@
 How tokens are spread evenly is the router's matter (trainer/model/router.py).
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,10 +96,15 @@ def inverse(order: Tensor) -> Tensor:
 def grouped_product(x: Tensor, counts: Tensor, weights: Tensor) -> Tensor:
     """Rows of x, (tokens, in), by the matrix of their expert, (experts, in, out): the first
     counts[0] by the first one, and so on."""
-    if x.is_cuda and x.dtype == torch.bfloat16:
+    if x.is_cuda and has_kernel(x.dtype, weights.shape):
         ends = counts.cumsum(0).to(torch.int32)
         out: Tensor = F.grouped_mm(x, weights, offs=ends)
         return out
-    # torch has that kernel for bf16 on GPUs; elsewhere a product an expert.
     parts = zip(x.split(counts.tolist()), weights.unbind(), strict=True)
     return torch.cat([part @ weight for part, weight in parts])
+
+
+def has_kernel(dtype: torch.dtype, matrices: Sequence[int]) -> bool:
+    """Whether torch multiplies these, (experts, in, out), together on a GPU: in bf16, and where
+    rows begin at whole 16 bytes. Else it is a product an expert."""
+    return dtype == torch.bfloat16 and all(side % 8 == 0 for side in matrices[1:])
