@@ -10,6 +10,9 @@ from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir, read_json
 from trainer.data.shards import Tokens
 
+RECORD = "source.json"
+"""In a source's folder of tokens: what they are, and the checksums of its files."""
+
 TOKENIZER = "tokenizer.json"
 SEPARATOR = "<|endoftext|>"
 

@@ -4,7 +4,9 @@ import argparse
 import hashlib
 import json
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -13,13 +15,36 @@ from smolplan.errors import SmolplanError, UserError
 from smolplan.mixture import Mixture
 from smolplan.rundir import RunDir, write_json
 from smolplan.spec import RunSpec, load_spec
+from smolplan.units import format_bytes
 from trainer.data.cache import Advance, CachedSource, Say
 from trainer.data.dataset import TOKENIZER, Dataset
 from trainer.data.digests import cache_folder
 from trainer.data.drawn import check_goes_on
+from trainer.data.locks import alone
 from trainer.data.pieces import cut
+from trainer.data.share import Share
 from trainer.data.sources import Listing, check_named, list_files
 from trainer.data.tokenizer import read_tokenizer, tokenizer_file, train_tokenizer
+
+
+@dataclass(frozen=True)
+class Left:
+    """What of a source is done, and what is left."""
+
+    name: str
+    pieces: int
+    left: int
+    left_bytes: int
+    """Of text, about."""
+    elsewhere: int
+    """Pieces of this part that another process is making now."""
+
+    def told(self) -> str:
+        """A line."""
+        done = f"{self.name}: {self.pieces - self.left:,} of {self.pieces:,} pieces are done"
+        if not self.left:
+            return done
+        return f"{done}, {self.left:,} ({format_bytes(self.left_bytes)} of text) are left"
 
 
 def prepare(
@@ -28,21 +53,63 @@ def prepare(
     advance: Advance = lambda source, done, total: None,
 ) -> Dataset:
     """The tokenised dataset of a spec, made now or found as made before. Raises UserError."""
+    cached, tokenizer, separator = _begun(spec, say)
+    with _write_errors(spec):
+        for source in cached:
+            source.make(say, advance)
+    return _prepared(spec, cached, tokenizer, separator, say)
+
+
+def prepare_share(
+    spec: RunSpec,
+    share: Share,
+    say: Say = lambda line: None,
+    advance: Advance = lambda source, done, total: None,
+) -> Dataset | list[Left]:
+    """Tokenise a share of the pieces; the dataset where all others are done too, else what is left
+    of each source. Raises UserError."""
+    cached, tokenizer, separator = _begun(spec, say, share)
+    shares = list(share.of([[p.bytes for p in source.pieces] for source in cached]))
+    with _write_errors(spec):
+        for source, mine in zip(cached, shares, strict=True):
+            if source.begin():
+                source.tokenise(mine, say, advance, wait=False)
+        say("looking for what is left")
+        # At the end: while this part was at the last source, another may have done the first.
+        are_whole = [source.finish() for source in cached]
+    if all(are_whole):
+        return _prepared(spec, cached, tokenizer, separator, say)
+    return [_left(source, mine) for source, mine in zip(cached, shares, strict=True)]
+
+
+def _left(source: CachedSource, mine: list[int]) -> Left:
+    left = source.left()
+    return Left(
+        source.name,
+        len(source.pieces),
+        len(left),
+        sum(source.pieces[number].bytes for number in left),
+        len({*left} & {*mine}),
+    )
+
+
+def _begun(
+    spec: RunSpec, say: Say, share: Share | None = None
+) -> tuple[list[CachedSource], Tokenizer, str]:
+    """All sources, nothing of which is made yet; the tokeniser, and what ends a document."""
     say("reading the text")
     with suppress(OSError):  # it is said below
         cache_folder(spec).mkdir(parents=True, exist_ok=True)
-    files = _files(spec)
-    try:
+    files = _files(spec, share)
+    with _write_errors(spec):
         tokenizer, separator = _tokenizer(spec, files, say)
-        cached = [CachedSource(spec, n, of, tokenizer, separator) for n, of in enumerate(files)]
-        for source in cached:
-            source.make(say, advance)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the tokenised text: {error.strerror}",
-            where=str(cache_folder(spec)),
-            remedy="Name a writable folder with room by data.cache_dir.",
-        ) from None
+    cached = [CachedSource(spec, n, of, tokenizer, separator) for n, of in enumerate(files)]
+    return cached, tokenizer, separator
+
+
+def _prepared(
+    spec: RunSpec, cached: list[CachedSource], tokenizer: Tokenizer, separator: str, say: Say
+) -> Dataset:
     dataset = _dataset(spec, cached, tokenizer, separator)
     assert dataset is not None
     mixture_of(spec, dataset)
@@ -51,6 +118,18 @@ def prepare(
             say(told)
     say(f"{dataset.tokens:,} tokens of {dataset.documents:,} documents")
     return dataset
+
+
+@contextmanager
+def _write_errors(spec: RunSpec) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write the tokenised text: {error.strerror}",
+            where=str(cache_folder(spec)),
+            remedy="Name a writable folder with room by data.cache_dir.",
+        ) from None
 
 
 def find(spec: RunSpec) -> Dataset | None:
@@ -72,19 +151,19 @@ def mixture_of(spec: RunSpec, dataset: Dataset) -> Mixture:
     return Mixture.of(spec, [source.name for source in dataset.sources], sequences)
 
 
-def _files(spec: RunSpec) -> list[Listing]:
+def _files(spec: RunSpec, share: Share | None = None) -> list[Listing]:
     check_named(spec)
-    return [list_files(spec, number) for number in range(len(spec.data.sources))]
+    return [list_files(spec, number, share) for number in range(len(spec.data.sources))]
 
 
 def _tokenizer(spec: RunSpec, files: list[Listing], say: Say) -> tuple[Tokenizer, str]:
-    folder = cache_folder(spec)
-    path = tokenizer_file(spec, folder, [of.files for of in files])
+    path = tokenizer_file(spec, cache_folder(spec), [of.files for of in files])
     if spec.tokenizer is None and not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         named = zip(spec.data.sources, files, strict=True)
         pieces = [piece for source, of in named for piece in cut(of.files, source.text_field)]
-        train_tokenizer(spec, path, pieces, say)
+        with alone(path):  # one of several trains it, and the others find it
+            if not path.exists():
+                train_tokenizer(spec, path, pieces, say)
     return read_tokenizer(spec, path)
 
 

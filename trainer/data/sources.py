@@ -14,6 +14,7 @@ from smolplan.library_text import library_files
 from smolplan.spec import PYTHON_STDLIB, RunSpec, SourceSpec
 from trainer.data.digests import Digests, cache_folder
 from trainer.data.formats import Kind, kind_of
+from trainer.data.share import Share
 from trainer.store_errors import told
 
 THREADS = 16
@@ -58,11 +59,15 @@ class Listing:
     left_out: list[LeftOut]
 
 
-def list_files(spec: RunSpec, number: int) -> Listing:
+def list_files(spec: RunSpec, number: int, share: Share | None = None) -> Listing:
     """Of data.sources' number. Text that is not UTF-8 is left out, for a folder of text may well
-    hold some, and so are empty files. Raises UserError."""
+    hold some, and so are empty files. `share`: of the host, where several list the same at the same
+    time: each begins elsewhere. Raises UserError."""
     source, where = spec.data.sources[number], f"data.sources.{number}.path"
-    found = list(remote_files(source, where)) if source.is_remote else _read(spec, number, where)
+    first = (share.number - 1) / share.count if share else 0.0
+    found = (
+        list(remote_files(source, where)) if source.is_remote else _read(spec, number, where, first)
+    )
     listing = Listing(
         [one for one in found if isinstance(one, InputFile)],
         [one for one in found if isinstance(one, LeftOut)],
@@ -123,25 +128,30 @@ def _local_files(source: SourceSpec, where: str) -> list[Path]:
         ) from None
 
 
-def _read(spec: RunSpec, number: int, where: str) -> list[InputFile | LeftOut]:
-    """Raises UserError."""
+def _read(spec: RunSpec, number: int, where: str, first: float) -> list[InputFile | LeftOut]:
+    """`first`: which share of the files is read last. Raises UserError."""
     source = spec.data.sources[number]
     paths = _local_files(source, where)
     told = f"{Path(source.path).expanduser().absolute()} {source.glob}"
     name = f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.json"
     digests = Digests(cache_folder(spec) / "digests" / name)
     size = 1 + len(paths) // (THREADS * SLICES)
-    slices = [paths[first : first + size] for first in range(0, len(paths), size)]
-    found = list[InputFile | LeftOut]()
+    slices = [paths[start : start + size] for start in range(0, len(paths), size)]
+    before = int(first * len(slices))
+    found = list[list[InputFile | LeftOut]]()
     pool = ThreadPoolExecutor(THREADS, "read")
     try:
-        for part in pool.map(lambda part: [_local(p, where, digests) for p in part], slices):
-            found += part
+        for part in pool.map(
+            lambda part: [_local(p, where, digests) for p in part],
+            [*slices[before:], *slices[:before]],
+        ):
+            found.append(part)
             digests.save_now_and_then()
     finally:
         pool.shutdown(cancel_futures=True)
     digests.save()
-    return found
+    behind = len(slices) - before
+    return [one for part in [*found[behind:], *found[:behind]] for one in part]
 
 
 def _local(path: Path, where: str, digests: Digests) -> InputFile | LeftOut:

@@ -3,6 +3,8 @@
 import hashlib
 import math
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from smolplan.rundir import read_json, write_json
+from trainer.data.dataset import RECORD
+from trainer.data.locks import piece_lock
 from trainer.data.pieces import Piece, documents
 
 BATCH_BYTES = 1_000_000
@@ -40,6 +44,11 @@ class Job:
         """What came of it; written last."""
         return Path(self.folder) / f"piece-{self.number:05}.json"
 
+    @property
+    def lock(self) -> Path:
+        """Of all pieces of the source; beside the folder, which is renamed when they are done."""
+        return lock_of(Path(self.folder))
+
 
 @dataclass
 class Part:
@@ -48,6 +57,10 @@ class Part:
     tokens: int = 0
     documents: int = 0
     bytes: int = 0
+
+
+def lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
 
 
 def is_done(job: Job) -> bool:
@@ -64,9 +77,36 @@ def is_done(job: Job) -> bool:
         return False
 
 
-def tokenise(job: Job) -> dict[str, Any]:
-    """Write the shard of a piece: train-N.bin, held-out-N.bin and documents-N.bin, those that are
-    not empty. Raises UserError for text that cannot be read, OSError."""
+def tokenise(job: Job, *, wait: bool) -> bool:
+    """Write the shard of a piece, unless another process does; False, without `wait`, while that
+    one is at it. Raises UserError for text that cannot be read, OSError."""
+    with piece_lock(job.lock, job.number, wait=wait) as is_mine:
+        if is_mine and not _is_over(job):
+            _write(job)
+        return is_mine
+
+
+def _is_over(job: Job) -> bool:
+    """Whether another process has made it, and perhaps put together the source already."""
+    folder = Path(job.folder)
+    # In this order: records of pieces are removed when that of the source is there.
+    return is_done(job) or (folder / RECORD).exists() or not folder.exists()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what was half written to a folder by processes that were killed. Raises OSError."""
+    for left in folder.glob(".*"):
+        found = re.match(r"\.[a-z-]+-(\d+)\.", left.name)
+        if found is None:  # what concerns the whole folder is written under its lock
+            left.unlink(missing_ok=True)
+            continue
+        with piece_lock(lock_of(folder), int(found[1]), wait=False) as is_nobodys:
+            if is_nobodys:
+                left.unlink(missing_ok=True)
+
+
+def _write(job: Job) -> None:
+    """train-N.bin, held-out-N.bin and documents-N.bin, those that are not empty."""
     tokenizer = _tokenizer(job.tokenizer)
     parts = {"train": Part(), "held-out": Part()}
     end = 0
@@ -91,7 +131,6 @@ def tokenise(job: Job) -> dict[str, Any]:
     record: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
     record["files"] = {s.name: s.entry for s in (train, held, ends) if s.entry["bytes"]}
     write_json(job.record, record)
-    return record
 
 
 def held_out(index: int, piece: int, fraction: float) -> bool:
@@ -129,7 +168,8 @@ class _Shard:
     def __init__(self, job: Job, what: str) -> None:
         self.name = f"{what}-{job.number:05}.bin"
         self._final = Path(job.folder) / self.name
-        self._temporary = Path(job.folder) / f".{self.name}.{os.getpid()}"
+        # Where hosts do not see one another's locks, two may write the same.
+        self._temporary = Path(job.folder) / f".{self.name}.{secrets.token_hex(4)}"
         self._digest, self._bytes = hashlib.sha256(), 0
 
     @property
