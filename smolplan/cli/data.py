@@ -45,6 +45,9 @@ def prepare(
     Killed and started again, it goes on where it was. Sources that other specs share are not
     tokenised again.
 
+    It tells the folder of each source's tokens: `sources: [{tokens: FOLDER, name: NAME}]` reads it,
+    or a copy of it, where the text is not at hand.
+
     With --part several hosts share the work, in one cache that all of them see (data.cache_dir).
     Parts may run at once or one after the other, and be given again. The last one to end puts the
     pieces together; so does the command without --part, which tokenises what is left.
@@ -74,9 +77,10 @@ def _show_made(dataset: "Dataset") -> None:
             print(source.told_of_left_out)
     print(
         f"{dataset.tokens:,} tokens of {dataset.documents:,} documents in {sources} "
-        f"source{'' if sources == 1 else 's'}, and {dataset.held_out_tokens:,} tokens held out: "
-        f"{dataset.folder}"
+        f"source{'' if sources == 1 else 's'}, and {dataset.held_out_tokens:,} tokens held out:"
     )
+    for source in dataset.sources:
+        print(f"  {source.name}: {dataset.folder_of(source)}")
 
 
 def _show_left(left: "list[Left]", share: "Share", where: str) -> None:
@@ -184,11 +188,25 @@ def _own(spec: "RunSpec", run: "RunDir | None") -> "Dataset | None":
     try:
         own = open_dataset(run)
     except NamedExit as damaged:
-        if run.saved_steps():
+        # Where tokens are named, they may have moved, and what is found is held against what the
+        # checkpoint has read.
+        if run.saved_steps() and not any(source.tokens for source in spec.data.sources):
             raise UserError(str(damaged), where=str(run.dataset)) from None
         return None
     is_all = len(own.sources) >= len(spec.data.sources) or not own.sources[0].document_ends
-    return own if is_all else None
+    return own if is_all and _reads_given(own, spec) else None
+
+
+def _reads_given(dataset: "Dataset", spec: "RunSpec") -> bool:
+    """Whether a dataset reads the folders of tokens that a spec names."""
+    return all(
+        source.tokens is None
+        or (
+            (number < len(dataset.sources))
+            and dataset.folder_of(dataset.sources[number]) == source.tokens.absolute()
+        )
+        for number, source in enumerate(spec.data.sources)
+    )
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from trainer.data.dataset import (
     damage,
     file_sha256,
     named_separator,
-    source_from_json,
+    read_record,
 )
 from trainer.data.digests import cache_folder
 from trainer.data.locks import alone
@@ -78,22 +78,18 @@ class CachedSource:
 
     def found(self) -> tuple[DatasetSource, dict[str, DatasetFile]] | None:
         """As it was made before, whatever became of its files; None if it was not."""
-        content = read_json(self.folder / RECORD)
-        if content is None:
-            return None
-        try:
-            files = {
-                f"{self.fingerprint}/{name}": DatasetFile(**entry)
-                for name, entry in content["files"].items()
-            }
-            own = {  # each spec's: the same tokens may have been made of another folder
-                "name": self.name,
-                "left_out": len(self._left_out),
-                "left_out_named": named(self._left_out),
-            }
-            return source_from_json({**content["source"], **own}), files
-        except (KeyError, TypeError, AttributeError):
-            return None
+        return read_record(
+            self.folder,
+            self.prefix,
+            name=self.name,  # the same tokens may have been made of another folder
+            left_out=len(self._left_out),
+            left_out_named=named(self._left_out),
+        )
+
+    @property
+    def prefix(self) -> str:
+        """Of its files' names among the dataset's."""
+        return self.fingerprint
 
     @cached_property
     def pieces(self) -> list[Piece]:

@@ -75,7 +75,7 @@ def list_files(spec: RunSpec, number: int, share: Share | None = None) -> Listin
     if not listing.files:
         matching = _matching(source)
         raise UserError(
-            f"{source.path} has no UTF-8 text{matching}{named(listing.left_out)}",
+            f"{source.text_path} has no UTF-8 text{matching}{named(listing.left_out)}",
             where=where,
             remedy="Name other text" + (", or other files by glob." if matching else "."),
         )
@@ -102,7 +102,7 @@ def check_named(spec: RunSpec) -> None:
 
 
 def _matching(source: SourceSpec) -> str:
-    is_folder = source.is_remote or Path(source.path).expanduser().is_dir()
+    is_folder = source.is_remote or Path(source.text_path).expanduser().is_dir()
     return f" in files that match {source.glob!r}" if is_folder else ""
 
 
@@ -110,7 +110,7 @@ def _local_files(source: SourceSpec, where: str) -> list[Path]:
     """Raises UserError."""
     if source.path == PYTHON_STDLIB:
         return library_files()
-    root = Path(source.path).expanduser()
+    root = Path(source.text_path).expanduser()
     if root.is_file():
         return [root]
     if not root.is_dir():
@@ -132,7 +132,7 @@ def _read(spec: RunSpec, number: int, where: str, first: float) -> list[InputFil
     """`first`: which share of the files is read last. Raises UserError."""
     source = spec.data.sources[number]
     paths = _local_files(source, where)
-    told = f"{Path(source.path).expanduser().absolute()} {source.glob}"
+    told = f"{Path(source.text_path).expanduser().absolute()} {source.glob}"
     name = f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.json"
     digests = Digests(cache_folder(spec) / "digests" / name)
     size = 1 + len(paths) // (THREADS * SLICES)
@@ -186,8 +186,8 @@ def _version(info: dict[str, Any]) -> str:
 
 def remote_files(source: SourceSpec, where: str) -> Iterator[InputFile | LeftOut]:
     """Raises UserError."""
-    with read_errors(source.path, where):
-        system, root = _file_system(source.path)
+    with read_errors(source.text_path, where):
+        system, root = _file_system(source.text_path)
         names = [root]
         if not system.isfile(root):
             names = sorted(system.glob(f"{root.rstrip('/')}/{source.glob}"))
