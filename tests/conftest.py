@@ -1,5 +1,6 @@
 """Every test has a state folder of its own, and leaves no process behind."""
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from hypothesis import settings
 from launcher.store import Store
 from tests.lab.slurm import SlurmLab, slurm_lab, why_not
 from tests.support import end_all
+
+# Before anything imports torch. Its threads spin while they wait for one another: beside another
+# test, on as many cores as there are threads, that costs ten times the work itself.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("unhurried", deadline=None)

@@ -21,9 +21,11 @@ from trainer.data import digests, sources
 from trainer.data.dataset import Dataset
 from trainer.data.formats import Kind
 from trainer.data.locks import piece_lock
+from trainer.data.pieces import cut
 from trainer.data.prepare import find, prepare, prepare_share
 from trainer.data.share import Share
 from trainer.data.sources import list_files
+from trainer.data.tokenise import Job, tokenise
 
 PAUSE = """
 import os, signal
@@ -280,3 +282,18 @@ def test_hosts_that_list_the_same_text_share_the_reading(
     assert read[0] == ("second", "20.txt") and ("first", "00.txt") in read
     # But for the one in hand, and what was read since it last looked, no file is read twice.
     assert len(read) <= 42
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_who_waited_for_a_piece_that_is_put_together_by_now_leaves_it(
+    is_moved: bool, texts: list[Path], tmp_path: Path
+) -> None:
+    (piece, *_) = cut(list_files(spec_of(tmp_path, texts[0]), 0).files, "text")
+    folder = tmp_path / ".f.partial"
+    if not is_moved:
+        folder.mkdir()
+        (folder / "source.json").write_text("{}")
+    job = Job(0, piece, str(folder), str(folder / "tokenizer.json"), 0, 2, 0.1)
+    assert tokenise(job, wait=True)
+    assert folder.exists() != is_moved
+    assert not list(folder.glob("train*"))
