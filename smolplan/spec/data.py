@@ -23,7 +23,8 @@ class SourceSpec(SpecPart):
         min_length=1,
         description="Folder or file, or their URL as fsspec reads it (s3://…); or python-stdlib. "
         "Files that end in .jsonl, .ndjson, .json, .parquet, .arrow or .feather hold a document a "
-        "row, any other is UTF-8 text and one document; JSON lines and text may be .gz or .zst.",
+        "row, any other is UTF-8 text and one document; JSON lines and text may be .gz or .zst. A "
+        ".bin with an .idx beside it is one of Megatron-LM's.",
     )
     tokens: Annotated[UserPath | None, ADDED_LATER] = Field(
         default=None,

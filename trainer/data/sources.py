@@ -14,6 +14,7 @@ from smolplan.library_text import library_files
 from smolplan.spec import PYTHON_STDLIB, RunSpec, SourceSpec
 from trainer.data.digests import Digests, cache_folder
 from trainer.data.formats import Kind, kind_of
+from trainer.data.megatron import index_of, is_megatron
 from trainer.data.share import Share
 from trainer.store_errors import told
 
@@ -155,7 +156,7 @@ def _read(spec: RunSpec, number: int, where: str, first: float) -> list[InputFil
 
 
 def _local(path: Path, where: str, digests: Digests) -> InputFile | LeftOut:
-    kind = kind_of(str(path), where)
+    kind: Kind = "megatron" if is_megatron(path) else kind_of(str(path), where)
     with read_errors(str(path), where):
         status = path.stat()
         if not status.st_size:
@@ -163,6 +164,10 @@ def _local(path: Path, where: str, digests: Digests) -> InputFile | LeftOut:
         digest = digests.of(path, kind, status)
         if digest is None:
             return LeftOut(str(path), "is not UTF-8")
+        if kind == "megatron":
+            index = index_of(path)
+            own = digests.of(index, kind, index.stat())
+            digest = hashlib.sha256(f"{digest} {own}".encode()).hexdigest()
     return InputFile(str(path), kind, status.st_size, digest, _stamp_of(status))
 
 

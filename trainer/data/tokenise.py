@@ -19,7 +19,9 @@ from tokenizers import Tokenizer
 from smolplan.rundir import read_json, write_json
 from trainer.data.dataset import RECORD
 from trainer.data.locks import piece_lock
+from trainer.data.megatron import Indexed
 from trainer.data.pieces import Piece, documents
+from trainer.data.sources import read_errors
 
 BATCH_BYTES = 1_000_000
 """Text that is encoded at a time."""
@@ -115,19 +117,20 @@ def _write(job: Job) -> None:
         _Shard(job, "held-out") as held,
         _Shard(job, "documents") as ends,
     ):
-        for first, texts in _batches(job.piece):
-            encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            for index, (text, encoding) in enumerate(zip(texts, encoded, strict=True), first):
-                ids = np.array([*encoding.ids, job.separator], dtype=f"<u{job.token_bytes}")
-                out = held_out(index, job.number, job.held_out_fraction)
-                part = parts["held-out" if out else "train"]
-                part.tokens += len(ids)
-                part.documents += 1
+        for index, (ids, size) in enumerate(_documents(job, tokenizer)):
+            out = held_out(index, job.number, job.held_out_fraction)
+            part = parts["held-out" if out else "train"]
+            part.tokens += len(ids)
+            part.documents += 1
+            if size is not None:
+                part.bytes += size
+            elif out:  # bits per byte are measured on it; of the rest it would take as long again
+                text = tokenizer.decode(ids[:-1].tolist(), skip_special_tokens=False)
                 part.bytes += len(text.encode())
-                (held if out else train).write(ids)
-                if not out:
-                    end += len(ids)
-                    ends.write(np.array([end], dtype="<i8"))
+            (held if out else train).write(ids)
+            if not out:
+                end += len(ids)
+                ends.write(np.array([end], dtype="<i8"))
     record: dict[str, Any] = {name: asdict(part) for name, part in parts.items()}
     record["files"] = {s.name: s.entry for s in (train, held, ends) if s.entry["bytes"]}
     write_json(job.record, record)
@@ -140,17 +143,36 @@ def held_out(index: int, piece: int, fraction: float) -> bool:
     return math.floor((index + 1) * fraction + phase) > math.floor(index * fraction + phase)
 
 
-def _batches(piece: Piece) -> Iterator[tuple[int, list[str]]]:
-    """Texts of about BATCH_BYTES, with the number of the first."""
-    first, texts, size = 0, list[str](), 0
+def _documents(job: Job, tokenizer: Tokenizer) -> Iterator[tuple[NDArray[Any], int | None]]:
+    """Tokens of each document with the separator behind them, and the bytes of its text where that
+    is at hand."""
+    piece, dtype = job.piece, f"<u{job.token_bytes}"
+    if piece.files[0].kind == "megatron":
+        (file,) = piece.files
+        file.still()
+        with read_errors(file.path):
+            indexed = Indexed(file.path)
+            for ids in indexed.of(piece.start, piece.end or 0, job.separator, tokenizer):
+                yield ids.astype(dtype), None
+        file.still()
+        return
+    for texts in _batches(piece):
+        encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        for text, encoding in zip(texts, encoded, strict=True):
+            yield np.array([*encoding.ids, job.separator], dtype=dtype), len(text.encode())
+
+
+def _batches(piece: Piece) -> Iterator[list[str]]:
+    """Texts of about BATCH_BYTES."""
+    texts, size = list[str](), 0
     for text in documents(piece):
         texts.append(text)
         size += len(text)
         if size >= BATCH_BYTES:
-            yield first, texts
-            first, texts, size = first + len(texts), [], 0
+            yield texts
+            texts, size = [], 0
     if texts:
-        yield first, texts
+        yield texts
 
 
 @lru_cache(1)
