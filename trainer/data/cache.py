@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -141,10 +142,17 @@ class CachedSource:
             jobs = others
 
     def left(self) -> list[int]:
-        """Numbers of the pieces that are not made yet."""
+        """Numbers of the pieces that are not made yet. Raises OSError."""
+        there = set[str]()
+        with suppress(FileNotFoundError):  # put together by another process
+            # One listing: to ask for each of 100,000 files takes a part minutes of a shared disk.
+            there.update(path.name for path in self._staging.iterdir())
         if self.found():
             return []
-        return [n for n in range(len(self.pieces)) if not is_done(self._job(n))]
+        jobs = [self._job(number) for number in range(len(self.pieces))]
+        if missing := [job.number for job in jobs if job.record.name not in there]:
+            return missing
+        return [job.number for job in jobs if not is_done(job)]
 
     def finish(self) -> bool:
         """Put together the pieces, unless another process did; False while some are left. Raises
