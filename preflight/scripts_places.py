@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from smolplan.spec import PYTHON_STDLIB, RunSpec
+from smolplan.spec import RunSpec
 
 Kind = Literal["everything", "runs", "checkpoints", "data"]
 
@@ -78,8 +78,8 @@ def is_checkpoint(name: str) -> bool:
 def places_of(spec: RunSpec, runs_dir: Path, script_folder: Path) -> Places:
     folders: list[tuple[Path, Kind]] = [(runs_dir.expanduser().absolute(), "runs")]
     for source in spec.data.sources:
-        if source.path != PYTHON_STDLIB and not source.is_remote:
-            folders.append((Path(source.path).expanduser().absolute(), "data"))
+        if source.place is not None:
+            folders.append((source.place.expanduser().absolute(), "data"))
     for path in (spec.data.cache_dir, spec.tokenizer):
         if path is not None:
             folders.append((path.absolute(), "data"))

@@ -22,7 +22,7 @@ from launcher.kubernetes.names import (
 )
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir
-from smolplan.spec import RunSpec
+from smolplan.spec import DataSpec, RunSpec
 from smolplan.spec.launch import KubernetesSpec
 
 CONTAINER = "node"
@@ -184,11 +184,11 @@ def checked(spec: RunSpec, run: RunDir) -> KubernetesSpec:
         require(is_label_key(name), "resources", name, word)
         require(is_quantity(amount), f"resources.{name}", amount, quantity)
     require(" " not in settings.image, "image", settings.image, "Give REGISTRY/NAME:TAG.")
-    _check_volumes(settings, run, spec.data.cache_dir)
+    _check_volumes(settings, run, spec.data)
     return settings
 
 
-def _check_volumes(settings: KubernetesSpec, run: RunDir, cache: Path | None) -> None:
+def _check_volumes(settings: KubernetesSpec, run: RunDir, data: DataSpec) -> None:
     seen = {str(SHARED_MEMORY)}
     for i, volume in enumerate(settings.volumes):
         require(
@@ -212,12 +212,22 @@ def _check_volumes(settings: KubernetesSpec, run: RunDir, cache: Path | None) ->
             where="launch.kubernetes.volumes",
             remedy="Mount a shared claim there, at the same path as here, or set launch.runs_dir.",
         )
-    if cache is None or not any(holds(volume.path, cache) for volume in settings.volumes):
+    cache, is_read = data.cache_dir, not all(source.tokens for source in data.sources)
+    is_held = cache is not None and any(holds(volume.path, cache) for volume in settings.volumes)
+    if not is_held and (is_read or not data.sources):
         raise UserError(
             "no volume holds the tokenised text, so no pod would find it",
             where="data.cache_dir",
             remedy="Give a folder inside one of launch.kubernetes.volumes.",
         )
+    for number, source in enumerate(data.sources):
+        tokens = source.tokens and source.tokens.absolute()
+        if tokens and not any(holds(volume.path, tokens) for volume in settings.volumes):
+            raise UserError(
+                f"no volume holds the tokens of {source.label}, so no pod would find them",
+                where=f"data.sources.{number}.tokens",
+                remedy="Copy the folder to one of launch.kubernetes.volumes.",
+            )
     try:
         str(run.path).encode()
     except UnicodeEncodeError:

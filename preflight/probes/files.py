@@ -14,6 +14,9 @@ from typing import Any
 
 from smolplan.library_text import library_files
 
+RECORD = "source.json"
+"""As trainer.data writes it, which not every host can import."""
+
 SAMPLE = 500
 """Files of a source that are opened; the rest are counted only."""
 NAMED = 20
@@ -56,9 +59,13 @@ def hole_bytes(descriptor: int, size: int) -> int:
 
 
 def sources(wanted: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each source {path, glob}: files, bytes, and what cannot be read."""
+    """Of each source {path, glob} or {tokens}: files, bytes, and what cannot be read; of the latter
+    also how many tokens there are."""
     found: list[dict[str, Any]] = []
     for source in wanted:
+        if "tokens" in source:
+            found.append(_given_tokens(Path(source["tokens"]).absolute()))
+            continue
         if "://" in source["path"]:
             found.append(_remote_source(source))
             continue
@@ -88,6 +95,36 @@ def sources(wanted: list[dict[str, Any]]) -> dict[str, Any]:
             reason += f" (and {len(errors) - 1} more)"
         found.append({"path": str(root), "files": files, "bytes": size, "error": reason})
     return {"sources": found}
+
+
+def _given_tokens(folder: Path) -> dict[str, Any]:
+    """Of a folder of tokens, by its record."""
+    told: dict[str, Any] = {"path": str(folder), "files": 0, "bytes": 0, "tokens": 0}
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        expected = {name: entry["bytes"] for name, entry in record["files"].items()}
+        tokens = int(record["source"]["tokens"])
+    except OSError as error:
+        return {**told, "error": f"{RECORD}: {_why(error)}"}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {**told, "error": f"{RECORD} is not the record of tokens"}
+    errors = []
+    for name, size in expected.items():
+        try:
+            status = (folder / name).stat()
+        except OSError as error:
+            errors.append(f"{name}: {_why(error)}")
+            continue
+        if status.st_size != size:
+            errors.append(f"{name} has {status.st_size:,} bytes, not {size:,}")
+        elif problem := absent(status):
+            errors.append(f"{name}: {problem}")
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return {
+        **told,
+        **{"files": len(expected), "bytes": sum(expected.values()), "tokens": tokens},
+        "error": errors[0] + more if errors else "",
+    }
 
 
 def _remote_source(source: dict[str, Any]) -> dict[str, Any]:

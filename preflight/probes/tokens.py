@@ -39,6 +39,8 @@ def tokenizer(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
     made_by = Tokenizer.from_file(str(dataset.tokenizer_path))
     path = spec.tokenizer or dataset.tokenizer_path
     given = Tokenizer.from_file(str(path)) if spec.tokenizer else made_by
+    is_theirs = spec.tokenizer is None and any(source.tokens for source in spec.data.sources)
+    known = dataset.separator_token if is_theirs else None
     ours, theirs = given.get_vocab(), made_by.get_vocab()
     differing = sum(ours.get(token) != number for token, number in theirs.items())
     draw = random.Random(spec.seed)
@@ -63,7 +65,7 @@ def tokenizer(spec: RunSpec, dataset: Dataset) -> dict[str, Any]:
         "entries": len(theirs),
         "differing": differing + max(0, len(ours) - len(theirs)),
         "highest": max(theirs.values()),
-        "separator": given.token_to_id(separator_of(spec, path, given)),
+        "separator": given.token_to_id(separator_of(spec, path, given, known)),
         # Without a decoder, what it writes is not the text.
         "round_trip_ratio": kept / pairs if pairs and given.decoder is not None else None,
         "unreadable_ratio": odd / letters if letters else 0.0,
@@ -82,13 +84,19 @@ def _windows(dataset: Dataset, draw: random.Random) -> Iterator[NDArray[Any]]:
 
 def _first_text(spec: RunSpec, given: Tokenizer, dataset: Dataset) -> dict[str, Any]:
     """Where the first document's tokens are not what the tokeniser makes of its text now; -1 if
-    they all are. It is never held out (trainer/data/tokenise.py)."""
-    first = cut(list_files(spec, 0).files, spec.data.sources[0].text_field)[0]
+    they all are, or no text is named. It is never held out (trainer/data/tokenise.py)."""
+    numbers = [number for number, source in enumerate(spec.data.sources) if source.tokens is None]
+    if not numbers or numbers[0] >= len(dataset.sources):
+        return {"path": "", "differs_at": -1, "tokens": 0}
+    number = numbers[0]
+    first = cut(list_files(spec, number).files, spec.data.sources[number].text_field)[0]
+    if first.files[0].kind == "megatron":
+        return {"path": "", "differs_at": -1, "tokens": 0}
     text = next(documents(first))
     ids = given.encode(text[:FIRST_LETTERS], add_special_tokens=False).ids
     if len(text) > FIRST_LETTERS:
         ids = ids[:-CUT_TOKENS]  # the text is cut in the middle of a word
-    there = dataset.train(dataset.sources[0]).read(0, len(ids)).tolist()
+    there = dataset.train(dataset.sources[number]).read(0, len(ids)).tolist()
     pairs = enumerate(zip_longest(ids, there))
     differs_at = next((n for n, (made, found) in pairs if made != found), -1)
     return {"path": first.files[0].path, "differs_at": differs_at, "tokens": len(ids)}

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from smolplan.spec import RunSpec
     from trainer.data.cache import Advance, Say
     from trainer.data.dataset import Dataset
+    from trainer.data.prepare import Left
+    from trainer.data.share import Share
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,22 +32,70 @@ Where = Annotated[
 
 
 @app.command()
-def prepare(where: Where) -> None:
+def prepare(
+    where: Where,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N", help="Tokenise part K of N, while other hosts tokenise the others."
+        ),
+    ] = None,
+) -> None:
     """Tokenise the text of a spec into the cache, on all cores; `launch` does it too.
 
     Killed and started again, it goes on where it was. Sources that other specs share are not
     tokenised again.
 
+    It tells the folder of each source's tokens: `sources: [{tokens: FOLDER, name: NAME}]` reads it,
+    or a copy of it, where the text is not at hand.
+
+    With --part several hosts share the work, in one cache that all of them see (data.cache_dir).
+    Parts may run at once or one after the other, and be given again. The last one to end puts the
+    pieces together; so does the command without --part, which tokenises what is left.
+
     Example: `smolplan data prepare examples/my-text.yaml`
+
+    Example, on 16 nodes of Slurm: `sbatch --array=1-16 --exclusive --wrap='smolplan data prepare
+    run.yaml --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT'`
     """
-    dataset = _dataset(*_named(where))
+    if part is None:
+        _show_made(_dataset(*_named(where)))
+        return
+    from trainer.data.share import Share
+
+    share = Share.parse(part)
+    made = _share(*_named(where), share)
+    if isinstance(made, list):
+        _show_left(made, share, where)
+    else:
+        _show_made(made)
+
+
+def _show_made(dataset: "Dataset") -> None:
     for source in dataset.sources:
         if source.left_out:
             print(source.told_of_left_out)
     print(
         f"{dataset.tokens:,} tokens of {count_of(dataset.documents, 'document')} in "
         f"{count_of(len(dataset.sources), 'source')}, and {dataset.held_out_tokens:,} tokens held "
-        f"out: {dataset.folder}"
+        "out:"
+    )
+    for source in dataset.sources:
+        print(f"  {source.name}: {dataset.folder_of(source)}")
+
+
+def _show_left(left: "list[Left]", share: "Share", where: str) -> None:
+    import shlex
+
+    for source in left:
+        print(source.told())
+    if elsewhere := sum(source.elsewhere for source in left):
+        print(f"Part {share}: another process is at {count_of(elsewhere, 'piece')} of it.")
+    else:
+        print(f"Part {share} is done.")
+    print(
+        "The last part to end puts all pieces together; or, whatever is left, one host alone: "
+        f"smolplan data prepare {shlex.quote(where)}"
     )
 
 
@@ -95,31 +145,69 @@ def _named(where: str) -> "tuple[RunSpec, RunDir | None]":
 
 
 def _dataset(spec: "RunSpec", run: "RunDir | None") -> "Dataset":
-    """The run's own where it has one that is whole, and no source came to its spec since: it may be
-    of an earlier smolplan's making, and its checkpoints count in it. Raises UserError."""
-    from smolplan.errors import NamedExit, UserError
+    """The run's own, or what is made or found now. Raises UserError."""
+    if own := _own(spec, run):
+        return own
+    from trainer.data.prepare import prepare, write_dataset
 
-    try:
-        from trainer.data.dataset import open_dataset
-        from trainer.data.prepare import prepare, write_dataset
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"the trainer is not installed here ({error})",
-            remedy="Install it: pip install 'smolplan[train]'",
-        ) from None
-    if run is not None and run.dataset.exists():
-        try:
-            own = open_dataset(run)
-            if len(own.sources) >= len(spec.data.sources) or not own.sources[0].document_ends:
-                return own
-        except NamedExit as damaged:
-            if run.saved_steps():
-                raise UserError(str(damaged), where=str(run.dataset)) from None
     with _progress() as (say, advance):
         dataset = prepare(spec, say, advance)
     if run is not None:
         write_dataset(run, spec, dataset)
     return dataset
+
+
+def _share(spec: "RunSpec", run: "RunDir | None", share: "Share") -> "Dataset | list[Left]":
+    """As `_dataset`; or what is left while other shares are not done. Raises UserError."""
+    if own := _own(spec, run):
+        return own
+    from trainer.data.dataset import Dataset
+    from trainer.data.prepare import prepare_share, write_dataset
+
+    with _progress() as (say, advance):
+        made = prepare_share(spec, share, say, advance)
+    if run is not None and isinstance(made, Dataset):
+        write_dataset(run, spec, made)
+    return made
+
+
+def _own(spec: "RunSpec", run: "RunDir | None") -> "Dataset | None":
+    """The run's own where it has one that is whole, and no source came to its spec since: it may be
+    of an earlier smolplan's making, and its checkpoints count in it. Raises UserError."""
+    from smolplan.errors import NamedExit, UserError
+
+    try:
+        import trainer.data.prepare  # noqa: F401
+        from trainer.data.dataset import open_dataset
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the trainer is not installed here ({error})",
+            remedy="Install it: pip install 'smolplan[train]'",
+        ) from None
+    if run is None or not run.dataset.exists():
+        return None
+    try:
+        own = open_dataset(run)
+    except NamedExit as damaged:
+        # Where tokens are named, they may have moved, and what is found is held against what the
+        # checkpoint has read.
+        if run.saved_steps() and not any(source.tokens for source in spec.data.sources):
+            raise UserError(str(damaged), where=str(run.dataset)) from None
+        return None
+    is_all = len(own.sources) >= len(spec.data.sources) or not own.sources[0].document_ends
+    return own if is_all and _reads_given(own, spec) else None
+
+
+def _reads_given(dataset: "Dataset", spec: "RunSpec") -> bool:
+    """Whether a dataset reads the folders of tokens that a spec names."""
+    return all(
+        source.tokens is None
+        or (
+            (number < len(dataset.sources))
+            and dataset.folder_of(dataset.sources[number]) == source.tokens.absolute()
+        )
+        for number, source in enumerate(spec.data.sources)
+    )
 
 
 @contextmanager

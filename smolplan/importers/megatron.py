@@ -50,7 +50,7 @@ FLAGS = frozenset(
 _REASONS = [
     (
         r"--(data|split|mock|train-data|valid-data|test-data|blend|num-workers|dataloader)",
-        "a run spec names folders of text; name yours in data.sources",
+        "name your text, or the NAME.bin that was made of it, in data.sources",
     ),
     (
         r"--(tokenizer|vocab-file|merge-file|tiktoken)",

@@ -2,26 +2,36 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from smolplan.spec.fields import ADDED_LATER, Count, CountOrZero, SpecPart, UserPath
 
 PYTHON_STDLIB = "python-stdlib"
 """The source that every machine has: the sources of Python's own standard library."""
 
+ALL_TEXT = "**/*.txt"
+
 
 class SourceSpec(SpecPart):
-    """Files of text on a disk or in an object store, or the built-in name `python-stdlib`."""
+    """Files of text on a disk or in an object store, or the built-in name `python-stdlib`; or a
+    folder of tokens that were made of such."""
 
-    path: str = Field(
+    path: Annotated[str | None, ADDED_LATER] = Field(
+        default=None,
         min_length=1,
         description="Folder or file, or their URL as fsspec reads it (s3://…); or python-stdlib. "
         "Files that end in .jsonl, .ndjson, .json, .parquet, .arrow or .feather hold a document a "
-        "row, any other is UTF-8 text and one document; JSON lines and text may be .gz or .zst.",
+        "row, any other is UTF-8 text and one document; JSON lines and text may be .gz or .zst. A "
+        ".bin with an .idx beside it is one of Megatron-LM's.",
     )
-    glob: str = Field(default="**/*.txt", description="Which files of the folder, by pattern.")
+    tokens: Annotated[UserPath | None, ADDED_LATER] = Field(
+        default=None,
+        description="Instead of path: a folder of tokens that `smolplan data prepare` made and "
+        "told, or a copy of one. The text need not be there.",
+    )
+    glob: str = Field(default=ALL_TEXT, description="Which files of the folder, by pattern.")
     name: Annotated[str | None, ADDED_LATER] = Field(
         default=None,
         min_length=1,
@@ -41,13 +51,51 @@ class SourceSpec(SpecPart):
     )
 
     @property
+    def text_path(self) -> str:
+        """Its path, where it is one of text. Only such a source is asked."""
+        assert self.path is not None
+        return self.path
+
+    @property
     def is_remote(self) -> bool:
         """Whether fsspec is to reach it."""
-        return "://" in self.path
+        return self.path is not None and "://" in self.path
+
+    @property
+    def place(self) -> Path | None:
+        """Where it lies on this machine's file systems; None of one that lies elsewhere, or that
+        every machine has."""
+        if self.tokens is not None:
+            return self.tokens
+        return None if self.is_remote or self.path == PYTHON_STDLIB else Path(self.text_path)
 
     @property
     def label(self) -> str:
-        return self.name or Path(self.path).name or self.path
+        named = str(self.tokens or self.path)
+        return self.name or Path(named).name or named
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = super()._written(handler)
+        if self.tokens is not None:
+            content.pop("glob", None)
+        return content
+
+    @model_validator(mode="after")
+    def _is_text_or_tokens(self) -> Self:
+        if (self.path is None) == (self.tokens is None):
+            raise ValueError(
+                "a source has either path, which is of text, or tokens, which is a folder that "
+                "`smolplan data prepare` made"
+            )
+        if self.tokens is not None:
+            for name in ("glob", "text_field"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{name} says what to read of text, and beside tokens there is none; leave "
+                        "it out"
+                    )
+        return self
 
 
 class StageSpec(SpecPart):

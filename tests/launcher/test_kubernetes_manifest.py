@@ -14,7 +14,7 @@ from launcher.kubernetes.manifest import meeting_address, name_of, objects, to_y
 from launcher.kubernetes.names import dns_label, is_dns_label
 from smolplan.errors import UserError
 from smolplan.rundir import RunDir
-from smolplan.spec import RunSpec
+from smolplan.spec import RunSpec, SourceSpec
 from tests.launcher.kubernetes_schema import faults, jobset_specs
 from tests.support import make_spec
 
@@ -188,3 +188,15 @@ def test_a_pod_that_could_not_find_the_tokenised_text_is_refused() -> None:
     )
     with pytest.raises(UserError, match=r"data\.cache_dir"):
         objects(lost, RUN, 1, "t")
+
+
+def test_tokens_that_no_pod_would_find_are_refused_and_others_need_no_cache() -> None:
+    def reading(folder: str) -> RunSpec:
+        spec = make()
+        source = SourceSpec(tokens=Path(folder), name="web")
+        data = spec.data.model_copy(update={"sources": (source,), "cache_dir": None})
+        return spec.model_copy(update={"data": data})
+
+    with pytest.raises(UserError, match=r"data\.sources\.0\.tokens: no volume holds .* of web"):
+        objects(reading("/data/web"), RUN, 1, "t")
+    assert objects(reading("/mnt/shared/web"), RUN, 1, "t")

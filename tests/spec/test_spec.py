@@ -4,6 +4,7 @@ from smolplan.errors import UserError
 from smolplan.spec import dump_spec, load_preset, load_spec, parse_spec, preset_names
 
 TINY = dump_spec(load_preset("tiny-cpu"))
+STDLIB = "path: python-stdlib\n    glob: '**/*.txt'"
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -52,6 +53,10 @@ def test_tokens_in_place_of_steps_round_up_to_whole_steps() -> None:
         ("seq_len: 256", "seq_len: 256\n  tokenizer: 5", "not a path"),
         ("seq_len: 256", "seq_len: 256\n  cache_dir: ~nobody-here/x", "unknown user"),
         ("model:\n", "model: 3\nmodels:\n", "a mapping of fields belongs here"),
+        ("path: python-stdlib", "name: a", "has either path, which is of text, or tokens"),
+        ("path: python-stdlib", "path: a\n    tokens: b", "either path, which is of text, or"),
+        ("path: python-stdlib", "tokens: b\n    text_field: c", "data.sources[0].text_field: says"),
+        (STDLIB, "tokens: b\n    glob: c", "data.sources[0].glob: says what to read of text"),
     ],
 )
 def test_a_mistake_is_named_with_its_place_and_remedy(right: str, wrong: str, said: str) -> None:
@@ -93,3 +98,11 @@ def test_a_misspelt_preset_is_answered_with_the_near_one() -> None:
 def test_a_file_that_does_not_exist_is_said_to_be_missing() -> None:
     with pytest.raises(UserError, match="No such file"):
         load_spec("no/such.yaml")
+
+
+def test_a_source_of_tokens_is_written_as_it_is_read() -> None:
+    spec = parse_spec(TINY.replace(STDLIB, "tokens: /data/tokens/web-1f3c", 1), where="x")
+    (source,) = spec.data.sources
+    assert source.model_dump(mode="json") == {"tokens": "/data/tokens/web-1f3c"}
+    assert (source.label, source.is_remote) == ("web-1f3c", False)
+    assert parse_spec(dump_spec(spec), where="again") == spec

@@ -117,7 +117,7 @@ def test_tokens_are_the_texts_with_their_ends_and_counts(made: tuple[RunSpec, Da
     spec, dataset = made
     tokenizer = Tokenizer.from_file(str(dataset.tokenizer_path))
     for source in dataset.sources:
-        files = sorted(Path(spec.data.sources[dataset.sources.index(source)].path).iterdir())
+        files = sorted(Path(spec.data.sources[dataset.sources.index(source)].text_path).iterdir())
         rows = [row for file in files for row in gzip.decompress(file.read_bytes()).splitlines()]
         texts = [json.loads(row)["text"] for row in rows]
         assert source.documents + source.held_out_documents == len(texts)
@@ -140,12 +140,13 @@ def test_specs_that_share_a_source_share_its_tokens(
     made: tuple[RunSpec, Dataset], tmp_path: Path
 ) -> None:
     spec, dataset = made
-    before = {path.name for path in Path(dataset.folder).iterdir()}
+    before = set(Path(dataset.folder).glob("*/source.json"))
+    assert len(before) == 2
     given = with_part(spec, "data", tokenizer=dataset.tokenizer_path)
     assert prepare(given) == dataset, "a tokeniser given is as good as the same one trained"
     alone = prepare(with_part(given, "data", sources=given.data.sources[1:]))
     assert alone.sources == dataset.sources[1:]
-    assert {path.name for path in Path(dataset.folder).iterdir()} == before
+    assert set(Path(dataset.folder).glob("*/source.json")) == before
 
 
 def test_a_damaged_source_is_made_anew_and_the_others_stay(made: tuple[RunSpec, Dataset]) -> None:
@@ -239,7 +240,7 @@ def test_inspect_shows_the_mixture_as_planned_and_as_drawn(
     for number, source in enumerate(found["sources"]):
         assert source["sequences"] == loader.sequences[number]
         assert source["epochs"] == pytest.approx((12, 36)[number] / source["sequences"])
-        texts = gzip.decompress(Path(sources[number].path, "0.jsonl.gz").read_bytes()).decode()
+        texts = gzip.decompress(Path(sources[number].text_path, "0.jsonl.gz").read_bytes()).decode()
         assert len(source["excerpts"]) == 2 and source["excerpts"][0][:30] in texts
     said = smolplan("data", "inspect", str(path))
     assert said.returncode == 0 and max(map(len, said.stdout.splitlines())) <= 80

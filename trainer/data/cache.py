@@ -1,15 +1,15 @@
 """Tokenised sources in the user's cache, each in a folder named by the hash of all that its tokens
 follow from: specs that share a source share its tokens."""
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import suppress
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,23 @@ from smolplan.lifetime import PARENT_VARIABLE, die_with_parent
 from smolplan.rundir import read_json, sync_folder, write_json, write_text
 from smolplan.spec import RunSpec
 from trainer.data.dataset import (
+    RECORD,
     TOKENIZER,
     DatasetFile,
     DatasetSource,
     damage,
     file_sha256,
     named_separator,
-    source_from_json,
+    read_record,
 )
 from trainer.data.digests import cache_folder
-from trainer.data.pieces import cut
+from trainer.data.locks import alone
+from trainer.data.pieces import Piece, cut
 from trainer.data.sources import Listing, named
-from trainer.data.tokenise import Job, is_done, tokenise
+from trainer.data.tokenise import Job, is_done, sweep, tokenise
 
 FORMAT = 3
 """Part of the fingerprint: to be raised when the same text would give other files."""
-
-RECORD = "source.json"
 
 Say = Callable[[str], None]
 Advance = Callable[[str, int, int], None]
@@ -79,66 +79,118 @@ class CachedSource:
 
     def found(self) -> tuple[DatasetSource, dict[str, DatasetFile]] | None:
         """As it was made before, whatever became of its files; None if it was not."""
-        content = read_json(self.folder / RECORD)
-        if content is None:
-            return None
-        try:
-            files = {
-                f"{self.fingerprint}/{name}": DatasetFile(**entry)
-                for name, entry in content["files"].items()
-            }
-            own = {  # each spec's: the same tokens may have been made of another folder
-                "name": self.name,
-                "left_out": len(self._left_out),
-                "left_out_named": named(self._left_out),
-            }
-            return source_from_json({**content["source"], **own}), files
-        except (KeyError, TypeError, AttributeError):
-            return None
+        return read_record(
+            self.folder,
+            self.prefix,
+            name=self.name,  # the same tokens may have been made of another folder
+            left_out=len(self._left_out),
+            left_out_named=named(self._left_out),
+        )
+
+    @property
+    def prefix(self) -> str:
+        """Of its files' names among the dataset's."""
+        return self.fingerprint
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """Raises UserError."""
+        return cut(self._files, self._source.text_field)
 
     def make(self, say: Say, advance: Advance) -> None:
-        """Tokenise it, or go on where an earlier try was killed. Raises UserError for text that
-        cannot be read, OSError."""
-        # Two at the same time: the second waits, and finds what the first made.
-        with _alone(self.folder):
-            if (found := self.found()) and not damage(self.folder.parent, found[1]):
-                return
-            shutil.rmtree(self.folder, ignore_errors=True)  # a damaged one, or none
-            staging = self.folder.with_name(f".{self.fingerprint}.partial")
-            staging.mkdir(exist_ok=True)
-            self._make(staging, say, advance)
-            staging.rename(self.folder)
-            sync_folder(self.folder.parent)
-
-    def _make(self, staging: Path, say: Say, advance: Advance) -> None:
-        if (staging / RECORD).exists():  # killed just before the end
+        """Tokenise it, or go on where an earlier try was killed. Pieces that other processes are at
+        are waited for. Raises UserError for text that cannot be read, OSError."""
+        if not self.begin():
             return
-        for left in staging.glob(".*"):  # half-written by what was killed
-            left.unlink()
-        # Not by its own save, which tells of a full disk in words only.
-        write_text(staging / TOKENIZER, self._tokenizer.to_str(pretty=True))
+        self.tokenise(range(len(self.pieces)), say, advance, wait=True)
+        if not self.finish():
+            raise SmolplanError(
+                f"pieces of {self.folder} were removed while it was made; give the command again"
+            )
+
+    def begin(self) -> bool:
+        """Make ready to tokenise; False if it is whole. Raises OSError."""
+        with alone(self.folder):
+            if (found := self.found()) and not damage(self.folder.parent, found[1]):
+                return False
+            shutil.rmtree(self.folder, ignore_errors=True)  # a damaged one, or none
+            self._staging.mkdir(exist_ok=True)
+            if (self._staging / RECORD).exists():  # killed just before the end
+                self._put()
+                return False
+            sweep(self._staging)
+            if not (self._staging / TOKENIZER).exists():
+                # Not by its own save, which tells of a full disk in words only.
+                write_text(self._staging / TOKENIZER, self._tokenizer.to_str(pretty=True))
+            return True
+
+    def tokenise(self, pieces: Iterable[int], say: Say, advance: Advance, *, wait: bool) -> None:
+        """Make those of them that are not made yet; `wait` for those that other processes are at,
+        or else leave them. Raises UserError for text that cannot be read, OSError."""
+        jobs = [self._job(number) for number in pieces]
+        count, done, total = len(jobs), 0, sum(job.piece.bytes for job in jobs)
+        made = 0
+        for is_second in (False, True) if wait else (False,):
+            others = []
+            for job, is_made in _run(jobs, wait=is_second):
+                if not is_made:
+                    others.append(job)
+                    continue
+                made, done = made + 1, done + job.piece.bytes
+                say(f"tokenising {self.name}: {made:,} of {count:,} pieces, {done / total:.0%}")
+                advance(self.name, done, total)
+            jobs = others
+
+    def left(self) -> list[int]:
+        """Numbers of the pieces that are not made yet. Raises OSError."""
+        there = set[str]()
+        with suppress(FileNotFoundError):  # put together by another process
+            # One listing: to ask for each of 100,000 files takes a part minutes of a shared disk.
+            there.update(path.name for path in self._staging.iterdir())
+        if self.found():
+            return []
+        jobs = [self._job(number) for number in range(len(self.pieces))]
+        if missing := [job.number for job in jobs if job.record.name not in there]:
+            return missing
+        return [job.number for job in jobs if not is_done(job)]
+
+    def finish(self) -> bool:
+        """Put together the pieces, unless another process did; False while some are left. Raises
+        OSError."""
+        with alone(self.folder):
+            if self.found():
+                return True
+            if self.left():
+                return False
+            jobs = [self._job(number) for number in range(len(self.pieces))]
+            write_json(self._staging / RECORD, self._record(self._staging, jobs))
+            self._put()
+            return True
+
+    def _put(self) -> None:
+        """What is whole where it belongs, without what only its making needed."""
+        for record in self._staging.glob("piece-*.json"):
+            record.unlink()
+        sweep(self._staging)
+        self._staging.rename(self.folder)
+        sync_folder(self.folder.parent)
+
+    @property
+    def _staging(self) -> Path:
+        return self.folder.with_name(f".{self.fingerprint}.partial")
+
+    def _job(self, number: int) -> Job:
         separator = self._tokenizer.token_to_id(self._separator)
         assert separator is not None  # separator_of has looked
-        jobs = [
-            Job(
-                number,
-                piece,
-                str(staging),
-                str(staging / TOKENIZER),
-                separator,
-                self.token_bytes,
-                self._spec.data.held_out_fraction,
-            )
-            for number, piece in enumerate(cut(self._files, self._source.text_field))
-        ]
-        done, total = 0, sum(job.piece.bytes for job in jobs)
-        for count, job in enumerate(_run(jobs), 1):
-            done += job.piece.bytes
-            say(f"tokenising {self.name}: {count:,} of {len(jobs):,} pieces, {done / total:.0%}")
-            advance(self.name, done, total)
-        write_json(staging / RECORD, self._record(staging, jobs))
-        for job in jobs:
-            job.record.unlink()
+        return Job(
+            number,
+            self.pieces[number],
+            str(self._staging),
+            str(self._staging / TOKENIZER),
+            separator,
+            self.token_bytes,
+            self._spec.data.held_out_fraction,
+        )
 
     def _record(self, staging: Path, jobs: list[Job]) -> dict[str, Any]:
         records = [read_json(job.record) or {} for job in jobs]
@@ -163,12 +215,13 @@ class CachedSource:
         return {"source": source, "files": files}
 
 
-def _run(jobs: list[Job]) -> Iterator[Job]:
-    """Each as it is done, in processes of their own where there is more than one to do."""
+def _run(jobs: list[Job], *, wait: bool) -> Iterator[tuple[Job, bool]]:
+    """Each as it is done, in processes of their own where there is more than one to do; or as it is
+    found in another's hands, which is False."""
     waiting = []
     for job in jobs:
         if is_done(job):
-            yield job
+            yield job, True
         else:
             waiting.append(job)
     affinity = getattr(os, "sched_getaffinity", None)  # which macOS lacks
@@ -176,15 +229,13 @@ def _run(jobs: list[Job]) -> Iterator[Job]:
     processes = min(len(waiting), cores)
     if processes < 2:
         for job in waiting:
-            tokenise(job)
-            yield job
+            yield job, tokenise(job, wait=wait)
         return
     pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin, (os.getpid(),))
     try:
-        futures = {pool.submit(tokenise, job): job for job in waiting}
+        futures = {pool.submit(tokenise, job, wait=wait): job for job in waiting}
         for future in as_completed(futures):
-            future.result()
-            yield futures[future]
+            yield futures[future], future.result()
     except BrokenProcessPool:
         raise SmolplanError(
             "a process that tokenises was killed, perhaps for want of memory; give the command "
@@ -199,12 +250,3 @@ def _begin(parent: int) -> None:
     os.environ[PARENT_VARIABLE] = str(parent)
     die_with_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a lock beside the folder; the kernel lets it go when its holder dies."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

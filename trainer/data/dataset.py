@@ -10,6 +10,9 @@ from smolplan.errors import ExitCode, NamedExit
 from smolplan.rundir import RunDir, read_json
 from trainer.data.shards import Tokens
 
+RECORD = "source.json"
+"""In a source's folder of tokens: what they are, and the checksums of its files."""
+
 TOKENIZER = "tokenizer.json"
 SEPARATOR = "<|endoftext|>"
 
@@ -31,7 +34,7 @@ class DatasetSource:
     name: str
     fingerprint: str
     """Hash of everything that the tokens follow from: texts, tokeniser, format. Also the name of
-    its folder in the cache."""
+    the folder in the cache that they are made in."""
     tokens: int
     documents: int
     bytes: int
@@ -77,7 +80,7 @@ class Dataset:
     tokenizer: str
     """Its file among the files."""
     files: dict[str, DatasetFile]
-    """By their names within the folder."""
+    """By their names within the folder; absolute ones of tokens that lie elsewhere."""
     sources: tuple[DatasetSource, ...]
     separator_token: str = SEPARATOR
     """As it is spelt; on record since it may be another."""
@@ -85,6 +88,11 @@ class Dataset:
     @property
     def tokenizer_path(self) -> Path:
         return Path(self.folder) / self.tokenizer
+
+    def folder_of(self, source: DatasetSource) -> Path:
+        """Where its tokens are, and what says what they are: all of it that need be copied."""
+        files = (*source.train, *source.held_out)
+        return (Path(self.folder) / files[0]).parent if files else Path(self.folder)
 
     def train(self, source: DatasetSource) -> Tokens:
         return self._tokens(source.train)
@@ -132,6 +140,25 @@ def source_from_json(content: dict[str, Any]) -> DatasetSource:
     """Raises TypeError if it is not one."""
     files = ("train", "held_out", "document_ends")
     return DatasetSource(**{**content, **{name: tuple(content[name]) for name in files}})
+
+
+def read_record(
+    folder: Path, prefix: str, **own: object
+) -> tuple[DatasetSource, dict[str, DatasetFile]] | None:
+    """What a folder of tokens holds, whatever became of its files, which are called `prefix`/NAME;
+    None if nothing says so. `own`: what each spec that reads it has its own of."""
+    content = read_json(folder / RECORD)
+    if content is None:
+        return None
+    try:
+        files = {f"{prefix}/{n}": DatasetFile(**entry) for n, entry in content["files"].items()}
+        named = {
+            what: [f"{prefix}/{Path(name).name}" for name in content["source"][what]]
+            for what in ("train", "held_out", "document_ends")
+        }
+        return source_from_json({**content["source"], **named, **own}), files
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def _of_one_file(content: dict[str, Any]) -> dict[str, Any]:

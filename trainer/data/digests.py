@@ -43,9 +43,7 @@ class Digests:
     def __init__(self, path: Path) -> None:
         """`path`: where they are kept. Lost, or not to be written, they are made anew."""
         self._path, self._saved_at = path, time.monotonic()
-        content = read_json(path) or {}
-        files = content.get("files") if content.get("format") == FORMAT else None
-        self._before: dict[str, Any] = files if isinstance(files, dict) else {}
+        self._before = self._kept()
         self._now: dict[str, Any] = {}
 
     def of(self, path: Path, kind: Kind, status: os.stat_result) -> str | None:
@@ -64,14 +62,21 @@ class Digests:
         return digest
 
     def save_now_and_then(self) -> None:
-        """So that what is killed on terabytes gets further the next time."""
+        """So that what is killed on terabytes gets further the next time, and hosts that read the
+        same text at the same time read what the others have not."""
         if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            self._before = {**self._before, **self._kept()}
             self._save({**self._before, **self._now.copy()})
 
     def save(self) -> None:
         """At the end: files that are gone are forgotten."""
         if self._now != self._before:
             self._save(self._now)
+
+    def _kept(self) -> dict[str, Any]:
+        content = read_json(self._path) or {}
+        files = content.get("files") if content.get("format") == FORMAT else None
+        return files if isinstance(files, dict) else {}
 
     def _save(self, files: dict[str, Any]) -> None:
         with suppress(OSError):

@@ -9,7 +9,18 @@ from typing import IO, Literal
 
 from smolplan.errors import UserError
 
-Kind = Literal["text", "text.gz", "text.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "arrow"]
+Kind = Literal[
+    "text",
+    "text.gz",
+    "text.zst",
+    "jsonl",
+    "jsonl.gz",
+    "jsonl.zst",
+    "parquet",
+    "arrow",
+    "megatron",
+]
+"""The last is not by its name alone: trainer/data/megatron.py."""
 
 _ROWS = (".jsonl", ".ndjson", ".json")
 _TABLES: dict[str, Kind] = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from smolplan.errors import UserError
 from trainer.data.formats import arrow_errors, is_plain, unpacked
+from trainer.data.megatron import Indexed
 from trainer.data.sources import InputFile, open_file, read_errors
 
 PIECES = 1024
@@ -31,7 +32,8 @@ class Piece:
     """Of the files, about."""
     start: int = 0
     end: int | None = None
-    """Of the file's bytes (JSON lines) or row groups (Parquet), what it covers; else all."""
+    """Of the file's bytes (JSON lines), row groups (Parquet) or documents (Megatron-LM), what it
+    covers; else all."""
     field: str = "text"
 
 
@@ -59,7 +61,11 @@ def _of_rows(file: InputFile, size: int, field: str) -> Iterator[Piece]:
         with read_errors(file.path), arrow_errors(file.path), open_file(file.path) as opened:
             there_are = _parquet().ParquetFile(opened).num_row_groups
         count = min(count, there_are)
-    if count < 2 or file.kind not in ("jsonl", "parquet"):
+    if file.kind == "megatron":
+        with read_errors(file.path):
+            there_are = Indexed(file.path).documents
+        count = max(1, min(count, there_are))
+    elif count < 2 or file.kind not in ("jsonl", "parquet"):
         yield Piece((file,), file.bytes, field=field)
         return
     ends = [n * there_are // count for n in range(count + 1)]
@@ -76,6 +82,12 @@ def documents(piece: Piece) -> Iterator[str]:
                 yield _text(file)
             case "parquet" | "arrow":
                 yield from _table(file, piece)
+            case "megatron":
+                raise UserError(
+                    f"{file.path} holds tokens, and no tokeniser is named that made them",
+                    where="data.tokenizer",
+                    remedy="Name its tokenizer.json.",
+                )
             case _:
                 yield from _lines(file, piece)
         file.still()

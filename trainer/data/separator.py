@@ -17,9 +17,9 @@ MOST_NAMED = 8
 """Tokens that an error names."""
 
 
-def separator_of(spec: RunSpec, path: Path, tokenizer: Tokenizer) -> str:
-    """As it is spelt in the tokeniser, which was read from `path`. Raises UserError where nobody
-    says which, or it is no token."""
+def separator_of(spec: RunSpec, path: Path, tokenizer: Tokenizer, known: str | None = None) -> str:
+    """As it is spelt in the tokeniser, which was read from `path`. `known`: what ends documents of
+    tokens that it made. Raises UserError where nobody says which, or it is no token."""
     named = spec.data.separator
     if named is not None and tokenizer.token_to_id(named) is None:
         raise UserError(
@@ -27,7 +27,7 @@ def separator_of(spec: RunSpec, path: Path, tokenizer: Tokenizer) -> str:
             where="data.separator",
             remedy=_remedy(tokenizer),
         )
-    for spelling in (named, *_beside(path, tokenizer), SEPARATOR):
+    for spelling in (named, known, *_beside(path, tokenizer), SEPARATOR):
         if spelling is not None and tokenizer.token_to_id(spelling) is not None:
             return spelling
     raise UserError(

@@ -14,6 +14,8 @@ from smolplan.library_text import library_files
 from smolplan.spec import PYTHON_STDLIB, RunSpec, SourceSpec
 from trainer.data.digests import Digests, cache_folder
 from trainer.data.formats import Kind, kind_of
+from trainer.data.megatron import index_of, is_megatron
+from trainer.data.share import Share
 from trainer.store_errors import told
 
 THREADS = 16
@@ -58,11 +60,15 @@ class Listing:
     left_out: list[LeftOut]
 
 
-def list_files(spec: RunSpec, number: int) -> Listing:
+def list_files(spec: RunSpec, number: int, share: Share | None = None) -> Listing:
     """Of data.sources' number. Text that is not UTF-8 is left out, for a folder of text may well
-    hold some, and so are empty files. Raises UserError."""
+    hold some, and so are empty files. `share`: of the host, where several list the same at the same
+    time: each begins elsewhere. Raises UserError."""
     source, where = spec.data.sources[number], f"data.sources.{number}.path"
-    found = list(remote_files(source, where)) if source.is_remote else _read(spec, number, where)
+    first = (share.number - 1) / share.count if share else 0.0
+    found = (
+        list(remote_files(source, where)) if source.is_remote else _read(spec, number, where, first)
+    )
     listing = Listing(
         [one for one in found if isinstance(one, InputFile)],
         [one for one in found if isinstance(one, LeftOut)],
@@ -70,7 +76,7 @@ def list_files(spec: RunSpec, number: int) -> Listing:
     if not listing.files:
         matching = _matching(source)
         raise UserError(
-            f"{source.path} has no UTF-8 text{matching}{named(listing.left_out)}",
+            f"{source.text_path} has no UTF-8 text{matching}{named(listing.left_out)}",
             where=where,
             remedy="Name other text" + (", or other files by glob." if matching else "."),
         )
@@ -97,7 +103,7 @@ def check_named(spec: RunSpec) -> None:
 
 
 def _matching(source: SourceSpec) -> str:
-    is_folder = source.is_remote or Path(source.path).expanduser().is_dir()
+    is_folder = source.is_remote or Path(source.text_path).expanduser().is_dir()
     return f" in files that match {source.glob!r}" if is_folder else ""
 
 
@@ -105,7 +111,7 @@ def _local_files(source: SourceSpec, where: str) -> list[Path]:
     """Raises UserError."""
     if source.path == PYTHON_STDLIB:
         return library_files()
-    root = Path(source.path).expanduser()
+    root = Path(source.text_path).expanduser()
     if root.is_file():
         return [root]
     if not root.is_dir():
@@ -123,29 +129,34 @@ def _local_files(source: SourceSpec, where: str) -> list[Path]:
         ) from None
 
 
-def _read(spec: RunSpec, number: int, where: str) -> list[InputFile | LeftOut]:
-    """Raises UserError."""
+def _read(spec: RunSpec, number: int, where: str, first: float) -> list[InputFile | LeftOut]:
+    """`first`: which share of the files is read last. Raises UserError."""
     source = spec.data.sources[number]
     paths = _local_files(source, where)
-    told = f"{Path(source.path).expanduser().absolute()} {source.glob}"
+    told = f"{Path(source.text_path).expanduser().absolute()} {source.glob}"
     name = f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.json"
     digests = Digests(cache_folder(spec) / "digests" / name)
     size = 1 + len(paths) // (THREADS * SLICES)
-    slices = [paths[first : first + size] for first in range(0, len(paths), size)]
-    found = list[InputFile | LeftOut]()
+    slices = [paths[start : start + size] for start in range(0, len(paths), size)]
+    before = int(first * len(slices))
+    found = list[list[InputFile | LeftOut]]()
     pool = ThreadPoolExecutor(THREADS, "read")
     try:
-        for part in pool.map(lambda part: [_local(p, where, digests) for p in part], slices):
-            found += part
+        for part in pool.map(
+            lambda part: [_local(p, where, digests) for p in part],
+            [*slices[before:], *slices[:before]],
+        ):
+            found.append(part)
             digests.save_now_and_then()
     finally:
         pool.shutdown(cancel_futures=True)
     digests.save()
-    return found
+    behind = len(slices) - before
+    return [one for part in [*found[behind:], *found[:behind]] for one in part]
 
 
 def _local(path: Path, where: str, digests: Digests) -> InputFile | LeftOut:
-    kind = kind_of(str(path), where)
+    kind: Kind = "megatron" if is_megatron(path) else kind_of(str(path), where)
     with read_errors(str(path), where):
         status = path.stat()
         if not status.st_size:
@@ -153,6 +164,10 @@ def _local(path: Path, where: str, digests: Digests) -> InputFile | LeftOut:
         digest = digests.of(path, kind, status)
         if digest is None:
             return LeftOut(str(path), "is not UTF-8")
+        if kind == "megatron":
+            index = index_of(path)
+            own = digests.of(index, kind, index.stat())
+            digest = hashlib.sha256(f"{digest} {own}".encode()).hexdigest()
     return InputFile(str(path), kind, status.st_size, digest, _stamp_of(status))
 
 
@@ -176,8 +191,8 @@ def _version(info: dict[str, Any]) -> str:
 
 def remote_files(source: SourceSpec, where: str) -> Iterator[InputFile | LeftOut]:
     """Raises UserError."""
-    with read_errors(source.path, where):
-        system, root = _file_system(source.path)
+    with read_errors(source.text_path, where):
+        system, root = _file_system(source.text_path)
         names = [root]
         if not system.isfile(root):
             names = sorted(system.glob(f"{root.rstrip('/')}/{source.glob}"))

@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 def tokenizer_file(spec: RunSpec, cache: Path, files: list[list[InputFile]]) -> Path:
     """Where the tokeniser of the spec is, or would be once it is trained. `files`: of each
-    source."""
+    source, all of text."""
     if spec.tokenizer is not None:
         return spec.tokenizer
     settings: dict[str, Any] = {
@@ -40,14 +40,16 @@ def tokenizer_file(spec: RunSpec, cache: Path, files: list[list[InputFile]]) -> 
     return cache / "tokenizers" / f"{digest.hexdigest()[:32]}.json"
 
 
-def read_tokenizer(spec: RunSpec, path: Path) -> tuple[Tokenizer, str]:
-    """With the token that ends a document, as it is spelt. Raises UserError if it does not fit the
-    spec."""
+def read_tokenizer(
+    spec: RunSpec, path: Path, separator: str | None = None
+) -> tuple[Tokenizer, str]:
+    """With the token that ends a document, as it is spelt: `separator` unless the spec names it.
+    Raises UserError if it does not fit the spec."""
     wanted, start = spec.model.vocab_size, spec.model.init_from
     if start is not None:
         _check_is_of(start, path)
     tokenizer = _read(path)
-    separator = separator_of(spec, path, tokenizer)
+    separator = separator_of(spec, path, tokenizer, separator)
     highest = max(tokenizer.get_vocab().values())
     if highest >= wanted:
         raise UserError(

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from preflight.checks.data.text import NO_TEXT, QUICK_TEXT_BYTES, prepared, source_files
+from preflight.checks.data.text import NO_TEXT, QUICK_TEXT_BYTES, prepared, text_bytes
 from preflight.context import Context
 from preflight.dataset import DataRefused
 from preflight.registry import check
@@ -15,8 +15,8 @@ SAMPLE_BYTES = 512 * 2**20
 CHECKSUMS_S = 500.0
 
 MAKE_ANEW = (
-    "Copy the files named from a host that has them whole, or remove their folder: the text is "
-    "tokenised again at the next launch."
+    "Copy the files named from a host that has them whole; or, where the source names its text, "
+    "remove their folder: it is tokenised again at the next launch."
 )
 
 
@@ -24,11 +24,11 @@ MAKE_ANEW = (
 def files(context: Context) -> Finding:
     """Every tokenised file is there with its size, on the disk and not an evicted stub; checksums
     of a sample."""
-    text_bytes = sum(source["bytes"] for source in source_files(context))
-    if text_bytes > QUICK_TEXT_BYTES:
+    size = text_bytes(context)
+    if size > QUICK_TEXT_BYTES:
         return Finding(
             state="skipped",
-            summary=f"{format_bytes(text_bytes)} of text are read at first: see data.checksums",
+            summary=f"{format_bytes(size)} of text are read at first: see data.checksums",
         )
     try:
         dataset = context.dataset_made()

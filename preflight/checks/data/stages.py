@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from planner.storage import TEXT_BYTES_PER_TOKEN
-from preflight.checks.data.text import QUICK_TEXT_BYTES, prepared, source_files, used
+from preflight.checks.data.text import (
+    QUICK_TEXT_BYTES,
+    prepared,
+    source_files,
+    text_bytes,
+    used,
+)
 from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
@@ -102,11 +109,10 @@ def stages(context: Context) -> Finding:
         return NO_STAGES
     if not spec.data.sources:
         return Finding(state="skipped", summary="no text is named: see data.sources")
-    sizes = [source["bytes"] for source in source_files(context)]
-    if sum(sizes) > QUICK_TEXT_BYTES:
+    if text_bytes(context) > QUICK_TEXT_BYTES:
         how = f", at {TEXT_BYTES_PER_TOKEN:g} B a token"
         try:
-            found = _estimated(spec, sizes)
+            found = _estimated(spec, source_files(context))
         except UserError:
             return Finding(state="skipped", summary="the weights cannot be: see data.weights")
     else:
@@ -126,9 +132,14 @@ def stages(context: Context) -> Finding:
     )
 
 
-def _estimated(spec: RunSpec, sizes: Sequence[int]) -> list[Use]:
-    """Of sources that have so many bytes of text."""
+def _estimated(spec: RunSpec, sources: Sequence[dict[str, Any]]) -> list[Use]:
+    """By their bytes of text, or their tokens."""
     kept = 1 - spec.data.held_out_fraction
-    tokens = [int(kept * size / TEXT_BYTES_PER_TOKEN) for size in sizes]
+    tokens = [
+        source["tokens"]
+        if "tokens" in source
+        else int(kept * source["bytes"] / TEXT_BYTES_PER_TOKEN)
+        for source in sources
+    ]
     sequences = [count // spec.data.seq_len for count in tokens]
     return uses(spec, Mixture.of(spec, spec.data.source_names, sequences), sequences)

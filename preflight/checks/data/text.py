@@ -47,7 +47,8 @@ def used(spec: RunSpec, dataset: dict[str, Any]) -> list[Use]:
 
 
 def source_files(context: Context) -> list[dict[str, Any]]:
-    """Of each source: path, files, bytes, error. Raises ProbeError."""
+    """Of each source: path, files, bytes, error; and tokens, where it is one of tokens. Raises
+    ProbeError."""
     wanted = [source.model_dump(mode="json") for source in context.spec.data.sources]
 
     def look() -> list[dict[str, Any]]:
@@ -56,3 +57,9 @@ def source_files(context: Context) -> list[dict[str, Any]]:
         return found
 
     return context.once("data.sources", look)
+
+
+def text_bytes(context: Context) -> int:
+    """Of all text that is read before its tokens are known; of given tokens none is. Raises
+    ProbeError."""
+    return sum(source["bytes"] for source in source_files(context) if "tokens" not in source)

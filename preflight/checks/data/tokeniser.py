@@ -1,5 +1,6 @@
 """The tokens are the spec's tokeniser's, and make sense."""
 
+from pathlib import Path
 from typing import Any
 
 from preflight.checks.data.text import NO_TEXT, prepared, probe
@@ -19,8 +20,8 @@ MOST_REPEATED = 0.05
 MOST_CONSTANT = 0.01
 
 ANOTHER = (
-    "Name the tokeniser that the tokens were made by in data.tokenizer, or remove the folder of "
-    "the tokens: the text is tokenised again at the next launch."
+    "Name the tokeniser that the tokens were made by in data.tokenizer; or, where the source names "
+    "its text, remove the folder of the tokens: it is tokenised again at the next launch."
 )
 
 
@@ -38,9 +39,9 @@ def judge_tokenizer(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpe
     kept, vocab_size = found["round_trip_ratio"], spec.model.vocab_size
     wrong = []
     if found["differing"]:
+        own = Path(dataset["folder"]) / dataset["tokenizer"]
         wrong.append(
-            f"data.tokenizer {spec.tokenizer} and "
-            f"{dataset['folder']}/{dataset['tokenizer']}, which came with the tokens, differ in "
+            f"data.tokenizer {spec.tokenizer} and {own}, which came with the tokens, differ in "
             f"{found['differing']:,} of {found['entries']:,} entries"
         )
     if found["separator"] != dataset["separator"]:
@@ -64,7 +65,9 @@ def judge_tokenizer(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpe
     if kept is not None and found["unreadable_ratio"] > MOST_UNREADABLE:
         wrong.append(f"{found['unreadable_ratio']:.1%} of a sample's letters are no UTF-8")
     measured = {"differing_entries": float(found["differing"])}
-    summary = f"the first {first['tokens']:,} tokens are the text's"
+    summary = "its entries are those that came with the tokens"
+    if first["tokens"]:
+        summary = f"the first {first['tokens']:,} tokens are the text's"
     if kept is not None:
         measured["round_trip_ratio"] = kept
         measured["unreadable_ratio"] = found["unreadable_ratio"]
@@ -81,8 +84,8 @@ def judge_tokenizer(found: dict[str, Any], dataset: dict[str, Any], spec: RunSpe
 
 @check(
     "data.values",
-    remedy="Make the tokens anew with the spec's own tokeniser (remove their folder); raise "
-    "model.vocab_size if it is too small.",
+    remedy="Make the tokens anew with the spec's own tokeniser (of text: remove their folder); "
+    "raise model.vocab_size if it is too small.",
     deadline_s=90.0,
 )
 def values(context: Context) -> Finding:

@@ -11,7 +11,6 @@ from preflight.context import Context
 from preflight.registry import check
 from preflight.report import Finding
 from smolplan.mounts import NETWORK_TYPES
-from smolplan.spec import PYTHON_STDLIB
 from smolplan.units import format_duration
 
 NO_ANSWER_S = 5.0
@@ -44,8 +43,8 @@ def paths(context: Context) -> dict[str, str]:
     if spec.tokenizer is not None:
         found["tokeniser"] = spec.tokenizer
     for number, source in enumerate(spec.data.sources):
-        if source.path != PYTHON_STDLIB and not source.is_remote:
-            found[f"data.sources.{number}"] = Path(source.path)
+        if source.place is not None:
+            found[f"data.sources.{number}"] = source.place
     return {word: str(Path(path).expanduser().absolute()) for word, path in found.items()}
 
 

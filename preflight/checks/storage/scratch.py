@@ -71,15 +71,18 @@ def data_space(context: Context) -> Finding:
     if isinstance(folder := nearest(context, cache), Finding):
         return folder
     there, needs = ask(context, "space", folder), storage_needs(context)
-    made = folder == cache and any(
-        entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(cache)
+    sources = context.spec.data.sources
+    made = bool(sources) and all(source.tokens for source in sources)
+    made = made or (
+        folder == cache
+        and any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(cache))
     )
     need, free = MARGIN * needs.token_file_bytes, there["free_bytes"]
     short = free < need and not made
     return Finding(
         state="fail" if short else "pass",
         summary=f"{format_bytes(free)} free, "
-        + ("some text is there" if made else f"{format_bytes(need)} needed at least"),
+        + ("some tokens are there" if made else f"{format_bytes(need)} needed at least"),
         why=f"{folder}: the tokens that the run asks for, read data.max_epochs times, take "
         f"{format_bytes(needs.token_file_bytes)}"
         if short
