@@ -255,33 +255,35 @@ def test_hosts_that_list_the_same_text_share_the_reading(
 ) -> None:
     text = tmp_path / "text"
     text.mkdir()
-    for number in range(40):
-        path = text / f"{number:02}.txt"
-        path.write_text(f"text {number}")
-        os.utime(path, (1e9, 1e9))
-    source = SourceSpec(path=str(text), glob="*.txt")
-    spec = with_part(make_spec(tmp_path / "cache"), "data", sources=(source,))
-    (tmp_path / "cache").mkdir()
+    for number in range(8):
+        (text / f"{number}.txt").write_text(f"text {number}")
     monkeypatch.setattr(sources, "THREADS", 1)
     monkeypatch.setattr(digests, "SETTLED_NS", 0)
-    monkeypatch.setattr(digests, "SAVE_EVERY_S", -1)
-    read = list[tuple[str, str]]()
-    real, reader = digests.read_digest, ["second"]
+    read = list[str]()
+    real = digests.read_digest
 
     def spying(path: Path, kind: Kind, size: int) -> str | None:
-        read.append((reader[-1], path.name))
-        if len(read) == 10:  # the second host is at its tenth file; the first begins, and ends
-            reader.append("first")
-            list_files(spec, 0, Share(1, 2))
-            reader.pop()
+        read.append(path.name)
         return real(path, kind, size)
 
     monkeypatch.setattr(digests, "read_digest", spying)
-    listing = list_files(spec, 0, Share(2, 2))
-    assert [Path(file.path).name for file in listing.files] == [f"{n:02}.txt" for n in range(40)]
-    assert read[0] == ("second", "20.txt") and ("first", "00.txt") in read
-    # But for the one in hand, and what was read since it last looked, no file is read twice.
-    assert len(read) <= 42
+    source = SourceSpec(path=str(text), glob="*.txt")
+    spec = with_part(make_spec(tmp_path / "cache"), "data", sources=(source,))
+    listing = list_files(spec, 0, Share(2, 4))
+    assert [Path(file.path).name for file in listing.files] == [f"{n}.txt" for n in range(8)]
+    assert read == [f"{n}.txt" for n in (2, 3, 4, 5, 6, 7, 0, 1)], "each begins elsewhere"
+
+    monkeypatch.setattr(digests, "SAVE_EVERY_S", -1)
+    one, other = (digests.Digests(tmp_path / "kept.json") for _ in range(2))
+    paths = [text / f"{number}.txt" for number in range(2)]
+    read.clear()
+    for host, path in ((one, paths[0]), (other, paths[1])):
+        host.of(path, "text", path.stat())
+        host.save_now_and_then()
+    one.save_now_and_then()
+    for host, path in ((one, paths[1]), (other, paths[0])):
+        assert host.of(path, "text", path.stat()) is not None
+    assert read == ["0.txt", "1.txt"], "one of them has read it"
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
