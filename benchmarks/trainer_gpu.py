@@ -136,9 +136,15 @@ def told_by(module: str, *words: str) -> dict[str, Any]:
         command = [sys.executable, "-m", module, *words, "--told", str(told)]
         ended = subprocess.run(command, stderr=subprocess.PIPE, text=True)
         if ended.returncode:
-            return {"error": (ended.stderr.strip().splitlines() or ["?"])[-1][:200]}
+            return {"error": last_words(ended.stderr)}
         found: dict[str, Any] = json.loads(told.read_text("utf-8"))
         return found
+
+
+def last_words(stderr: str) -> str:
+    """Behind the error torch warns that its process group was not destroyed."""
+    lines = [line for line in stderr.splitlines() if line.strip() and "]:[W" not in line]
+    return (lines or ["?"])[-1].strip()[:200]
 
 
 def predicted_bytes(case: Case) -> float:

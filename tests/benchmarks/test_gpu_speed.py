@@ -19,7 +19,7 @@ from benchmarks.gpu_speed import (
     of_words,
     spec_of,
 )
-from benchmarks.trainer_gpu import Case
+from benchmarks.trainer_gpu import Case, last_words
 
 SMALL = Case("tiny-cpu", 4, 64, 2, accumulation=2, recompute="full", precision="fp32")
 
@@ -83,3 +83,10 @@ def test_another_faster_program_or_a_low_mfu_fails() -> None:
     assert behind(rows(("smolplan", {"step_s": 0.6}), ("plain", {"step_s": 0.5})))
     assert behind(rows(("smolplan", {"step_s": 60.0})))
     assert behind(rows(("smolplan", slow), ("transformers", fast)))
+
+
+def test_a_program_that_failed_is_told_of_by_its_error() -> None:
+    error = "[rank0]: torch.OutOfMemoryError: CUDA out of memory."
+    warned = "[rank0]:[W1128 ProcessGroupNCCL.cpp:1624] destroy_process_group() was not called"
+    assert last_words(f"Traceback …\n{error}\n{warned}\n\n") == error
+    assert last_words("") == "?"

@@ -111,7 +111,7 @@ def test_experts_whose_parts_or_copies_four_ranks_hold_move_as_on_one() -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_ranks_goes_on_with_one_within_rounding(
+def test_a_checkpoint_of_spread_experts_goes_on_in_a_pipeline_within_rounding(
     tmp_path: Path, data_cache: Path
 ) -> None:
     spec = with_parts(
@@ -123,8 +123,8 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one_within_rounding(
     assert train(run, 1, 2) == 0
     before = run.read_metrics()
     shutil.rmtree(run.checkpoint(8))
-    write_text(run.spec, dump_spec(laid_out(spec, {})))
-    assert train(run, 2, 1) == 0
+    write_text(run.spec, dump_spec(laid_out(spec, {"pipeline_parallel": 2})))
+    assert train(run, 2, 2) == 0
     after = run.read_metrics()
     assert [line["attempt"] for line in after] == [1] * 4 + [2] * 4
     for old, new in zip(before, after, strict=True):
