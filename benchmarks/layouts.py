@@ -1,4 +1,4 @@
-"""`python -m benchmarks.layouts`: five steps under layouts of three kinds of parallelism at once,
+"""`python -m benchmarks.layouts`: three steps under layouts of three kinds of parallelism at once,
 on eight CPU ranks, beside plain torch on one device: the largest relative differences of a batch's
 loss, of a sequence's, and of the gradients' norm. In bf16 also how far the first gradients are from
 those in fp32, over how far that device's are, and what bf16 changes on it. Exit 1 where one is
