@@ -1,11 +1,11 @@
 """`python -m benchmarks.gpu_speed`: one GPU training the 3B shape, and what else fits: the bundled
 trainer beside transformers' class for it and beside plain PyTorch, and where the time goes.
 
-All train the same weights on the same batches, random tokens without document masks, by fused
-AdamW, with weights and moments in fp32 and products in bf16, each in a process of its own. MFU is
-by the planner's exact count of FLOPs. A step more under torch's profiler tells what the GPU spends
-it on; what its kernels do not fill is idle. Exit 1 where another is faster, or the best of the
-bundled trainer's is below LEAST_MFU.
+All train the same weights on the same batches of random tokens, by fused AdamW, with weights and
+moments in fp32 and products in bf16, each in a process of its own; where documents are masked there
+are some, of DOCUMENT_TOKENS in the mean. MFU is by the planner's exact count of FLOPs. A step more
+under torch's profiler tells what the GPU spends it on; what its kernels do not fill is idle. Exit 1
+where another is faster, or the best of the bundled trainer's is below LEAST_MFU.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from planner.flops import flops_per_token
 
 COMMAND = "python -m benchmarks.gpu_speed"
 WARM_STEPS, STEPS = 3, 6
+SEPARATOR, DOCUMENT_TOKENS = 0, 1024
 LEAST_MFU = 0.5
 
 PROGRAMS: dict[str, dict[str, Any]] = {
@@ -105,7 +106,7 @@ def _smolplan(program: Program) -> Step:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     torch.use_deterministic_algorithms(program.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    passes = Passes(spec, join(spec), separator=0)
+    passes = Passes(spec, join(spec), SEPARATOR)
     passes.initialise()
     optimizer = build_optimizer(passes.model, spec.optim)
 
@@ -198,7 +199,10 @@ def measure(program: Program, steps: int = STEPS) -> dict[str, Any]:
     shape = (case.micro_batch_size * case.accumulation, case.seq_len + 1)
     generator = torch.Generator().manual_seed(0)
     vocabulary = spec_of(program).model.vocab_size
-    tokens = torch.randint(1, vocabulary, shape, generator=generator).to(program.device)
+    tokens = torch.randint(1, vocabulary, shape, generator=generator)
+    if program.documents:
+        tokens[torch.rand(shape, generator=generator) < 1 / DOCUMENT_TOKENS] = SEPARATOR
+    tokens = tokens.to(program.device)
     times, losses = [], []
     for _ in range(WARM_STEPS + steps if on_gpu else steps):
         began = time.perf_counter()
