@@ -93,11 +93,11 @@ class Site:
             assert process.poll() is None
 
     def forked(self) -> list[psutil.Process]:
-        return psutil.Process(self.forge.pid).children()
+        return psutil.Process(self.forge.pid).children() if self.forge.poll() is None else []
 
     def close(self) -> None:
         everyone = [*self.started, self.forge]
-        for process in everyone:
+        for process in (*self.forked(), *everyone):
             process.kill()
         for process in everyone:  # a forge that was stopped held the others' output
             process.communicate()
