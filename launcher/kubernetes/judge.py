@@ -117,7 +117,8 @@ def _nodes(seen: Seen) -> tuple[NodeView, ...]:
         elif pod.host_silent:
             views.append(NodeView(node, host, None, f"Kubernetes has lost touch with {host}"))
         elif pod.over:
-            views.append(NodeView(node, host, False))
+            # One that has said how it ended is through, however long the others take.
+            views.append(NodeView(node, host, None if node in seen.reported else False))
         else:
             views.append(NodeView(node, host, True if pod.running else None))
     return tuple(views)

@@ -52,6 +52,12 @@ def test_pods_that_run_are_nodes_on_their_hosts() -> None:
     assert [(n.node, n.host, n.alive) for n in nodes] == [(0, "gpu-0", True), (1, "gpu-1", True)]
 
 
+def test_a_pod_that_has_said_how_it_ended_is_not_gone_while_the_others_still_run() -> None:
+    through = pod(0, "Succeeded", containerStatuses=terminated(0, "Completed"))
+    assert seen(through, pod(1), reported=frozenset({0})).alive is None
+    assert seen(through, pod(1)).ended
+
+
 def test_a_pod_that_its_node_evicted_is_told_of_with_the_nodes_reason() -> None:
     target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
     message = "The node was low on resource: ephemeral-storage."
