@@ -66,11 +66,13 @@ def a_spec(layout: dict[str, Any], ranks: int) -> RunSpec:
     sequence, each of which could go wrong in a layout of its own."""
     model = {"layers": 5, "z_loss": 1e-3, "no_rope_every": 3, **layout.pop("model", {})}
     launch, precision = layout.pop("launch", {}), layout.pop("precision", "fp32")
-    parallel = {"micro_batch_size": 2, "uneven_stages": True, **layout}
     others = ("tensor_parallel", "context_parallel", "pipeline_parallel")
     replicas = ranks
     for other in others:
-        replicas //= parallel.get(other, 1)
+        replicas //= layout.get(other, 1)
+    # At least two micro-batches, and as many as a pipeline has stages.
+    micro = BATCH // replicas // max(2, layout.get("pipeline_parallel", 1))
+    parallel = {"micro_batch_size": micro, "uneven_stages": True, **layout}
     return with_parts(
         make_spec(Path("/unused"), ranks=1, rate=3e-3),
         model=model,
