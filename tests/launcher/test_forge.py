@@ -96,8 +96,10 @@ class Site:
         return psutil.Process(self.forge.pid).children() if self.forge.poll() is None else []
 
     def close(self) -> None:
+        for forked in self.forked():
+            forked.kill()
         everyone = [*self.started, self.forge]
-        for process in (*self.forked(), *everyone):
+        for process in everyone:
             process.kill()
         for process in everyone:  # a forge that was stopped held the others' output
             process.communicate()
