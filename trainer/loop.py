@@ -10,6 +10,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
+
+# What torch imports by itself in a rank's first step, half a second of it: ranks are forked of a
+# process that has imported this module, and then have it.
+import torch._inductor.config
 from torch.torch_version import TorchVersion
 
 from smolplan.checkpoint_request import CheckpointRequest

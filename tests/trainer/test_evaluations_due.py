@@ -16,6 +16,7 @@ from preflight.small_run_layouts import with_parts
 from smolplan.checksums import checksum
 from smolplan.evaluations_due import due
 from smolplan.lifetime import ATTENDED
+from smolplan.lock import is_held
 from smolplan.rundir import MANIFEST, RunDir, read_json, write_json, write_text
 from smolplan.spec import dump_spec
 from tests.support import events, make_spec, start, wait_until
@@ -128,7 +129,8 @@ def test_a_monitored_run_is_evaluated_beside_it_and_what_cannot_be_is_told_once(
     run = start(spec, store, tmp_path / "runs", monitored=True)
     directory = RunDir(run.path)
     assert control.await_end(store, run.id, 120).state == "finished"
-    wait_until(lambda: due(directory, spec) == (), timeout_s=120)
+    lock = directory.evaluation_lock
+    wait_until(lambda: due(directory, spec) == () and not is_held(lock), timeout_s=120)
     told = read_json(directory.evaluation(12)) or {}
     assert told["bits_per_byte"] > 0
     assert told["checkpoint"] == checksum(directory, 12)
