@@ -20,6 +20,10 @@ def program() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+class Navigated(Exception):
+    """The page that was asked made room for another before it answered."""
+
+
 class Page:
     """One tab. What its console complains of is kept in `complaints`."""
 
@@ -66,9 +70,15 @@ class Page:
     def wait(self, expression: str) -> None:
         """Until the expression is true; fails if it does not become so."""
         deadline = time.monotonic() + ANSWER_S
-        while not self.ask(expression):
+        while not self._is_true(expression):
             assert time.monotonic() < deadline, f"{expression} did not become true"
             time.sleep(0.1)
+
+    def _is_true(self, expression: str) -> bool:
+        try:
+            return bool(self.ask(expression))
+        except Navigated:
+            return False
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
         """The page, or what the window shows of it, as the file's suffix says: png or webp."""
@@ -92,6 +102,8 @@ class _Browser:
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while (answer := self._next()).get("id") != self._number:
             self.events.append(answer)
+        if "navigated" in answer.get("error", {}).get("message", ""):
+            raise Navigated(method)
         assert "error" not in answer, f"{method}: {answer}"
         return answer["result"]
 
