@@ -58,14 +58,12 @@ def prepare(
     Example, on 16 nodes of Slurm: `sbatch --array=1-16 --exclusive --wrap='smolplan data prepare
     run.yaml --part $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT'`
     """
-    if part is None:
-        _show_made(_dataset(*_named(where)))
-        return
     from trainer.data.share import Share
 
-    share = Share.parse(part)
-    made = _share(*_named(where), share)
+    share = None if part is None else Share.parse(part)
+    made = _dataset(*_named(where), share)
     if isinstance(made, list):
+        assert share is not None
         _show_left(made, share, where)
     else:
         _show_made(made)
@@ -120,6 +118,7 @@ def inspect(
 
     spec, run = _named(where)
     dataset = _dataset(spec, run)
+    assert not isinstance(dataset, list)  # it is of all shares
     from smolplan.cli.data_view import show_data
     from trainer.data.inspect import inspect as figures
 
@@ -144,28 +143,18 @@ def _named(where: str) -> "tuple[RunSpec, RunDir | None]":
     return load_spec(run.spec), run
 
 
-def _dataset(spec: "RunSpec", run: "RunDir | None") -> "Dataset":
-    """The run's own, or what is made or found now. Raises UserError."""
-    if own := _own(spec, run):
-        return own
-    from trainer.data.prepare import prepare, write_dataset
-
-    with _progress() as (say, advance):
-        dataset = prepare(spec, say, advance)
-    if run is not None:
-        write_dataset(run, spec, dataset)
-    return dataset
-
-
-def _share(spec: "RunSpec", run: "RunDir | None", share: "Share") -> "Dataset | list[Left]":
-    """As `_dataset`; or what is left while other shares are not done. Raises UserError."""
+def _dataset(
+    spec: "RunSpec", run: "RunDir | None", share: "Share | None" = None
+) -> "Dataset | list[Left]":
+    """The run's own, or what is made or found now; of a share alone, what is left while others are
+    not done. Raises UserError."""
     if own := _own(spec, run):
         return own
     from trainer.data.dataset import Dataset
-    from trainer.data.prepare import prepare_share, write_dataset
+    from trainer.data.prepare import prepare, prepare_share, write_dataset
 
     with _progress() as (say, advance):
-        made = prepare_share(spec, share, say, advance)
+        made = prepare_share(spec, share, say, advance) if share else prepare(spec, say, advance)
     if run is not None and isinstance(made, Dataset):
         write_dataset(run, spec, made)
     return made
