@@ -5,7 +5,6 @@ from planner.job_memory import job_memory_lines
 from planner.kernels import roundup_quotient
 from planner.legality import Job
 from planner.memory import FP32_STATE, Layout
-from planner.params import parameter_count
 from planner.restrict import ZERO_BUBBLE
 from planner.search import Candidate, Found, stack_of
 from planner.site import Site
@@ -13,7 +12,7 @@ from planner.stalls import PLAYBOOK, rank_checkpoint_bytes, reading_s
 from planner.step_inputs import Stack
 from planner.step_shape import forward_flops_per_token, shape_of
 from planner.step_time import HBM_SHARE, OPTIMIZER_BYTES, StepTime
-from planner.storage import CHECKPOINT_BYTES_PER_PARAM, bytes_per_token
+from planner.storage import bytes_per_token, checkpoint_bytes
 from smolplan.units import count_of, format_bytes
 
 PARTS = {
@@ -202,10 +201,10 @@ def stall_lines(found: Found, one: Candidate) -> list[Line]:
         )
     ]
     if every := job.checkpoint_every_steps:
-        whole = CHECKPOINT_BYTES_PER_PARAM * parameter_count(job.architecture)
+        whole = checkpoint_bytes(job.architecture, muon=job.muon)
         formula = f"{format_bytes(whole)} / {rate}"
         if storage.asynchronous:
-            held = float(rank_checkpoint_bytes(job.architecture, one.layout))
+            held = float(rank_checkpoint_bytes(job.architecture, one.layout, muon=job.muon))
             formula = f"{format_bytes(held)} of a rank / {storage.copy_bytes_per_s / 1e9:.3g} GB/s"
             formula += f", and {format_bytes(whole)} / {rate} in the meantime"
         lines.append(

@@ -18,11 +18,11 @@ from planner.memory import (
 )
 from planner.memory.trainer import is_counted, trainer_memory_lines
 from planner.number_format import peak_flops
-from planner.params import layer_matrix_parameters, parameter_count
+from planner.params import parameter_count
 from planner.search import candidate_of
 from planner.site import job_of, site_of
 from planner.stalls import Storage
-from planner.storage import CHECKPOINT_BYTES_PER_PARAM
+from planner.storage import CHECKPOINT_BYTES_PER_PARAM, checkpoint_bytes, muon_parameters
 from smolplan.errors import UserError
 from smolplan.spec import RunSpec
 from smolplan.units import count_of
@@ -67,9 +67,10 @@ def make_plan(spec: RunSpec) -> Plan:
     gpu = None if spec.cluster.gpu == "cpu" else find_gpu(spec.cluster.gpu, where="cluster.gpu")
     peak = None if gpu is None else peak_flops(spec.optim.precision, gpu)
     model, layout, seq_len = spec.model, layout_of(spec), spec.data.seq_len
-    params = parameter_count(model)
+    arch, muon = architecture_of(model), spec.optim.optimizer == "muon"
+    params, checkpoint = parameter_count(arch), checkpoint_bytes(arch, muon=muon)
     per_token = flops_per_token(model, seq_len)
-    per_parameter = MUON_STATE if spec.optim.optimizer == "muon" else FP32_STATE
+    per_parameter = MUON_STATE if muon else FP32_STATE
     state = state_lines(model, layout, per_parameter)
     if is_counted(spec):
         memory = trainer_memory_lines(spec, "cpu" if gpu is None else "cuda")
@@ -85,9 +86,6 @@ def make_plan(spec: RunSpec) -> Plan:
             element_bytes=element_bytes,
             conventions=conventions,
         )
-    arch = architecture_of(model)
-    one = arch.layers * layer_matrix_parameters(arch) if spec.optim.optimizer == "muon" else 0
-    checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAM * params - 4 * one
     explanation = [
         Line("parameters", params, "", "sum of the components", "planner/params.py"),
         Line(
@@ -113,10 +111,10 @@ def make_plan(spec: RunSpec) -> Plan:
         ),
         Line(
             "checkpoint",
-            checkpoint_bytes,
+            checkpoint,
             "B",
             f"{CHECKPOINT_BYTES_PER_PARAM} B × {params:,}: fp32 weights, two AdamW moments"
-            + (f"; less 4 B × {one:,} that Muon moves" if one else ""),
+            + (f"; less 4 B × {muon_parameters(arch):,} that Muon moves" if muon else ""),
         ),
         *memory,
     ]
@@ -130,7 +128,7 @@ def make_plan(spec: RunSpec) -> Plan:
         tokens=spec.tokens,
         global_batch_tokens=spec.global_batch_tokens,
         tokens_per_s=_tokens_per_s(spec),
-        checkpoint_bytes=checkpoint_bytes,
+        checkpoint_bytes=checkpoint,
         state_bytes_per_rank=round(sum(line.value for line in state)),
         memory_per_rank_bytes=round(sum(line.value for line in memory)),
         memory_lines=tuple(memory),

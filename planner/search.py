@@ -165,6 +165,7 @@ def expected(job: Job, site: Site, layout: Layout) -> Expected:
         nodes=site.nodes(job.gpus),
         every_steps=job.checkpoint_every_steps,
         storage=site.storage,
+        muon=job.muon,
     )
     return Expected(step, waited)
 

@@ -4,9 +4,18 @@ from dataclasses import dataclass
 
 from planner.architecture import Architecture
 from planner.kernels import Values, either
-from planner.memory import Layout, rank_parameters, rank_routed_parameters
-from planner.params import parameter_count
-from planner.storage import CHECKPOINT_BYTES_PER_PARAM, bytes_per_token
+from planner.memory import (
+    Layout,
+    rank_matrix_parameters,
+    rank_parameters,
+    rank_routed_parameters,
+)
+from planner.storage import (
+    CHECKPOINT_BYTES_PER_PARAM,
+    MOMENT_BYTES_PER_PARAM,
+    bytes_per_token,
+    checkpoint_bytes,
+)
 
 PLAYBOOK = "Smol Training Playbook, infrastructure chapter"
 NODE_BYTES_PER_S = 4.2 * 2**30
@@ -53,22 +62,24 @@ def reading_s(arch: Architecture, step_tokens: int, nodes: int, storage: Storage
     return step_tokens * bytes_per_token(arch.vocab_size) / (nodes * storage.node_bytes_per_s)
 
 
-def writing_s(arch: Architecture, nodes: int, storage: Storage) -> float:
+def writing_s(arch: Architecture, nodes: int, storage: Storage, *, muon: bool = False) -> float:
     """Of one checkpoint, by all nodes together."""
-    whole = CHECKPOINT_BYTES_PER_PARAM * parameter_count(arch)
-    return whole / (nodes * storage.node_bytes_per_s)
+    return checkpoint_bytes(arch, muon=muon) / (nodes * storage.node_bytes_per_s)
 
 
-def rank_checkpoint_bytes(arch: Architecture, layout: Layout) -> Values:
+def rank_checkpoint_bytes(arch: Architecture, layout: Layout, *, muon: bool = False) -> Values:
     """Of a checkpoint, what the fullest rank holds: fp32 weights and moments, which ZeRO shards
     from stage 1 on."""
-    routed = rank_routed_parameters(arch, layout)
-    others = rank_parameters(arch, layout) - routed
     sharded = layout.zero_stage >= 1
-    held = others / either(sharded, layout.shards, 1) + routed / either(
-        sharded, layout.expert_shards, 1
-    )
-    return CHECKPOINT_BYTES_PER_PARAM * held
+    routed = rank_routed_parameters(arch, layout)
+
+    def held(params: Values) -> Values:
+        """Of so many parameters of a rank, its experts' among them."""
+        of_experts = routed / either(sharded, layout.expert_shards, 1)
+        return (params - routed) / either(sharded, layout.shards, 1) + of_experts
+
+    missing = muon * MOMENT_BYTES_PER_PARAM * held(rank_matrix_parameters(arch, layout))
+    return CHECKPOINT_BYTES_PER_PARAM * held(rank_parameters(arch, layout)) - missing
 
 
 def stalls(
@@ -80,6 +91,7 @@ def stalls(
     nodes: int,
     every_steps: int,
     storage: Storage,
+    muon: bool = False,
 ) -> Stalls:
     """Data are read ahead: only what takes longer than a step is waited for. A checkpoint is waited
     for whole, or if asynchronous while it is copied, and until the one before is written.
@@ -87,8 +99,9 @@ def stalls(
     loading_s = _beyond(reading_s(arch, step_tokens, nodes, storage), step_s)
     if not every_steps:
         return Stalls(loading_s, 0.0)
-    written_s: Values = writing_s(arch, nodes, storage)
+    written_s: Values = writing_s(arch, nodes, storage, muon=muon)
     if storage.asynchronous:
-        copied_s = rank_checkpoint_bytes(arch, layout) / storage.copy_bytes_per_s
+        copied = rank_checkpoint_bytes(arch, layout, muon=muon)
+        copied_s = copied / storage.copy_bytes_per_s
         written_s = copied_s + _beyond(written_s, every_steps * (step_s + loading_s))
     return Stalls(loading_s, written_s / every_steps)

@@ -3,11 +3,16 @@
 import math
 from dataclasses import dataclass
 
+from planner.architecture import Architecture
+from planner.params import layer_matrix_parameters, parameter_count
+
 LARGEST_TWO_BYTE_VOCABULARY = 1 << 16
 
 CHECKPOINT_BYTES_PER_PARAM = 12
 """fp32 weights and AdamW's two fp32 moments, as the bundled trainer writes them.
 With bf16 weights beside the fp32 master copy (nanotron) it is 14."""
+MOMENT_BYTES_PER_PARAM = 4
+"""Of one of the two, which Muon has not of the matrices that it moves."""
 
 WEIGHTS_BYTES_PER_PARAM = 2.0
 """bf16, what is published of a checkpoint."""
@@ -21,6 +26,17 @@ def bytes_per_token(vocab_size: int) -> int:
     """Bytes of a token's number on disk: 2 up to a vocabulary of 65,536, else 4 (nanotron's
     token_size_in_bytes)."""
     return 2 if vocab_size <= LARGEST_TWO_BYTE_VOCABULARY else 4
+
+
+def muon_parameters(arch: Architecture) -> int:
+    """What Muon moves: the layers' matrices, those of experts among them."""
+    return arch.layers * layer_matrix_parameters(arch)
+
+
+def checkpoint_bytes(arch: Architecture, *, muon: bool) -> int:
+    """Of one whole checkpoint."""
+    missing = muon * MOMENT_BYTES_PER_PARAM * muon_parameters(arch)
+    return CHECKPOINT_BYTES_PER_PARAM * parameter_count(arch) - missing
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,12 @@ from planner.memory.layout import (
     layout_of,
 )
 from planner.memory.sharded import memory_bytes, memory_lines, memory_parts, stage_parts
-from planner.memory.state import rank_parameters, rank_routed_parameters, state_lines
+from planner.memory.state import (
+    rank_matrix_parameters,
+    rank_parameters,
+    rank_routed_parameters,
+    state_lines,
+)
 from planner.memory.trainer import trainer_memory_bytes, trainer_memory_lines
 
 __all__ = [
@@ -42,6 +47,7 @@ __all__ = [
     "memory_lines",
     "memory_parts",
     "micro_batches_in_flight",
+    "rank_matrix_parameters",
     "rank_parameters",
     "rank_routed_parameters",
     "stage_parts",

@@ -123,6 +123,19 @@ def rank_parameters(
     return layers * layer + routed + table_parameters(arch, layout)
 
 
+def rank_matrix_parameters(
+    arch: Architecture,
+    layout: Layout,
+    conventions: Conventions = GENERIC,
+    *,
+    last_stage: bool = False,
+) -> Values:
+    """Those of them that are the layers' matrices, experts' among them."""
+    layers = stage_layers(arch, layout, conventions, last_stage=last_stage)
+    routed = rank_routed_parameters(arch, layout, conventions, last_stage=last_stage)
+    return layers * layer_matrices(arch, layout, conventions) + routed
+
+
 def state_parts(
     arch: Architecture,
     layout: Layout,
@@ -146,10 +159,9 @@ def state_parts(
 
     saved: Values = 0
     if state.optimizer_of_matrices is not None:
-        layers = stage_layers(arch, layout, conventions, last_stage=last_stage)
-        others = layers * layer_matrices(arch, layout, conventions)
-        of_ranks = others / layout.shards + routed / layout.expert_shards
-        matrices = either(layout.zero_stage >= 1, of_ranks, others + routed)
+        whole = rank_matrix_parameters(arch, layout, conventions, last_stage=last_stage)
+        of_ranks = (whole - routed) / layout.shards + routed / layout.expert_shards
+        matrices = either(layout.zero_stage >= 1, of_ranks, whole)
         saved = (state.optimizer - state.optimizer_of_matrices) * matrices
     tables = table_parameters(arch, layout)
     gathered = conventions.element_bytes * either(whole_stage, params, 2 * layer + tables)

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from planner.architecture import architecture_of
 from planner.layout_lines import run_lines
 from planner.memory import Layout
-from planner.params import parameter_count
+from planner.params import layer_matrix_parameters, parameter_count
 from planner.search import search
 from planner.site import job_of, site_of
 from planner.stalls import Storage, rank_checkpoint_bytes, reading_s, stalls, writing_s
+from planner.storage import checkpoint_bytes
 from smolplan.spec import load_preset
 
 SPEC = load_preset("smollm3-3b")
@@ -79,6 +80,21 @@ def test_sharded_optimisers_shards_add_up_to_the_checkpoint() -> None:
     held = np.asarray(rank_checkpoint_bytes(ARCH, Layout(data_parallel=16, zero_stage=zero)))
     assert held[0] == 12 * parameter_count(ARCH)
     assert held[1:] * 16 == pytest.approx([held[0]] * 3)
+
+
+@pytest.mark.parametrize("model", ["smollm3-3b", "qwen3-30b-a3b"])
+def test_muon_writes_one_moment_of_the_layers_matrices(model: str) -> None:
+    arch = architecture_of(load_preset(model).model)
+    matrices = arch.layers * layer_matrix_parameters(arch)
+    expected = 12 * parameter_count(arch) - 4 * matrices
+    assert checkpoint_bytes(arch, muon=True) == expected
+    assert checkpoint_bytes(arch, muon=False) == 12 * parameter_count(arch)
+    for ranks in (1, 4):
+        layout = Layout(data_parallel=ranks, zero_stage=1)
+        held = float(rank_checkpoint_bytes(arch, layout, muon=True))
+        assert held * ranks == pytest.approx(expected)
+    shorter = writing_s(arch, 1, Storage(), muon=True) / writing_s(arch, 1, Storage())
+    assert shorter == pytest.approx(expected / (12 * parameter_count(arch)))
 
 
 def test_what_is_waited_for_stands_in_the_explanation_and_in_the_days() -> None:
