@@ -8,7 +8,6 @@ above its limit (tests/trainer/layout_curves.py), or ranks that are to hold the 
 import argparse
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.trainer.layout_curves import (
     first_gradients,
     on_one_device,
 )
+from tests.trainer.ranks import run_on_ranks
 from tests.trainer.test_parallel import RECURRENT, WITH_BIAS, WITH_EXPERTS
 
 COMMAND = "python -m benchmarks.layouts"
@@ -59,14 +59,12 @@ def cells_of(loss: float, of_sequence: float, norm: float, gradient: float) -> l
 
 def measure(layout: dict[str, Any]) -> tuple[list[str], bool]:
     """Cells of the table, and whether all is within the limits."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(RANKS)]
-    address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    words = ["--local-addr", "127.0.0.1", "-m", "tests.trainer.layout_curves", json.dumps(layout)]
-    done = subprocess.run([*torchrun, *address, *words], capture_output=True, text=True)
-    told = TOLD.search(done.stdout)
+    curves = "tests.trainer.layout_curves"
+    ended = run_on_ranks(RANKS, curves, json.dumps(layout), timeout_s=600)
+    told = TOLD.search(ended.stdout)
     if told is None:
-        raise SystemExit(done.stderr[-3000:])
-    return cells_of(*map(float, told.groups())), done.returncode == 0
+        raise SystemExit(ended.stderr[-3000:])
+    return cells_of(*map(float, told.groups())), not any(ended.codes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -165,7 +165,7 @@ class Context:
         server = self._server
         if server is None or not server.alive:
             # Not under the lock: this takes seconds, and `abandon` must get through.
-            server = self._server = RankServer(self)
+            server = self._server = RankServer(self.start)
         return server
 
     def _nearest_folder(self) -> Path:

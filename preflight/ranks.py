@@ -7,15 +7,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from preflight.once import ProbeError
-
-if TYPE_CHECKING:
-    from preflight.context import Context
 
 PRELOADED = ("trainer.loop", "trainer.evaluate", "launcher.agent")
 
@@ -23,9 +20,10 @@ PRELOADED = ("trainer.loop", "trainer.evaluate", "launcher.agent")
 class RankServer:
     """The process that ranks are forked from (preflight/probes/fork_server.py)."""
 
-    def __init__(self, context: "Context") -> None:
-        """Raises ProbeError if torch or the trainer cannot be imported."""
-        self.process = context.start(
+    def __init__(self, start: Callable[..., subprocess.Popen[str]]) -> None:
+        """`start`: an interpreter's arguments and Popen's options → the process. Raises ProbeError
+        if torch or the trainer cannot be imported."""
+        self.process = start(
             ["-m", "preflight.probes.fork_server", *PRELOADED],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -57,10 +55,16 @@ class RankServer:
         return Child(answer["pid"], stdout, stderr, self._code)
 
     def start_ranks(
-        self, module: str, arguments: list[str], ranks: int, output: Path
+        self,
+        module: str,
+        arguments: list[str],
+        ranks: int,
+        output: Path,
+        environment: Mapping[str, str] = {},
     ) -> list["Child"]:
         """One process a rank, in the environment that torchrun gives them."""
         shared = {
+            **environment,
             "WORLD_SIZE": str(ranks),
             "LOCAL_WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1",

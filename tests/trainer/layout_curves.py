@@ -1,5 +1,5 @@
-"""Under torchrun, on every rank: exit 0 if layouts of a model on these ranks begin with the weights
-of the model on one device, make its first gradients of them, and train to its losses and gradient
+"""On every rank (ranks.py): exit 0 if layouts of a model on these ranks begin with the weights of
+the model on one device, make its first gradients of them, and train to its losses and gradient
 norms, ranks that hold the same still holding the same at the end. The arguments are layouts, as
 JSON, with `precision` where it is not fp32."""
 
@@ -205,7 +205,8 @@ def main() -> int:
         if model not in firsts:
             firsts[model] = first_gradients(spec)
         if (model, precision) not in alone:
-            alone[model, precision] = on_one_device(spec, firsts[model])
+            of_rank_0 = on_one_device(spec, firsts[model]) if world.rank == 0 else ([], 0.0)
+            alone[model, precision] = world.gather(of_rank_0)[0]
         expected, on_one = alone[model, precision]
         placed = World(world.rank, world.size, world.device, mesh_of(spec, world.size, "cpu"))
         curve, furthest, odd = laid_out(spec, placed, firsts[model])
@@ -221,7 +222,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    # As the trainer ends: gloo may abort where one rank is gone a moment before the other.
-    os._exit(code)
+    sys.exit(main())

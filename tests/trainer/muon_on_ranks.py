@@ -1,4 +1,4 @@
-"""Under torchrun, on every rank: exit 0 if some steps of Muon on a model that is shared out give,
+"""On every rank (ranks.py): exit 0 if some steps of Muon on a model that is shared out give,
 bit for bit, the weights and moments that one rank with the whole model gets of the same gradients.
 The arguments are layouts, as JSON, with changes of the model."""
 
@@ -66,5 +66,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    os._exit(code)
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Under torchrun, on every rank: exit 0 if a model that was shared out before it had weights has
+"""On every rank (ranks.py): exit 0 if a model that was shared out before it had weights has
 the weights of one that was not, still tied, and gives its logits, losses, gradients and their norm.
 The arguments: the number of ranks in a tensor-parallel group, and changes of the model (JSON)."""
 
@@ -101,6 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    # As the trainer ends: gloo may abort where one rank is gone a moment before the other.
-    os._exit(code)
+    sys.exit(main())

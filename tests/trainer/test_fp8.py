@@ -16,7 +16,7 @@ from preflight.small_run_layouts import with_parts
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import ModelSpec, RunSpec
 from tests.support import make_spec
-from tests.trainer.test_parallel import on_ranks
+from tests.trainer.ranks import on_ranks
 from trainer.fp8 import check_device, multiply_in_fp8, share, takes_fp8
 from trainer.model.block import Block
 from trainer.model.transformer import CausalLM

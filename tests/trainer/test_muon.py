@@ -15,7 +15,7 @@ from smolplan.errors import NamedExit
 from smolplan.rundir import write_text
 from smolplan.spec import dump_spec, load_preset
 from tests.support import make_spec
-from tests.trainer.test_parallel import on_ranks
+from tests.trainer.ranks import on_ranks
 from tests.trainer.test_resume import make_run, train
 from tests.trainer.test_resume_layouts import laid_out
 from trainer.manifest import Manifest

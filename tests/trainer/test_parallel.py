@@ -1,9 +1,9 @@
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+
+from tests.trainer.ranks import on_ranks
 
 EVERYTHING = {
     **{"qk_norm": "per_head", "qkv_bias": True, "output_bias": True, "ffn_bias": True},
@@ -69,20 +69,6 @@ COMPILED: list[dict[str, Any]] = [
     {"context_parallel": 2, "recompute": "selective", **COMPILE},
     {"expert_parallel": 2, "zero_stage": 2, "model": WITH_EXPERTS, **COMPILE},
 ]
-
-
-def on_ranks(ranks: int, module: str, *arguments: str, timeout_s: float = 120.0) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    command = ["--local-addr", "127.0.0.1", "-m", f"tests.trainer.{module}", *arguments]
-    done = subprocess.run(
-        [*torchrun, *address, *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout_s,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The trainer alone, under torchrun."""
+"""The trainer alone."""
 
 import shutil
 import subprocess
@@ -16,6 +16,7 @@ from smolplan.spec import RunSpec, dump_spec
 from smolplan.uploads import Arrived, Uploads, store_folder
 from tests.support import make_spec
 from tests.trainer.one_slow_rank import MEMORY_BYTES, WAIT_S
+from tests.trainer.ranks import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,15 @@ def make_run(folder: Path, spec: RunSpec) -> RunDir:
     return run
 
 
-def train(run: RunDir, attempt: int, ranks: int, program: str = "trainer") -> int:
+def train(run: RunDir, attempt: int, ranks: int) -> int:
+    """0 if all ranks end well."""
+    run.begin_attempt(attempt)
+    ended = run_on_ranks(ranks, "trainer", str(run), "--attempt", str(attempt), timeout_s=300)
+    sys.stderr.write(ended.stderr)
+    return int(any(ended.codes))
+
+
+def under_torchrun(run: RunDir, attempt: int, ranks: int, program: str) -> int:
     run.begin_attempt(attempt)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
     address = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr"]
@@ -106,7 +115,7 @@ def test_the_rank_that_waits_longest_and_the_fullest_one_are_told_of(
     tmp_path: Path, data_cache: Path
 ) -> None:
     run = make_run(tmp_path / "run", make_spec(data_cache, steps=6, every=6))
-    assert train(run, 1, 2, "tests.trainer.one_slow_rank") == 0
+    assert under_torchrun(run, 1, 2, "tests.trainer.one_slow_rank") == 0
     lines = run.read_metrics()
     assert len(lines) == 6
     assert sum(line["data_wait_s"] for line in lines) > 2 * WAIT_S
