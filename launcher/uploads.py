@@ -48,7 +48,8 @@ class Transfers:
             return False
         if is_over and record.trouble is not None and record.trouble.given_up:
             return False
-        self._start("trainer.upload", run)
+        # Of a run that is over only what was saved last is missing: nothing is gained by a pause.
+        self._start("trainer.upload", run, at_once=is_over and record.trouble is None)
         return True
 
     def fetch_what_is_lost(self, run: RunDir, spec: RunSpec) -> str:
@@ -60,9 +61,9 @@ class Transfers:
         self._start("trainer.restore", run)
         return f"checkpoint {step} is fetched from {spec.checkpoint.upload_to}"
 
-    def _start(self, module: str, run: RunDir) -> None:
-        output = run.path / "upload.log"
-        self._helpers.start(module, str(run.path), lock=run.upload_lock, output=output)
+    def _start(self, module: str, run: RunDir, *, at_once: bool = False) -> None:
+        lock, output = run.upload_lock, run.path / "upload.log"
+        self._helpers.start(module, str(run.path), lock=lock, output=output, at_once=at_once)
 
 
 def fetch_now(run: RunDir, spec: RunSpec, on_progress: Callable[[str], None]) -> None:

@@ -67,7 +67,12 @@ class SlurmLab:
 
     def stop_controller(self) -> None:
         """It goes on from its state folder when it is started again. Not killed: it would forget
-        jobs of the last seconds, which are not saved yet."""
+        jobs of the last seconds, which are not saved yet. Nor while a job is ending: it would ask
+        for that anew, and listen, after a minute only."""
+        self._await(
+            lambda: not self.run("squeue", "--noheader", "--states=COMPLETING"),
+            "a job does not end",
+        )
         self._processes["slurmctld"].terminate()
         self._processes.pop("slurmctld").wait(START_S)
 

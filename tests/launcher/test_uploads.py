@@ -75,6 +75,21 @@ def test_an_upload_that_is_killed_is_started_again_and_what_is_lost_is_fetched(
     assert run.checkpoint(4).is_dir()
 
 
+def test_what_a_run_that_is_over_saved_last_waits_for_no_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "AGAIN_AFTER_S", 3600.0)
+    (tmp_path / "store").mkdir()
+    run = make_run(tmp_path / "small-1", f"file://{tmp_path}/store")
+    spec, transfers = load_spec(run.spec), Transfers(Helpers())
+    make_checkpoint(run, 4)
+    wait_until(lambda: not transfers.upload(run, spec) and not processes(run))
+    make_checkpoint(run, 8)
+    assert transfers.upload(run, spec) and not processes(run)
+    wait_until(lambda: not transfers.upload(run, spec, is_over=True))
+    assert record(run).is_complete(run)
+
+
 def test_a_roll_back_starts_an_upload_though_all_checkpoints_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
