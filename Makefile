@@ -16,7 +16,7 @@ test: $(READY)
 	$(MAKE) --no-print-directory --jobs 2 pytest lint
 
 pytest: $(READY)
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
