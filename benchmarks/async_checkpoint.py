@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.peers.document import markdown_table, write_section
 from launcher.create import prepare_data
 from planner.plan import make_plan
-from preflight.ranks import free_port
+from smolplan.ports import free_port
 from smolplan.rundir import RunDir, write_text
 from smolplan.spec import RunSpec, dump_spec, parse_spec
 from smolplan.units import format_bytes

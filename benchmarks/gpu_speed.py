@@ -96,7 +96,7 @@ def _smolplan(program: Program) -> Step:
 
     import torch
 
-    from preflight.ranks import free_port
+    from smolplan.ports import free_port
     from trainer.optim import build_optimizer
     from trainer.parallel import join
     from trainer.passes import Passes

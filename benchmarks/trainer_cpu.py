@@ -31,8 +31,8 @@ import numpy as np
 from benchmarks.peers.document import markdown_table, write_section
 from benchmarks.transformers_parity import write_model
 from launcher.create import prepare_data
-from preflight.ranks import free_port
 from preflight.small_run_layouts import with_parts
+from smolplan.ports import free_port
 from smolplan.rundir import RunDir, read_lines, write_text
 from smolplan.spec import RunSpec, dump_spec, parse_spec
 from smolplan.units import format_bytes

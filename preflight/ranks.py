@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from preflight.once import ProbeError
+from smolplan.ports import free_port
 
 PRELOADED = ("trainer.loop", "trainer.evaluate", "launcher.agent")
 
@@ -162,10 +162,3 @@ def wait(children: list[Child], timeout_s: float) -> list[int]:
 def kill(children: list[Child]) -> None:
     for child in children:
         child.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

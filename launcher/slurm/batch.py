@@ -32,6 +32,7 @@ from launcher.slurm.record import (
     write_record,
 )
 from smolplan.errors import ExitCode, SmolplanError
+from smolplan.ports import free_port
 from smolplan.rundir import RunDir
 from smolplan.spec import RunSpec, load_spec
 from smolplan.spec.launch import SlurmSpec
@@ -171,14 +172,6 @@ def own_address(other: str) -> str:
         probe.connect((target[0], 9))  # of a datagram socket: nothing is sent
         own: str = probe.getsockname()[0]
     return own
-
-
-def free_port(address: str) -> int:
-    with socket.create_server(
-        (address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET
-    ) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def supervisors(

@@ -21,8 +21,8 @@ from launcher.processes import find_by_token, is_alive
 from launcher.store import Run, Store
 from monitor.collect.host_sample import read_host_samples
 from monitor.story import read_story
-from preflight.ranks import free_port
 from smolplan.errors import ExitCode, UserError
+from smolplan.ports import free_port
 from smolplan.rundir import RunDir, read_lines
 from smolplan.spec import dump_spec
 from tests.support import events, make_spec, smolplan, start, steps_done, wait_until

@@ -21,7 +21,7 @@ from monitor.dashboard import dashboard
 from monitor.rules import alert_rules
 from monitor.web.server import start_server
 from planner.plan import make_plan
-from preflight.ranks import free_port
+from smolplan.ports import free_port
 from smolplan.rundir import Heartbeat, RunDir, append_line, write_text
 from smolplan.spec import RunSpec
 from tests.monitor.support import InThread, Receiver, listening, quiet_run, with_alerts

@@ -16,7 +16,7 @@ import pytest
 from launcher import control
 from launcher.processes import is_alive
 from launcher.store import Run, Store
-from preflight.ranks import free_port
+from smolplan.ports import free_port
 from smolplan.rundir import RunDir
 from tests.support import make_spec, start, steps_done, wait_until
 

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from monitor.notify.__main__ import _has
 from monitor.notify.message import Message
 from monitor.notify.send import NotTaken, send
-from preflight.ranks import free_port
+from smolplan.ports import free_port
 from smolplan.spec.alerts import AlertsSpec
 from tests.monitor.support import Receiver, listening
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from preflight.ranks import free_port
 from smolplan.errors import ExitCode
+from smolplan.ports import free_port
 from smolplan.rundir import RunDir, read_json, read_lines
 from tests.support import make_spec, wait_until
 from tests.trainer.test_resume import make_run
