@@ -16,6 +16,8 @@ from textwrap import dedent
 
 import psutil
 
+from smolplan.ports import free_port
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "setpriv")
 
 CRED_EXPIRE_S = 5
@@ -168,7 +170,7 @@ class SlurmLab:
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
         host = socket.gethostname()
-        controller, *ports = _free_ports(1 + len(self.nodes))
+        controller, *ports = (free_port() for _ in range(1 + len(self.nodes)))
         nodes = "\n".join(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=64 "
             "RealMemory=1000 State=UNKNOWN"
@@ -207,14 +209,6 @@ class SlurmLab:
             PartitionName=all Nodes=ALL Default=YES MaxTime=60 State=UP
             """
         self.configuration.write_text(f"{dedent(settings)}{nodes}\n")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @contextmanager

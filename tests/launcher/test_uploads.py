@@ -48,6 +48,14 @@ def processes(run: RunDir) -> list[int]:
     return found
 
 
+def with_a_store(folder: Path) -> tuple[RunDir, RunSpec, Transfers]:
+    """A run with a checkpoint that is to go there."""
+    (folder / "store").mkdir()
+    run = make_run(folder / "small-1", f"file://{folder}/store")
+    make_checkpoint(run, 4)
+    return run, load_spec(run.spec), Transfers(Helpers())
+
+
 def test_an_upload_that_is_killed_is_started_again_and_what_is_lost_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,10 +87,7 @@ def test_what_a_run_that_is_over_saved_last_waits_for_no_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(helpers, "AGAIN_AFTER_S", 3600.0)
-    (tmp_path / "store").mkdir()
-    run = make_run(tmp_path / "small-1", f"file://{tmp_path}/store")
-    spec, transfers = load_spec(run.spec), Transfers(Helpers())
-    make_checkpoint(run, 4)
+    run, spec, transfers = with_a_store(tmp_path)
     wait_until(lambda: not transfers.upload(run, spec) and not processes(run))
     make_checkpoint(run, 8)
     assert transfers.upload(run, spec) and not processes(run)
@@ -94,10 +99,7 @@ def test_a_roll_back_starts_an_upload_though_all_checkpoints_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(helpers, "AGAIN_AFTER_S", 0.0)
-    (tmp_path / "store").mkdir()
-    run = make_run(tmp_path / "small-1", f"file://{tmp_path}/store")
-    spec, transfers = load_spec(run.spec), Transfers(Helpers())
-    make_checkpoint(run, 4)
+    run, spec, transfers = with_a_store(tmp_path)
     wait_until(lambda: not transfers.upload(run, spec))
     write_roll_backs(run, [RollBack(2, 7, 4, Skipped(), "why")])
     told = upload_status(spec, run)
