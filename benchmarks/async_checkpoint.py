@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.peers.document import markdown_table, write_section
 from launcher.create import prepare_data
 from planner.plan import make_plan
-from smolplan.ports import free_port
+from preflight.ranks import rank_environments
 from smolplan.rundir import RunDir, write_text
 from smolplan.spec import RunSpec, dump_spec, parse_spec
 from smolplan.units import format_bytes
@@ -63,15 +63,13 @@ def train(folder: Path, spec: RunSpec) -> Saves:
     write_text(run.spec, dump_spec(spec))
     prepare_data(run)
     run.begin_attempt(1)
-    port = str(free_port())
-    meeting = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "trainer", str(run), "--attempt", "1"],
-            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **own},
             stderr=subprocess.DEVNULL,
         )
-        for rank in range(RANKS)
+        for own in rank_environments(RANKS)
     ]
     codes = [rank.wait() for rank in ranks]
     if any(codes):

@@ -96,14 +96,13 @@ def _smolplan(program: Program) -> Step:
 
     import torch
 
-    from smolplan.ports import free_port
+    from preflight.ranks import rank_environments
     from trainer.optim import build_optimizer
     from trainer.parallel import join
     from trainer.passes import Passes
 
     spec = spec_of(program)
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    os.environ |= rank_environments(1)[0]
     torch.use_deterministic_algorithms(program.deterministic)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     passes = Passes(spec, join(spec), SEPARATOR)

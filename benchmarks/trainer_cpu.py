@@ -31,8 +31,8 @@ import numpy as np
 from benchmarks.peers.document import markdown_table, write_section
 from benchmarks.transformers_parity import write_model
 from launcher.create import prepare_data
+from preflight.ranks import rank_environments
 from preflight.small_run_layouts import with_parts
-from smolplan.ports import free_port
 from smolplan.rundir import RunDir, read_lines, write_text
 from smolplan.spec import RunSpec, dump_spec, parse_spec
 from smolplan.units import format_bytes
@@ -88,17 +88,13 @@ class Training:
 
 def measured(argv: Sequence[str], lines: Path, environment: dict[str, str], log: Path) -> Training:
     """Start two ranks, wait for them, and read the lines of rank 0: step, loss, time in s."""
-    port = str(free_port())
-    meeting = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    meeting |= {"OMP_NUM_THREADS": "1", **environment}
     ranks = []
-    for rank in range(RANKS):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(RANKS)}
+    for rank, own in enumerate(rank_environments(RANKS)):
         with log.with_suffix(f".{rank}.log").open("w") as output:
             ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-m", *argv],
-                    env={**os.environ, **meeting, **own},
+                    env={**os.environ, **own, "OMP_NUM_THREADS": "1", **environment},
                     stdout=output,
                     stderr=output,
                 )

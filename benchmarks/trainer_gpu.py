@@ -23,6 +23,7 @@ from benchmarks.peers.document import markdown_table, write_section
 from planner.catalog import find_gpu
 from planner.flops import flops_per_token
 from planner.memory.trainer import trainer_memory_lines
+from preflight.ranks import rank_environments
 from smolplan.spec import RunSpec, load_preset
 
 COMMAND = "python -m benchmarks.trainer_gpu"
@@ -93,8 +94,7 @@ def measure(case: Case) -> dict[str, Any]:
     from trainer.passes import Passes
 
     spec = case.spec()
-    os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    os.environ |= rank_environments(1)[0]
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     world = join(spec)

@@ -17,6 +17,17 @@ from smolplan.ports import free_port
 PRELOADED = ("trainer.loop", "trainer.evaluate", "launcher.agent")
 
 
+def rank_environments(ranks: int) -> list[dict[str, str]]:
+    """What torchrun gives each of the ranks of a world on this machine."""
+    shared = {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
 class RankServer:
     """The process that ranks are forked from (preflight/probes/fork_server.py)."""
 
@@ -63,21 +74,14 @@ class RankServer:
         environment: Mapping[str, str] = {},
     ) -> list["Child"]:
         """One process a rank, in the environment that torchrun gives them."""
-        shared = {
-            **environment,
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_WORLD_SIZE": str(ranks),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
-        }
         return [
             self.start(
                 module,
                 arguments,
-                {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                {**environment, **own},
                 output.with_name(f"{output.name}-rank-{rank}"),
             )
-            for rank in range(ranks)
+            for rank, own in enumerate(rank_environments(ranks))
         ]
 
     def _code(self, pid: int) -> int | None:

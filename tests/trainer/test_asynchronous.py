@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from preflight.ranks import rank_environments
 from smolplan.errors import ExitCode
-from smolplan.ports import free_port
 from smolplan.rundir import RunDir, read_json, read_lines
 from tests.support import make_spec, wait_until
 from tests.trainer.test_resume import make_run
@@ -56,17 +56,14 @@ class Ranks:
 
     def start(self, attempt: int) -> "list[subprocess.Popen[bytes]]":
         self._run.begin_attempt(attempt)
-        size, port = str(self._count), str(free_port())
-        meeting = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         path = f"{self._folder}:{os.environ.get('PYTHONPATH', '')}"
         return [
             subprocess.Popen(
                 [sys.executable, "-m", "trainer", str(self._run), "--attempt", str(attempt)],
-                env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-                | {"PYTHONPATH": path, "DISK": str(self._folder)},
+                env={**os.environ, **own, "PYTHONPATH": path, "DISK": str(self._folder)},
                 stderr=subprocess.DEVNULL,
             )
-            for rank in range(self._count)
+            for own in rank_environments(self._count)
         ]
 
 

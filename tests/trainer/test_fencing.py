@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from preflight.ranks import rank_environments
 from smolplan.errors import ExitCode
-from smolplan.ports import free_port
 from smolplan.rundir import RunDir, read_json, read_lines
 from tests.support import make_spec, wait_until
 from tests.trainer.test_resume import make_run
@@ -67,16 +67,10 @@ def test_a_rank_that_wakes_up_after_a_newer_attempt_has_begun_writes_nothing(
 
     def trainer(attempt: int, pause_in: str = "") -> "subprocess.Popen[bytes]":
         run.begin_attempt(attempt)
-        ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        [rank] = rank_environments(1)
         return subprocess.Popen(
             [sys.executable, "-m", "trainer", str(run), "--attempt", str(attempt)],
-            env={
-                **os.environ,
-                **ranks,
-                "MASTER_PORT": str(free_port()),
-                "PYTHONPATH": path,
-                "PAUSE_IN": pause_in,
-            },
+            env={**os.environ, **rank, "PYTHONPATH": path, "PAUSE_IN": pause_in},
             stderr=subprocess.DEVNULL,
         )
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from preflight.ranks import rank_environments
 from preflight.small_run_layouts import with_parts
 from smolplan.errors import ExitCode, NamedExit
 from smolplan.spec import ModelSpec, RunSpec
@@ -42,7 +43,7 @@ def a_spec(precision: str) -> RunSpec:
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     """Of one rank, in this process."""
-    rank = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    [rank] = rank_environments(1)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in rank.items():
             patch.setenv(name, value)
