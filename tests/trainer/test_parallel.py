@@ -66,9 +66,12 @@ COMPILED: list[dict[str, Any]] = [
     {"tensor_parallel": 2, "recompute": "full", **COMPILE},
     {"tensor_parallel": 2, "pipeline_parallel": 2, "model": {"window": 9, "layer_pattern": "WA"}}
     | COMPILE,
+]
+COMPILED_BY_TWO: list[dict[str, Any]] = [
     {"context_parallel": 2, "recompute": "selective", **COMPILE},
     {"expert_parallel": 2, "zero_stage": 2, "model": WITH_EXPERTS, **COMPILE},
 ]
+"""Every rank traces for itself, for longer than it trains."""
 
 
 @pytest.mark.slow
@@ -86,12 +89,14 @@ def test_a_model_on_several_ranks_computes_what_it_does_on_one(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "layouts",
-    [LAYOUTS, OF_EXPERTS, WITH_RECURRENCE, COMPILED],
-    ids=["dense", "with experts", "with recurrent layers", "compiled"],
+    ("ranks", "layouts"),
+    [(4, LAYOUTS), (4, OF_EXPERTS), (4, WITH_RECURRENCE), (4, COMPILED), (2, COMPILED_BY_TWO)],
+    ids=["dense", "with experts", "with recurrent layers", "compiled", "compiled by two"],
 )
-def test_every_layout_begins_and_trains_as_one_device_does(layouts: list[dict[str, Any]]) -> None:
-    on_ranks(4, "layout_curves", *map(json.dumps, layouts), timeout_s=800)
+def test_every_layout_begins_and_trains_as_one_device_does(
+    ranks: int, layouts: list[dict[str, Any]]
+) -> None:
+    on_ranks(ranks, "layout_curves", *map(json.dumps, layouts), timeout_s=800)
 
 
 @pytest.mark.slow
