@@ -3,16 +3,14 @@
 2502.16982, so that both go by one learning rate and one weight decay)."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Partial, Replicate
 
 from trainer.between_ranks import local
-from trainer.parallel import shard_of
 from trainer.whole_matrices import of_whole, parts, shared
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -23,9 +21,8 @@ RMS = 0.2
 TINY = 1e-7
 MOMENTUM = "momentum"
 """Of its state of a matrix: the one moment."""
-AT_ONCE = 16
-"""Matrices that are whole on each rank at a time, in bf16: those that are shared out over the ranks
-of a mesh, or of a stack as many as one rank works out."""
+AT_ONCE = 4
+"""Matrices that are whole on a rank at a time, in bf16."""
 
 
 class Muon(torch.optim.AdamW):
@@ -35,53 +32,47 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        number = 0  # of a matrix: its ranks take turns by it
         for group in self.param_groups:
             if group.get("muon"):
-                matrices = [matrix for matrix in group["params"] if matrix.dim() == 2]
-                for first in range(0, len(matrices), AT_ONCE):
-                    self._step_of(matrices[first : first + AT_ONCE], group)
-                for stack in group["params"]:
-                    if stack.dim() == 3:
-                        self._step_of_stack(stack, group)
+                alike: dict[tuple[Any, ...], list[nn.Parameter]] = defaultdict(list)
+                for parameter in group["params"]:
+                    placements = getattr(parameter, "placements", None)
+                    alike[parameter.shape, placements].append(parameter)
+                for parameters in alike.values():
+                    self._step_of(parameters, group, number)
+                    number += sum(math.prod(p.shape[:-2]) for p in parameters)
         return super().step(closure)  # which passes over what has no gradient any more
 
-    def _step_of(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
-        lr, momentum = group["lr"], group[MOMENTUM]
-        for matrix, update in zip(matrices, self._updates(matrices, momentum), strict=True):
-            matrix.mul_(1 - lr * group["weight_decay"])
-            matrix.add_(update.to(matrix.dtype), alpha=-lr * _scale(matrix))
-            self.state[matrix]["step"] += 1
-            matrix.grad = None
+    def _step_of(self, alike: list[nn.Parameter], group: dict[str, Any], number: int) -> None:
+        """Matrices, or stacks of them, of one shape, whose parts lie on the ranks in one way;
+        `number`: of the first one."""
+        lr, momentum, among = group["lr"], group[MOMENTUM], shared(alike[0])
+        at_once = AT_ONCE * parts(among)
+        pieces = [piece for parameter in alike for piece in self._pieces(parameter, at_once)]
+        together = max(1, at_once // max(1, len(pieces[0][0])))
+        for begin in range(0, len(pieces), together):
+            some = zip(*pieces[begin:][:together], strict=True)
+            weights, gradients, averaged = map(list, some)
+            torch._foreach_lerp_(averaged, gradients, 1 - momentum)
+            torch._foreach_mul_(weights, 1 - lr * group["weight_decay"])
+            ahead = torch._foreach_lerp(gradients, averaged, momentum)  # Nesterov's
+            told = torch.cat([one.bfloat16() for one in ahead])
+            updates = of_whole(orthogonal, told, among, number).to(weights[0].dtype)
+            sizes = [len(one) for one in weights]
+            torch._foreach_add_(weights, updates.split(sizes), alpha=-lr * _scale(alike[0]))
+            number += len(told)
+        for parameter in alike:
+            self.state[parameter]["step"] += 1
+            parameter.grad = None
 
-    def _step_of_stack(self, stack: nn.Parameter, group: dict[str, Any]) -> None:
-        """Of (matrices, m, n), each by itself."""
-        lr, momentum, among = group["lr"], group[MOMENTUM], shared(stack)
-        assert stack.grad is not None
-        held, gradient, moment = map(local, (stack, stack.grad, self.state[stack][MOMENTUM]))
-        moment.lerp_(gradient, 1 - momentum)
-        held.mul_(1 - lr * group["weight_decay"])
-        some = AT_ONCE * parts(among)
-        pieces = zip(*(whole.split(some) for whole in (held, gradient, moment)), strict=True)
-        for weights, new, averaged in pieces:
-            update = of_whole(orthogonal, new.lerp(averaged, momentum).bfloat16(), among)
-            weights.add_(update.to(weights.dtype), alpha=-lr * _scale(stack))
-        self.state[stack]["step"] += 1
-        stack.grad = None
-
-    def _updates(self, matrices: list[nn.Parameter], momentum: float) -> Iterator[Tensor]:
-        """Of each its orthogonalised momentum (Nesterov's), sharded as the matrix is."""
-        wholes = []
-        for matrix in matrices:
-            gradient, moment = matrix.grad, self.state[matrix][MOMENTUM]
-            assert gradient is not None
-            moment.lerp_(gradient, 1 - momentum)
-            wholes.append(_whole(gradient.lerp(moment, momentum).bfloat16()))
-        solved = [
-            orthogonal(whole) if _is_mine(matrix, number) else torch.zeros_like(whole)
-            for number, (matrix, whole) in enumerate(zip(matrices, wholes, strict=True))
-        ]
-        for matrix, whole in zip(matrices, solved, strict=True):
-            yield shard_of(_from_its_rank(whole, matrix), matrix)
+    def _pieces(self, parameter: nn.Parameter, size: int) -> Iterator[tuple[Tensor, ...]]:
+        """What this rank holds of a weight, its gradient and its moment, as stacks of matrices, at
+        most `size` in each."""
+        assert parameter.grad is not None
+        held = map(local, (parameter, parameter.grad, self.state[parameter][MOMENTUM]))
+        stacks = [one if one.dim() == 3 else one[None] for one in held]
+        return zip(*(stack.split(size) for stack in stacks), strict=True)
 
 
 def _scale(matrix: Tensor) -> float:
@@ -101,24 +92,3 @@ def orthogonal(matrix: Tensor) -> Tensor:
         higher = addmm(gram, gram, gram, beta=b, alpha=c)
         wide = addmm(wide, higher, wide, beta=a)
     return wide.mT if tall else wide
-
-
-def _whole(held: Tensor) -> Tensor:
-    return held.full_tensor() if isinstance(held, DTensor) else held
-
-
-def _is_mine(matrix: Tensor, number: int) -> bool:
-    """Whether this rank is the one, among those that hold its shards, to work it out."""
-    if not isinstance(matrix, DTensor):
-        return True
-    ranks = matrix.device_mesh.mesh.flatten().tolist()
-    return bool(ranks[number % len(ranks)] == dist.get_rank())
-
-
-def _from_its_rank(whole: Tensor, matrix: Tensor) -> Tensor:
-    """From the rank that worked it out to all: a sum with zeros changes nothing."""
-    if not isinstance(matrix, DTensor):
-        return whole
-    mesh = matrix.device_mesh
-    summed = DTensor.from_local(whole.contiguous(), mesh, [Partial()] * mesh.ndim, run_check=False)
-    return summed.redistribute(mesh, [Replicate()] * mesh.ndim).to_local()

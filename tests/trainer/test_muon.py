@@ -103,11 +103,13 @@ def test_shared_out_over_two_ranks_every_bit_is_as_on_one() -> None:
 
 @pytest.mark.slow
 def test_experts_whose_parts_or_copies_four_ranks_hold_move_as_on_one() -> None:
-    """With FSDP alone one of them holds no expert; spread over two, FSDP cuts matrices, of which
-    there is an odd number."""
-    copied = {"zero_stage": 2, "shard_group": 1}
-    layouts = [{}, SPREAD, SPREAD | TENSOR, SPREAD | copied, TENSOR | copied]
-    on_ranks(4, "muon_on_ranks", *(json.dumps(EXPERTS | layout) for layout in layouts))
+    """With FSDP alone one of them holds no expert, and others not as many as their neighbours;
+    spread over two, FSDP cuts matrices, of which there is an odd number."""
+    copied, groups = {"zero_stage": 2, "shard_group": 1}, {"shard_group": 2}
+    layouts = [SPREAD, SPREAD | TENSOR, SPREAD | copied, TENSOR | copied, groups]
+    odd = {"model": {"experts": EXPERTS["model"]["experts"] | {"routed": 5}}}
+    specs = [odd, *(EXPERTS | layout for layout in layouts)]
+    on_ranks(4, "muon_on_ranks", *map(json.dumps, specs))
 
 
 @pytest.mark.slow
