@@ -97,7 +97,9 @@ def test_a_link_that_is_down_is_named_with_its_host(cluster: Lab, fleet: FleetCo
 
 
 @in_lab
-def test_healthy_links_raise_no_alarm(fleet: FleetContext) -> None:
+def test_healthy_links_raise_no_alarm(fleet: FleetContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    # However much else this machine has to do: what is slow is measured again until it is not.
+    monkeypatch.setattr(links, "TRIES_AGAIN", 12)
     (bandwidth,) = links.bandwidth(fleet)
     assert (bandwidth.state, bandwidth.source) == ("pass", "fleet")
     (loss,) = packets.loss(fleet)
