@@ -41,6 +41,7 @@ class Muon(torch.optim.AdamW):
                     alike[parameter.shape, placements].append(parameter)
                 for parameters in alike.values():
                     self._step_of(parameters, group, number)
+                    # Of all ranks: of experts this one may hold fewer than its neighbour.
                     number += sum(math.prod(p.shape[:-2]) for p in parameters)
         return super().step(closure)  # which passes over what has no gradient any more
 
@@ -79,16 +80,15 @@ def _scale(matrix: Tensor) -> float:
     return RMS * math.sqrt(max(matrix.shape[-2:]))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest half-orthogonal one, nearly: singular values become 0.7 to 1.2. (m, n) or, each
-    by itself, (some, m, n), bf16."""
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Of each, (some, m, n) in bf16, the nearest half-orthogonal one, nearly: singular values
+    become 0.7 to 1.2."""
     a, b, c = NEWTON_SCHULZ
-    addmm = torch.addmm if matrix.dim() == 2 else torch.baddbmm
-    tall = matrix.size(-2) > matrix.size(-1)
-    wide = matrix.mT if tall else matrix
+    tall = matrices.size(-2) > matrices.size(-1)
+    wide = matrices.mT if tall else matrices
     wide = wide / wide.norm(dim=(-2, -1), keepdim=True).clamp(min=TINY)
     for _ in range(ITERATIONS):
         gram = wide @ wide.mT
-        higher = addmm(gram, gram, gram, beta=b, alpha=c)
-        wide = addmm(wide, higher, wide, beta=a)
+        higher = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        wide = torch.baddbmm(wide, higher, wide, beta=a)
     return wide.mT if tall else wide

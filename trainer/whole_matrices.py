@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Shared:
     dimension: int | None
     """Of the stack, by which they have parts; None: copies."""
     sizes: list[int]
-    """Of each rank's part, along that dimension."""
+    """Of each rank's part, along that dimension: the last ones may be smaller, or empty."""
 
 
 def shared(held: Tensor) -> list[Shared]:
@@ -30,19 +31,13 @@ def shared(held: Tensor) -> list[Shared]:
     for number, placement in reversed([*enumerate(held.placements)]):
         ranks, dimension, sizes = mesh.size(number), getattr(placement, "dim", None), []
         if dimension is not None:
-            length = lengths[dimension]
-            sizes = [len(part) for part in _chunks(range(length), ranks)]
+            cut = partial(Shard.local_shard_size_and_offset, lengths[dimension], ranks)
+            sizes = [cut(rank)[0] for rank in range(ranks)]
             lengths[dimension] = sizes[mesh.get_local_rank(number)]
             dimension += 3 - held.dim()
         if ranks > 1 and dimension != 0:
             found.append(Shared(mesh.get_group(number), dimension, sizes))
     return found[::-1]
-
-
-def _chunks(whole: range, ranks: int) -> list[range]:
-    """As FSDP cuts: the last ones may be smaller, or empty."""
-    most = math.ceil(len(whole) / ranks)
-    return [whole[rank * most :][:most] for rank in range(ranks)]
 
 
 def parts(among: Sequence[Shared]) -> int:
@@ -51,7 +46,7 @@ def parts(among: Sequence[Shared]) -> int:
 
 
 def of_whole(
-    function: Callable[[Tensor], Tensor], held: Tensor, among: Sequence[Shared], first: int = 0
+    function: Callable[[Tensor], Tensor], held: Tensor, among: Sequence[Shared], first: int
 ) -> Tensor:
     """What `function` makes of whole matrices, (some, m, n), of the same shape, in parts like
     `held`, which are this rank's of them. Each is computed by one of the ranks that share it: they
@@ -69,9 +64,8 @@ def of_whole(
         dist.all_reduce(found, group=one.group)  # a sum with zeros changes nothing
         return found
     of_each = [held[turn] for turn in turns]
-    shapes = [[len(of_each[mine]), *held.shape[1:]] for _ in one.sizes]
-    for shape, size in zip(shapes, one.sizes, strict=True):
-        shape[one.dimension] = size
+    own = of_each[mine].shape
+    shapes = [[*own[: one.dimension], size, *own[one.dimension + 1 :]] for size in one.sizes]
     whole = torch.cat(_exchanged(of_each, shapes, one.group), dim=one.dimension)
     cut = of_whole(function, whole, others, number).split(one.sizes, dim=one.dimension)
     back = _exchanged(cut, [part.shape for part in of_each], one.group)
